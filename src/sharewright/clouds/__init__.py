@@ -1,0 +1,1 @@
+"""Clouds: contracts for compute, volumes and networks, and their implementations."""

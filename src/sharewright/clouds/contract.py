@@ -1,0 +1,260 @@
+"""What Sharewright needs from a cloud: three small contracts that libvirt, OpenStack and the simulated cloud fulfil.
+
+Rules that hold for every method:
+
+* ``ensure_*`` looks its object up by the deterministic name in its spec and creates it only when missing, so calling it
+  again after a crash yields the same object. It never changes what exists; a contradiction raises CloudError.
+* ``delete_*`` of something that is not there is a success.
+* Every object carries the spec's tags; ``list_*`` returns only objects that carry our deployment tag, with their tags,
+  so that the sweeper can tell orphans.
+* Waiting is bounded by ``timeout`` seconds (DeadlineExceeded). Sizes are GiB (2**30 bytes) unless named otherwise.
+* Errors: CloudObjectMissing, CloudUnavailable (try again), CloudCapacityExceeded, CloudError; each with a hint.
+* All methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol, runtime_checkable
+
+Address = IPv4Address | IPv6Address
+Cidr = IPv4Network | IPv6Network
+Tags = Mapping[str, str]
+
+TAG_DEPLOYMENT = "sharewright"  # value: the deployment's id; what carries another's is not ours to touch
+TAG_BACKEND = "sharewright_backend"
+TAG_OWNER = "sharewright_owner"  # value: "share_server:<id>" or "share_instance:<id>"; the sweeper looks this row up
+
+
+# ---- volumes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSpec:
+    name: str  # deterministic and unique, for example "manila-share-<share instance id>"
+    size: int
+    tags: Tags
+    volume_type: str | None = None
+    availability_zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """``serial`` is what the guest sees as the disk's serial number once attached (the whole of it)."""
+
+    id: str
+    name: str
+    size: int
+    serial: str
+    tags: Tags
+    instance_id: str | None = None  # the instance it is attached to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """GiB. None means unknown. ``provisioned`` is the sum of the sizes promised, which thin volumes may not use yet."""
+
+    total: float | None
+    free: float | None
+    provisioned: float = 0.0
+
+
+class Volumes(Protocol):
+    def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume: ...
+
+    def find_volume(self, volume_id: str) -> Volume | None: ...
+
+    def list_volumes(self) -> Sequence[Volume]: ...
+
+    def delete_volume(self, volume_id: str, *, timeout: float) -> None:
+        """Delete a volume that no instance holds; CloudError when one does."""
+        ...
+
+    def capacity(self) -> Capacity: ...
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    id: str
+    name: str
+    subnets: tuple[Subnet, ...] = ()
+    project_id: str | None = None  # who may use it; None: anybody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subnet:
+    """A tenant's subnet, or a service subnet of ours. ``gateway`` routes out of it, if anything does."""
+
+    id: str
+    network_id: str
+    cidr: Cidr
+    gateway: Address | None = None
+    network_type: str | None = None  # as Neutron's provider:network_type; "flat" where there is no such thing
+    segmentation_id: int | None = None
+    mtu: int = 1500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSubnetSpec:
+    """A service subnet for one tenant subnet. ``routed_to`` asks that the tenant's subnet be able to reach it (layout
+    "router"); then only ``tenant_ports`` (TCP) pass, towards the service subnet only."""
+
+    name: str
+    cidr: Cidr
+    tags: Tags
+    routed_to: Subnet | None = None
+    tenant_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortSpec:
+    """A NIC's place on a subnet. Incoming TCP is limited to ``allowed_tcp`` from ``allowed_from`` (all sources when
+    empty), besides ARP/NDP and ICMP echo; everything else that a peer initiates is dropped. The port may send only from
+    its own MAC and address."""
+
+    name: str
+    subnet: Subnet
+    tags: Tags
+    allowed_tcp: tuple[int, ...]
+    allowed_from: tuple[Cidr, ...] = ()
+    address: Address | None = None  # wanted; otherwise the cloud chooses a free one and keeps it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    id: str
+    name: str
+    mac: str
+    address: Address
+    subnet: Subnet
+    tags: Tags
+
+
+class Networks(Protocol):
+    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+        """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first)."""
+        ...
+
+    def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet: ...
+
+    def list_service_subnets(self) -> Sequence[tuple[Subnet, Tags]]: ...
+
+    def delete_service_subnet(self, subnet_id: str, *, timeout: float) -> None: ...
+
+    def ensure_port(self, spec: PortSpec, *, timeout: float) -> Port: ...
+
+    def list_ports(self) -> Sequence[Port]: ...
+
+    def delete_port(self, port_id: str, *, timeout: float) -> None: ...
+
+    def management_address(self, subnet: Subnet) -> Address | None:
+        """The controller's own address on a service subnet, if it has one; the guest's firewall admits SSH from it."""
+        ...
+
+
+@runtime_checkable
+class TenantNetworks(Protocol):
+    """For clouds whose users have no other way to make a network (``sharewright network …``)."""
+
+    def create_network(self, name: str, cidr: Cidr, *, project_id: str | None = None) -> Network: ...
+
+    def list_networks(self) -> Sequence[Network]: ...
+
+    def delete_network(self, network_id: str) -> None:
+        """CloudError while something is attached to it."""
+        ...
+
+
+# ---- compute ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flavor:
+    """What the VM is made of. OpenStack uses ``name``; libvirt uses the numbers."""
+
+    name: str | None = None
+    vcpus: int = 1
+    memory_mib: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """``files`` is the content of the config drive in OpenStack's layout (see service_instance/config_drive.py for
+    ours), path below ``openstack/latest/`` → bytes. It holds the VM's host key: never log it."""
+
+    name: str
+    image: str  # id or path, as the backend's configuration names it
+    flavor: Flavor
+    ports: tuple[Port, ...]  # in NIC order
+    files: Mapping[str, bytes] = field(repr=False)
+    tags: Tags
+    availability_zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    id: str
+    name: str
+    running: bool
+    tags: Tags
+    failure: str = ""  # the cloud's reason when it could not be started
+    availability_zone: str | None = None
+
+
+class Compute(Protocol):
+    def ensure_instance(self, spec: InstanceSpec, *, timeout: float) -> Instance:
+        """Return as soon as the VM runs (not: has booted). A stopped VM of that name is started."""
+        ...
+
+    def find_instance(self, instance_id: str) -> Instance | None: ...
+
+    def list_instances(self) -> Sequence[Instance]: ...
+
+    def start_instance(self, instance_id: str, *, timeout: float) -> None: ...
+
+    def reboot_instance(self, instance_id: str, *, timeout: float) -> None:
+        """Hard reboot: power off, power on, same disks and NICs."""
+        ...
+
+    def delete_instance(self, instance_id: str, *, timeout: float) -> None:
+        """Return when it is really gone (fencing): from then on it writes to no volume. Volumes attached are kept."""
+        ...
+
+    def attach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
+        """Hot-attach so that the guest finds it by serial, also after a reboot. Attached here already: success;
+        attached elsewhere: CloudError."""
+        ...
+
+    def detach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
+        """Return when the cloud confirms it. Not attached, or instance gone: success."""
+        ...
+
+    def console_log(self, instance_id: str, *, length: int = 8192) -> str:
+        """The last ``length`` bytes of the serial console, for error reports."""
+        ...
+
+
+class Cloud(Protocol):
+    """One cloud. ``deployment`` is the value of our tag on everything it makes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def deployment(self) -> str: ...
+    @property
+    def volumes(self) -> Volumes: ...
+    @property
+    def networks(self) -> Networks: ...
+    @property
+    def compute(self) -> Compute: ...
+
+    def check(self) -> None:
+        """Raise CloudUnavailable or CloudError, with a hint, when the cloud cannot be used now."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""The embedded engine: libvirt/QEMU on one Linux host."""

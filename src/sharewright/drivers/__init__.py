@@ -1,0 +1,1 @@
+"""The share-driver contract and the drivers."""

@@ -1,0 +1,90 @@
+"""What a share driver does. The stories in operations/ call it; it may use service_instance, clouds and the store.
+
+Every method is *ensure*: it may be called again after a crash at any point and must converge. A driver reports its
+steps through ``progress`` and records every cloud object's id in the store at the moment it learns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sharewright.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportLocation:
+    """``path`` is what a client mounts. ``is_admin_only`` ones are hidden from tenants."""
+
+    path: str
+    is_admin_only: bool = False
+    preferred: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleOutcome:
+    """``error`` is empty when the rule is in force (or, for a rule being denied, when it is gone)."""
+
+    rule_id: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """What the scheduler and /scheduler-stats/pools see. Capacities in GiB, None unknown; ``capabilities`` holds
+    Manila's names (snapshot_support, storage_protocol, …)."""
+
+    pool: str
+    total_capacity: float | None
+    free_capacity: float | None
+    provisioned_capacity: float
+    reserved_percentage: int = 0
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ShareDriver(Protocol):
+    """``share_instance_id`` and ``server_id`` are row ids; the driver reads the rows itself."""
+
+    @property
+    def backend(self) -> str:
+        """The backend's name in the configuration."""
+        ...
+
+    def pools(self) -> Sequence[PoolStats]: ...
+
+    # Share servers (DHSS=True).
+
+    def choose_server(self, candidates: Sequence[str], share_instance_id: str) -> str | None:
+        """The best of the existing servers for a new share, or None to make one."""
+        ...
+
+    def create_server(self, server_id: str, progress: Progress) -> None:
+        """Raises when it cannot be made; ``delete_server`` then removes what was made."""
+        ...
+
+    def delete_server(self, server_id: str, progress: Progress) -> None:
+        """Works from every state, with any part missing."""
+        ...
+
+    def heal_server(self, server_id: str, progress: Progress) -> bool:
+        """Bring a server back to its desired state (started, attached, mounted, exported). False: not possible now."""
+        ...
+
+    # Shares.
+
+    def prepare_share(self, share_instance_id: str, progress: Progress) -> None:
+        """What can be done before the server is ready (the volume), so that it overlaps with the server's boot."""
+        ...
+
+    def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]: ...
+
+    def delete_share(self, share_instance_id: str, server_id: str | None, progress: Progress) -> None:
+        """Works from every state, with the server or the volume missing too; never blocks on an unreachable guest
+        longer than the driver's guest deadline."""
+        ...
+
+    def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
+        """Make the server's access equal to the rules in the store. One guest round trip."""
+        ...

@@ -1,0 +1,1 @@
+"""The generic driver: block volumes become file systems, file systems become exports."""

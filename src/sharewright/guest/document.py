@@ -1,0 +1,112 @@
+"""The document: the whole desired state of one service VM, and the observed state it answers with.
+
+One JSON value each way over the SSH channel (guest/channel.py carries it, guest/program/ acts on it). Both sides of the
+protocol are defined here and only here; the program, being one file of standard library, reads plain dictionaries of
+exactly these shapes.
+
+Framing: the forced command runs ``sharewright-guest serve``, which reads one request per line (compact JSON, UTF-8,
+``\\n``) from stdin and writes one answer per line to stdout until end of input. A request is ``{"call": NAME, ...}``:
+
+* ``hello``   → ``{"ok": true, "program": "<sha256 of its own text>", "boot_id": "...", "generation": N}``
+* ``upgrade`` (``"program"``: the new text, ``"sha256"``) → ``{"ok": true}``; verifies, replaces itself by rename, and
+  re-executes: the next line is read by the new program.
+* ``apply``   (``"document"``: Document) → ``{"ok": true, "state": State}``
+* ``observe`` (``"document"``: Document) → the same, changing nothing.
+
+A failure of the call as a whole is ``{"ok": false, "error": KIND, "message": ..., "hint": ...}`` with KIND one of
+``stale`` (a newer generation has been applied), ``invalid`` (the document), ``failed``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One NFS access rule. ``access_to`` is an address or CIDR in canonical form; ``0.0.0.0/0`` is everybody (IPv4)."""
+
+    id: str
+    access_to: str
+    access_level: Literal["rw", "ro"]
+
+
+class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``uuid`` is chosen by the controller and never changes. ``create``: our journal says that the volume is new; the
+    guest formats it only if it also carries no signature. A volume that already carries ``uuid`` is simply used."""
+
+    type: Literal["ext4", "xfs"]
+    uuid: str
+    create: bool = False
+
+
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``."""
+
+    id: str
+    serial: str
+    filesystem: Filesystem
+    protocol: Literal["NFS"]
+    rules: tuple[Rule, ...] = ()
+    squash: Literal["no_root_squash", "root_squash", "all_squash"] = "no_root_squash"
+
+
+class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """NICs by MAC. SSH is admitted on ``management_macs`` only, from ``management_from``; client ports (TCP) on
+    ``client_macs`` only, from ``client_from`` (CIDRs; empty: any)."""
+
+    management_macs: tuple[str, ...]
+    management_from: tuple[str, ...]
+    client_macs: tuple[str, ...]
+    client_from: tuple[str, ...] = ()
+    client_ports: tuple[int, ...] = (2049,)
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that the server should serve. What the guest has and ``shares`` lacks is unexported and unmounted
+    (never formatted, never wiped). ``generation`` grows by one with each document built for the server; the guest
+    refuses one lower than the highest it has applied, so a delayed writer cannot undo newer work."""
+
+    server_id: str
+    generation: int
+    shares: tuple[Share, ...]
+    firewall: Firewall | None = None
+    device_timeout: float = 30.0  # seconds to wait for the disks of attached volumes to appear, all together
+    format_version: int = FORMAT_VERSION
+
+
+class ShareState(msgspec.Struct, frozen=True):
+    """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
+    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it."""
+
+    id: str
+    mounted: bool
+    exported: bool
+    formatted: bool = False  # by this call
+    error: str = ""
+    message: str = ""
+    rule_errors: dict[str, str] = {}  # rule id → why it is not in force
+    bytes_total: int = 0
+    bytes_used: int = 0
+
+
+class State(msgspec.Struct, frozen=True):
+    """Observed after the change. ``unmounted`` names shares (by id) that this call took away and that are safe to
+    detach; ``busy`` those it could not unmount, with the reason. ``timings`` are seconds per phase."""
+
+    generation: int
+    shares: tuple[ShareState, ...]
+    unmounted: tuple[str, ...] = ()
+    busy: dict[str, str] = {}
+    changed: tuple[str, ...] = ()  # the plan's actions in words; empty when nothing had to be done
+    boot_id: str = ""
+    program: str = ""
+    timings: dict[str, float] = {}
+
+
+def encode_request(call: str, **fields: Any) -> bytes:
+    """One request line."""
+    return msgspec.json.encode({"call": call, **fields}) + b"\n"

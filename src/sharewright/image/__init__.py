@@ -1,0 +1,1 @@
+"""The service image: recipe, build, and a checker for any image."""

@@ -1,0 +1,1 @@
+"""Durable work: queue, leases, journal, worker, reconciler; one story per module."""

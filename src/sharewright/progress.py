@@ -1,0 +1,70 @@
+"""How long work reports its steps, without knowing who runs it.
+
+``operations`` implements :class:`Progress` with the journal; libraries below take it as an argument. Tests and scripts
+that run work outside an operation use :class:`NoProgress`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from sharewright.errors import DeadlineExceeded
+
+
+class Progress(Protocol):
+    """The running operation as seen by the code that does the work."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Journal a step: its start before the first side effect, its end after the last one.
+
+        Steps are *ensure X*: running one again after a crash must find what the first run made.
+        Raises LeaseLost or DeadlineExceeded on entry when the work must stop.
+        """
+        ...
+
+    def record(self, **facts: Any) -> None:
+        """Write facts (JSON values, no secrets) into the journal at once; later reads survive a crash."""
+        ...
+
+    def recall(self, key: str) -> Any:
+        """A fact recorded earlier by this or a previous attempt of the same operation, or None."""
+        ...
+
+    def check(self) -> None:
+        """Raise LeaseLost or DeadlineExceeded when the work must stop. Call inside long waits and before writes."""
+        ...
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the operation's deadline; the upper bound of any wait."""
+        ...
+
+
+class NoProgress:
+    """Progress that keeps its facts in memory and has a plain deadline."""
+
+    def __init__(self, seconds: float = 600.0) -> None:
+        self._end = time.monotonic() + seconds
+        self._facts: dict[str, Any] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.check()
+        yield
+
+    def record(self, **facts: Any) -> None:
+        self._facts.update(facts)
+
+    def recall(self, key: str) -> Any:
+        return self._facts.get(key)
+
+    def check(self) -> None:
+        if self.remaining <= 0:
+            raise DeadlineExceeded("The work did not finish in time.")
+
+    @property
+    def remaining(self) -> float:
+        return self._end - time.monotonic()

@@ -1,0 +1,68 @@
+"""Manila's states, with what each means here. The tables of allowed transitions are in services/."""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class ShareStatus:
+    """Status of a share and of its instances (Manila API reference, "shares")."""
+
+    CREATING: Final = "creating"  # accepted; a create_share operation exists
+    AVAILABLE: Final = "available"  # formatted, mounted, exported; rules may follow
+    ERROR: Final = "error"  # creation failed and was compensated; a user message says why; delete works
+    DELETING: Final = "deleting"  # a delete_share operation exists
+    ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
+    EXTENDING: Final = "extending"
+    EXTENDING_ERROR: Final = "extending_error"
+    SHRINKING: Final = "shrinking"
+    SHRINKING_ERROR: Final = "shrinking_error"
+    ALL: Final = (
+        "creating", "creating_from_snapshot", "available", "error", "deleting", "deleted", "error_deleting",
+        "manage_starting", "manage_error", "unmanage_starting", "unmanage_error", "unmanaged",
+        "extending", "extending_error", "shrinking", "shrinking_error", "shrinking_possible_data_loss_error",
+        "migrating", "migrating_to", "replication_change", "reverting", "reverting_error", "restoring",
+        "awaiting_transfer", "backup_creating", "backup_restoring", "backup_restoring_error",
+        "server_migrating", "server_migrating_to", "ensuring", "network_change", "inactive",
+    )  # fmt: skip
+
+
+class AccessState:
+    """State of one access rule (Manila microversion 2.28 on)."""
+
+    QUEUED_TO_APPLY: Final = "queued_to_apply"  # accepted; an update_access operation exists
+    APPLYING: Final = "applying"  # the guest is being told
+    ACTIVE: Final = "active"  # the guest confirmed it
+    ERROR: Final = "error"  # the guest refused this rule; others are unaffected
+    QUEUED_TO_DENY: Final = "queued_to_deny"
+    DENYING: Final = "denying"
+    TRANSITIONAL: Final = frozenset({"queued_to_apply", "applying", "queued_to_deny", "denying"})
+    LEAVING: Final = frozenset({"queued_to_deny", "denying"})
+
+
+class AccessRulesStatus:
+    """``access_rules_status`` of a share: the sum of its rules' states."""
+
+    ACTIVE: Final = "active"
+    SYNCING: Final = "syncing"
+    ERROR: Final = "error"
+
+
+class ServerStatus:
+    """Status of a share server (Manila API reference, "share servers")."""
+
+    CREATING: Final = "creating"
+    ACTIVE: Final = "active"
+    ERROR: Final = "error"  # could not be made, or is unreachable and could not be healed
+    DELETING: Final = "deleting"
+    INACTIVE: Final = "inactive"
+
+
+class OperationState:
+    """State of one operation row."""
+
+    QUEUED: Final = "queued"  # may be claimed when not_before has passed, nothing it waits for is open, its key is free
+    RUNNING: Final = "running"  # claimed under a lease; after lease_expires anybody may claim it again
+    SUCCEEDED: Final = "succeeded"
+    FAILED: Final = "failed"
+    OPEN: Final = frozenset({"queued", "running"})

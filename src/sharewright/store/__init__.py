@@ -1,0 +1,1 @@
+"""Tables, migrations and named queries, for SQLite and PostgreSQL alike."""

@@ -1,0 +1,378 @@
+"""Every table. Times are UTC without zone, ids UUID strings, sizes GiB; JSON columns hold plain JSON values.
+
+Rows of deleted resources are deleted; what happened to them stays in ``operations`` until the retention time is over.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+ID = String(36)
+NAME = String(255)
+STATE = String(64)
+
+
+def _times() -> list[Column[object]]:
+    return [Column("created_at", DateTime, nullable=False), Column("updated_at", DateTime)]
+
+
+# ---- what tenants see ------------------------------------------------------------------------------------------------
+
+share_types = Table(
+    "share_types",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("description", Text),
+    Column("is_public", Boolean, nullable=False, default=True),
+    *_times(),
+)
+
+share_type_extra_specs = Table(
+    "share_type_extra_specs",
+    metadata,
+    Column("share_type_id", ID, ForeignKey("share_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+share_type_projects = Table(
+    "share_type_projects",
+    metadata,
+    Column("share_type_id", ID, ForeignKey("share_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", NAME, primary_key=True),
+)
+
+share_networks = Table(
+    "share_networks",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False, index=True),
+    Column("user_id", NAME, nullable=False),
+    Column("name", NAME),
+    Column("description", Text),
+    Column("status", STATE, nullable=False, default="active"),
+    *_times(),
+)
+
+share_network_subnets = Table(
+    "share_network_subnets",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("share_network_id", ID, ForeignKey("share_networks.id"), nullable=False, index=True),
+    Column("availability_zone", NAME),  # null: the default subnet, for all zones
+    Column("neutron_net_id", ID),
+    Column("neutron_subnet_id", ID),
+    # Learned from the cloud; shown by the API and used by share servers.
+    Column("network_type", String(32)),
+    Column("segmentation_id", Integer),
+    Column("cidr", String(64)),
+    Column("gateway", String(64)),
+    Column("ip_version", Integer),
+    Column("mtu", Integer),
+    *_times(),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False),
+    Column("user_id", NAME, nullable=False),
+    Column("name", NAME),
+    Column("description", Text),
+    Column("size", Integer, nullable=False),
+    Column("protocol", String(16), nullable=False),
+    Column("is_public", Boolean, nullable=False, default=False),
+    Column("share_type_id", ID, ForeignKey("share_types.id"), nullable=False, index=True),
+    # Mirrors of the active instance, so that a list of shares is one statement.
+    Column("status", STATE, nullable=False),
+    Column("progress", String(8)),
+    Column("host", NAME),  # "<node>@<backend>#<pool>"
+    Column("availability_zone", NAME),
+    Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
+    Column("share_server_id", ID, index=True),
+    Column("access_rules_status", STATE, nullable=False, default="active"),
+    # From the share type at creation: a type that changes later does not change the share.
+    Column("snapshot_support", Boolean, nullable=False, default=False),
+    Column("create_share_from_snapshot_support", Boolean, nullable=False, default=False),
+    Column("revert_to_snapshot_support", Boolean, nullable=False, default=False),
+    Column("mount_snapshot_support", Boolean, nullable=False, default=False),
+    *_times(),
+    CheckConstraint("size > 0", name="size_positive"),
+    Index("ix_shares_project_id_created_at_id", "project_id", "created_at", "id"),
+    Index("ix_shares_created_at_id", "created_at", "id"),
+)
+
+share_metadata = Table(
+    "share_metadata",
+    metadata,
+    Column("share_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+share_instances = Table(
+    "share_instances",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("share_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("status", STATE, nullable=False),
+    Column("host", NAME),
+    Column("backend", NAME),
+    Column("availability_zone", NAME),
+    Column("share_network_id", ID),
+    Column("share_server_id", ID, ForeignKey("share_servers.id"), index=True),
+    Column("size", Integer, nullable=False),
+    # The generic driver's memory of the instance; each is written the moment it is known.
+    Column("volume_id", String(255)),
+    Column("volume_serial", String(255)),
+    Column("volume_attached", Boolean, nullable=False, default=False),
+    Column("filesystem_type", String(16)),
+    Column("filesystem_uuid", ID),
+    Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: the volume is new, may be formatted
+    Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
+    Column("bytes_used", BigInteger),
+    *_times(),
+)
+
+share_export_locations = Table(
+    "share_export_locations",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("share_instance_id", ID, ForeignKey("share_instances.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("path", Text, nullable=False),
+    Column("is_admin_only", Boolean, nullable=False, default=False),
+    Column("preferred", Boolean, nullable=False, default=False),
+    Column("metadata", JSON, nullable=False, default=dict),
+    *_times(),
+)
+
+share_access_rules = Table(
+    "share_access_rules",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("share_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("access_type", String(16), nullable=False),
+    Column("access_to", String(255), nullable=False),  # canonical form
+    Column("access_level", String(2), nullable=False),
+    Column("access_key", String(255)),
+    Column("state", STATE, nullable=False),
+    Column("error", Text),
+    *_times(),
+    UniqueConstraint("share_id", "access_type", "access_to"),
+)
+
+share_access_metadata = Table(
+    "share_access_metadata",
+    metadata,
+    Column("access_id", ID, ForeignKey("share_access_rules.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False, index=True),
+    Column("request_id", NAME),
+    Column("resource_type", String(64)),
+    Column("resource_id", ID, index=True),
+    Column("action_id", String(10), nullable=False),
+    Column("detail_id", String(10)),
+    Column("message_level", String(16), nullable=False),
+    Column("detail", Text),  # appended to the detail's standard text: the real reason
+    Column("created_at", DateTime, nullable=False, index=True),
+    Column("expires_at", DateTime, nullable=False),
+)
+
+quotas = Table(  # limits that differ from the defaults; user_id "" or share_type_id "" where not applicable
+    "quotas",
+    metadata,
+    Column("scope", String(16), primary_key=True),  # project, user, share_type, class
+    Column("scope_id", NAME, primary_key=True),  # project id, or the class name
+    Column("user_id", NAME, primary_key=True, default=""),
+    Column("share_type_id", NAME, primary_key=True, default=""),
+    Column("resource", String(64), primary_key=True),
+    Column("hard_limit", Integer, nullable=False),
+)
+
+quota_usages = Table(
+    "quota_usages",
+    metadata,
+    Column("project_id", NAME, primary_key=True),
+    Column("user_id", NAME, primary_key=True, default=""),
+    Column("share_type_id", NAME, primary_key=True, default=""),
+    Column("resource", String(64), primary_key=True),
+    Column("in_use", Integer, nullable=False, default=0),
+)
+
+# ---- share servers ---------------------------------------------------------------------------------------------------
+
+share_servers = Table(
+    "share_servers",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False, index=True),
+    Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
+    Column("share_network_subnet_id", ID, ForeignKey("share_network_subnets.id"), index=True),
+    Column("backend", NAME, nullable=False),
+    Column("host", NAME, nullable=False),
+    Column("status", STATE, nullable=False),
+    Column("is_auto_deletable", Boolean, nullable=False, default=True),
+    Column("generation", BigInteger, nullable=False, default=0),  # of the last document built; see guest/document.py
+    Column("unused_since", DateTime),  # null while a share lives on it
+    Column("healthy", Boolean),  # null: not looked at yet
+    Column("last_seen", DateTime),
+    *_times(),
+)
+
+service_instances = Table(  # what service_instance knows of the VM behind a server; same id as the server's
+    "service_instances",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("backend", NAME, nullable=False),
+    Column("layout", String(16), nullable=False),  # "router" (one NIC) or "tenant" (two NICs)
+    Column("instance_id", String(255)),
+    Column("service_subnet_id", ID, ForeignKey("service_subnets.id")),
+    Column("ports", JSON, nullable=False, default=list),  # [{"role", "port_id", "mac", "address"}] in NIC order
+    Column("management_address", String(64)),
+    Column("export_addresses", JSON, nullable=False, default=list),
+    Column("host_key", Text),  # public; pinned
+    Column("private_key_secret", ID),  # names the row in secrets
+    Column("host_key_secret", ID),
+    *_times(),
+)
+
+service_subnets = Table(
+    "service_subnets",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("pool", String(64), nullable=False),  # the service network's CIDR it is carved from
+    Column("cidr", String(64), nullable=False),
+    Column("tenant_subnet_id", NAME),  # the tenant subnet it serves; null: free for reuse
+    Column("cloud_subnet_id", NAME),
+    Column("cloud_network_id", NAME),
+    *_times(),
+    UniqueConstraint("pool", "cidr"),
+    UniqueConstraint("pool", "tenant_subnet_id"),
+)
+
+secrets = Table(  # private keys, encrypted with the deployment's master key (a file outside the database)
+    "secrets",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("owner", NAME, nullable=False, index=True),
+    Column("ciphertext", Text, nullable=False),
+    Column("created_at", DateTime, nullable=False),
+)
+
+# ---- operations ------------------------------------------------------------------------------------------------------
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("kind", String(64), nullable=False),  # names a story in operations/
+    Column("resource_type", String(64), nullable=False),
+    Column("resource_id", ID, nullable=False, index=True),
+    Column("key", NAME, nullable=False),  # one running operation per key, in order of sequence
+    Column("sequence", BigInteger, nullable=False),  # grows; queue order within a key
+    Column("priority", Integer, nullable=False, default=0),  # higher first
+    Column("state", STATE, nullable=False),
+    Column("waits_for", ID),  # another operation that must be finished first
+    Column("not_before", DateTime, nullable=False),
+    Column("deadline", DateTime, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("epoch", BigInteger, nullable=False, default=0),  # fencing number: grows with every claim
+    Column("worker_id", NAME),
+    Column("lease_expires", DateTime),
+    Column("project_id", NAME),
+    Column("user_id", NAME),
+    Column("request_id", NAME),
+    Column("payload", JSON, nullable=False, default=dict),
+    Column("facts", JSON, nullable=False, default=dict),  # Progress.record
+    Column("error", Text),
+    Column("cloud_calls", Integer),
+    Column("guest_round_trips", Integer),
+    Column("seconds", Float),
+    *_times(),
+    Column("finished_at", DateTime),
+    Index("ix_operations_state_not_before", "state", "not_before"),
+    Index("ix_operations_key_state", "key", "state"),
+)
+
+operation_steps = Table(
+    "operation_steps",
+    metadata,
+    Column("operation_id", ID, ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),  # order of starting, over all attempts
+    Column("name", String(64), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("started_at", DateTime, nullable=False),
+    Column("finished_at", DateTime),
+    Column("seconds", Float),
+)
+
+workers = Table(  # the API's "services": every process that beats
+    "workers",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),  # Manila's services have integer ids
+    Column("binary", String(64), nullable=False),  # manila-share, manila-scheduler, manila-api: Manila's names
+    Column("host", NAME, nullable=False),
+    Column("availability_zone", NAME, nullable=False),
+    Column("disabled", Boolean, nullable=False, default=False),
+    Column("disabled_reason", NAME),
+    Column("heartbeat_at", DateTime, nullable=False, index=True),
+    Column("started_at", DateTime, nullable=False),
+)
+
+pools = Table(  # the last stats each backend reported, for the scheduler and the API in any process
+    "pools",
+    metadata,
+    Column("host", NAME, primary_key=True),  # "<node>@<backend>#<pool>"
+    Column("backend", NAME, nullable=False, index=True),
+    Column("availability_zone", NAME, nullable=False),
+    Column("total_capacity", Float),
+    Column("free_capacity", Float),
+    Column("provisioned_capacity", Float, nullable=False, default=0),
+    Column("reserved_percentage", Integer, nullable=False, default=0),
+    Column("capabilities", JSON, nullable=False, default=dict),
+    Column("reported_at", DateTime, nullable=False),
+)
+
+availability_zones = Table(
+    "availability_zones",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    *_times(),
+)
