@@ -25,7 +25,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of every table of the file."""
 
 
-class Api(Section):
+class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     listen: str = "127.0.0.1"
     port: Port = 8786
     threads: Annotated[int, Meta(ge=1, le=256)] = 8
@@ -34,7 +34,7 @@ class Api(Section):
     enable_forwarded_headers: bool = False
 
 
-class Identity(Section):
+class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mode: Literal["none", "http_basic", "builtin"] = "none"
     user_file: str = ""
     project: str = "demo"
@@ -43,12 +43,12 @@ class Identity(Section):
     token_seconds: Seconds = 3600.0
 
 
-class Database(Section):
+class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: str = ""
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 10
 
 
-class Worker(Section):
+class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=256)] = 8
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
@@ -60,7 +60,7 @@ class Worker(Section):
     unused_server_seconds: Annotated[float, Meta(ge=0)] = 600.0
 
 
-class Quotas(Section):
+class Quotas(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Default limits per project; -1 is no limit (upstream's quota_* options)."""
 
     shares: int = 50
@@ -78,19 +78,19 @@ class Quotas(Section):
     encryption_keys: int = 100
 
 
-class Libvirt(Section):
+class Libvirt(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     uri: str = "qemu:///system"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     start_daemons: bool = True
     volume_format: Literal["raw", "qcow2"] = "raw"
 
 
-class Simulated(Section):
+class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     capacity: float = 100000.0
     delay_seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class Backend(Section):
+class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One generic driver on one cloud."""
 
     cloud: Literal["libvirt", "simulated"] = "libvirt"
@@ -126,7 +126,7 @@ class Backend(Section):
             raise ValueError("volume_name_template needs exactly one %s")
 
 
-class Settings(Section):
+class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     state_dir: str = "/var/lib/sharewright"
     deployment: Name = "sharewright"
     node: Name = "sharewright"
