@@ -1,0 +1,53 @@
+"""What the layers above need from the way into a service VM; guest/channel.py does it over SSH, the simulated cloud in
+memory."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sharewright.guest.document import Document, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestAddress:
+    """Where a service VM answers and who it must be. ``host_key`` is the pinned public key, one line as in known_hosts
+    without the host ("ssh-ed25519 AAAA…"); ``private_key`` is ours, OpenSSH PEM."""
+
+    server_id: str
+    host: str
+    host_key: str
+    private_key: str = field(repr=False)
+    port: int = 22
+
+
+class GuestChannels(Protocol):
+    """Open connections to service VMs, one per server, kept open between calls and shared by threads.
+
+    Raises GuestUnreachable, StaleDocument, GuestError. ``timeout`` is in seconds and bounds the whole call, connecting
+    included. Every call that reaches a guest counts as one round trip in :data:`round_trips`.
+    """
+
+    def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
+        """Return the guest's boot id as soon as it answers; bring its program up to our version."""
+        ...
+
+    def apply(self, address: GuestAddress, document: Document, *, timeout: float) -> State: ...
+
+    def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State: ...
+
+    def forget(self, server_id: str) -> None:
+        """Close the server's connection, if any: it was deleted or rebooted."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RoundTripCounter(threading.local):
+    """Guest round trips made by this thread, for measurements; like store.database.statements."""
+
+    count = 0
+
+
+round_trips = RoundTripCounter()
