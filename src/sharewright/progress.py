@@ -37,6 +37,12 @@ class Progress(Protocol):
         """Raise LeaseLost or DeadlineExceeded when the work must stop. Call inside long waits and before writes."""
         ...
 
+    def fence(self, transaction: Any) -> None:
+        """Raise LeaseLost unless this worker still holds the operation, as seen by the given write transaction
+        (sqlalchemy.Connection), which also keeps it so until the transaction ends. First thing in every transaction
+        that writes resource rows."""
+        ...
+
     @property
     def remaining(self) -> float:
         """Seconds until the operation's deadline; the upper bound of any wait."""
@@ -64,6 +70,9 @@ class NoProgress:
     def check(self) -> None:
         if self.remaining <= 0:
             raise DeadlineExceeded("The work did not finish in time.")
+
+    def fence(self, transaction: Any) -> None:
+        """Nobody else can hold this work."""
 
     @property
     def remaining(self) -> float:
