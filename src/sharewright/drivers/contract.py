@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
+
 from sharewright.progress import Progress
 
 
@@ -56,8 +58,9 @@ class ShareDriver(Protocol):
 
     # Share servers (DHSS=True).
 
-    def choose_server(self, candidates: Sequence[str], share_instance_id: str) -> str | None:
-        """The best of the existing servers for a new share, or None to make one."""
+    def choose_server(self, candidates: Sequence[str], share_instance_id: str, transaction: Connection) -> str | None:
+        """The best of the existing servers for a new share, or None to make one. Reads in the given transaction, which
+        writes the choice, so that two shares never take the same last place."""
         ...
 
     def create_server(self, server_id: str, progress: Progress) -> None:
@@ -80,9 +83,11 @@ class ShareDriver(Protocol):
 
     def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]: ...
 
-    def delete_share(self, share_instance_id: str, server_id: str | None, progress: Progress) -> None:
+    def delete_share(
+        self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
         """Works from every state, with the server or the volume missing too; never blocks on an unreachable guest
-        longer than the driver's guest deadline."""
+        longer than the driver's guest deadline. ``force``: do not insist on a clean unmount either."""
         ...
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
