@@ -43,11 +43,6 @@ class Progress(Protocol):
         that writes resource rows."""
         ...
 
-    def fence(self, tx: Any) -> None:
-        """Raise LeaseLost unless this run may still write; no other worker can take over until ``tx`` (a store
-        transaction) ends. Call first in every transaction that writes resource rows."""
-        ...
-
     @property
     def remaining(self) -> float:
         """Seconds until the operation's deadline; the upper bound of any wait."""
