@@ -1,0 +1,126 @@
+"""Service instances for any share driver: the VM behind a share server, its networks, keys, firewall and health.
+
+Drivers code against :class:`ServiceInstances`; ``service_instance.instances.CloudServiceInstances(store, cloud,
+channels, secrets, settings)`` is the real one. Server ids are the ids of ``share_servers`` rows, but nothing here needs
+such a row to exist: a library user without share servers may bring ids of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sharewright.clouds.contract import Flavor
+from sharewright.guest.document import Document, Firewall, State
+from sharewright.progress import Progress
+
+Layout = Literal["tenant", "router"]
+Role = Literal["service", "tenant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceInstanceSettings:
+    """What a backend's service instances are made of. Times are seconds.
+
+    ``layout``: "tenant" gives the VM a second NIC on the tenant's own subnet; "router" gives it one NIC on a service
+    subnet that a router connects to the tenant's subnet (docs/service-instance.md has the pictures).
+    """
+
+    backend: str
+    image: str
+    flavor: Flavor
+    layout: Layout = "tenant"
+    service_network_cidr: str = "10.254.0.0/16"
+    division_mask: int = 28
+    client_ports: tuple[int, ...] = (2049,)
+    availability_zone: str | None = None
+    network_seconds: float = 60.0  # one call about a subnet or a port
+    start_seconds: float = 120.0  # the cloud's calls that create, start, reboot, delete a VM
+    attach_seconds: float = 120.0  # attach or detach one volume
+    boot_seconds: float = 300.0  # from a running VM to an answering guest
+    guest_seconds: float = 60.0  # one call to a guest
+    probe_seconds: float = 5.0  # a first call to a guest that was unreachable the last time
+    retry_seconds: float = 10.0  # how long an unreachable guest's callers are refused without another try
+    heal_tries: int = 3  # failed looks at a running but silent VM before it is rebooted
+    heal_backoff_seconds: float = 120.0  # wait after the first reboot that did not help; doubles each time
+    heal_backoff_limit: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantNetwork:
+    """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row."""
+
+    net_id: str
+    subnet_id: str | None = None  # None: the network's first subnet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancePort:
+    role: Role
+    port_id: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceInstance:
+    """A VM that the cloud has made. ``export_addresses`` are what clients mount from; ``firewall`` is the one that
+    every document for this server must carry."""
+
+    id: str  # the share server's
+    backend: str
+    layout: Layout
+    instance_id: str  # the cloud's
+    management_address: str  # the VM's address on the service subnet, where SSH answers
+    export_addresses: tuple[str, ...]
+    ports: tuple[InstancePort, ...]  # in NIC order: service, tenant
+    firewall: Firewall
+
+
+class ServiceInstances(Protocol):
+    """Every verb is *ensure*: after a crash at any point, calling it again converges."""
+
+    def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
+        """Make every part of the service instance that is missing; return when the guest answers.
+
+        Steps: "service subnet", "ports", "instance", "guest ready". Errors: CloudObjectMissing (no such tenant
+        network), CloudCapacityExceeded (service network, tenant subnet or host full), CloudError, GuestUnreachable
+        (with the console's last lines). ``delete`` removes what a failed call made.
+        """
+        ...
+
+    def find(self, server_id: str) -> ServiceInstance | None:
+        """What the store knows, in one statement; None until the cloud has made the VM."""
+        ...
+
+    def delete(self, server_id: str, progress: Progress) -> None:
+        """Remove everything, whatever state it is in. The VM is gone before anything else is touched (fencing): after
+        the step "instance" no volume is written to. Volumes themselves are left alone."""
+        ...
+
+    def apply(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
+        """Tell the guest its desired state; one round trip. ``timeout`` defaults to ``guest_seconds``.
+
+        A guest that was unreachable a moment ago is refused at once (GuestUnreachable), and later tried with a short
+        probe, so that nobody waits ``guest_seconds`` again and again. NotFound when the server has no VM.
+        """
+        ...
+
+    def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State: ...
+
+    def ensure_running(self, server_id: str, progress: Progress) -> bool:
+        """One look at the server's health and, when it needs it, one act of healing: a stopped VM is started; a
+        running one that stays silent for ``heal_tries`` looks is rebooted hard, with growing pauses between reboots.
+
+        True: the guest answers now. False: it does not; look again later, or replace the VM when it is missing. Raises
+        CloudUnavailable and CloudError when the cloud cannot tell.
+        """
+        ...
+
+    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+        """Hot-attach. NotFound when the server has no VM."""
+        ...
+
+    def detach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+        """The guest must have let go of it. A server or VM that is gone is a success."""
+        ...
