@@ -112,10 +112,18 @@ class ServiceSubnetSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """TCP ``ports`` from ``sources`` (any source when empty)."""
+
+    ports: tuple[int, ...]
+    sources: tuple[Cidr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PortSpec:
     """A NIC's place on a subnet. Incoming TCP is limited to ``allowed_tcp`` from ``allowed_from`` (all sources when
-    empty), besides ARP/NDP and ICMP echo; everything else that a peer initiates is dropped. The port may send only from
-    its own MAC and address."""
+    empty) and to ``also_allowed``, besides ARP/NDP and ICMP echo; everything else that a peer initiates is dropped. The
+    port may send only from its own MAC and address."""
 
     name: str
     subnet: Subnet
@@ -123,6 +131,8 @@ class PortSpec:
     allowed_tcp: tuple[int, ...]
     allowed_from: tuple[Cidr, ...] = ()
     address: Address | None = None  # wanted; otherwise the cloud chooses a free one and keeps it
+    # More pairs, for the one NIC of layout "router": SSH from the controller, client ports from the tenant.
+    also_allowed: tuple[Admission, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
