@@ -265,9 +265,13 @@ service_instances = Table(  # what service_instance knows of the VM behind a ser
     Column("ports", JSON, nullable=False, default=list),  # [{"role", "port_id", "mac", "address"}] in NIC order
     Column("management_address", String(64)),
     Column("export_addresses", JSON, nullable=False, default=list),
+    Column("firewall", JSON),  # guest.document.Firewall, as every document for this server must carry it
     Column("host_key", Text),  # public; pinned
     Column("private_key_secret", ID),  # names the row in secrets
     Column("host_key_secret", ID),
+    Column("heal_attempts", Integer, nullable=False, default=0),  # failed looks since the guest last answered
+    Column("heal_reboots", Integer, nullable=False, default=0),  # reboots since then, for the back-off
+    Column("heal_not_before", DateTime),  # the next reboot may not come earlier
     *_times(),
 )
 
@@ -277,12 +281,15 @@ service_subnets = Table(
     Column("id", ID, primary_key=True),
     Column("pool", String(64), nullable=False),  # the service network's CIDR it is carved from
     Column("cidr", String(64), nullable=False),
-    Column("tenant_subnet_id", NAME),  # the tenant subnet it serves; null: free for reuse
+    # Two backends, or two layouts of one, never share a service subnet: it is routed differently or in another cloud.
+    Column("backend", NAME, nullable=False),
+    Column("layout", String(16), nullable=False),
+    Column("tenant_subnet_id", NAME),  # the tenant subnet it serves; null: no server left, being removed
     Column("cloud_subnet_id", NAME),
     Column("cloud_network_id", NAME),
     *_times(),
     UniqueConstraint("pool", "cidr"),
-    UniqueConstraint("pool", "tenant_subnet_id"),
+    UniqueConstraint("pool", "backend", "layout", "tenant_subnet_id"),
 )
 
 secrets = Table(  # private keys, encrypted with the deployment's master key (a file outside the database)
