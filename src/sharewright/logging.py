@@ -38,6 +38,7 @@ _SECRET_TEXT = (
     ),
     (re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}"), HIDDEN),  # a bcrypt hash
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAXIMUM_DEPTH = 8
 
 
@@ -79,6 +80,14 @@ def redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
+def one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape control characters, so that no value from outside can forge a line of the text log."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in ("exception", "stack"):
+            event[key] = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+    return event
+
+
 @contextmanager
 def bound(**values: Any) -> Iterator[None]:
     """Add values (``request_id``, ``operation_id``, …) to every line this thread logs inside the block."""
@@ -105,11 +114,11 @@ def configure(
         structlog.processors.format_exc_info,
         redact_event,
     ]
-    renderer: Any
+    last: list[Any]
     if form == "json":
-        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+        last = [structlog.processors.JSONRenderer(ensure_ascii=False)]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=40)
+        last = [one_line, structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=40)]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -125,7 +134,7 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()
