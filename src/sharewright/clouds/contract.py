@@ -9,11 +9,12 @@ Rules that hold for every method:
   so that the sweeper can tell orphans.
 * Waiting is bounded by ``timeout`` seconds (DeadlineExceeded). Sizes are GiB (2**30 bytes) unless named otherwise.
 * Errors: CloudObjectMissing, CloudUnavailable (try again), CloudCapacityExceeded, CloudError; each with a hint.
-* All methods may be called from any thread.
+* All methods may be called from any thread. Every call of volumes, networks and compute counts in :data:`cloud_calls`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -268,3 +269,12 @@ class Cloud(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class CallCounter(threading.local):
+    """Calls of the contract made by this thread, for measurements; like store.database.statements."""
+
+    count = 0
+
+
+cloud_calls = CallCounter()
