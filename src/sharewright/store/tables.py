@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -317,7 +318,9 @@ operations = Table(
     Column("waits_for", ID),  # another operation that must be finished first
     Column("not_before", DateTime, nullable=False),
     Column("deadline", DateTime, nullable=False),
-    Column("attempts", Integer, nullable=False, default=0),
+    Column("attempts", Integer, nullable=False, default=0),  # claims
+    Column("retries", Integer, nullable=False, default=0),  # passing faults in a row, for the back-off
+    Column("crashes", Integer, nullable=False, default=0),  # leases that ran out: the worker died or lost the database
     Column("epoch", BigInteger, nullable=False, default=0),  # fencing number: grows with every claim
     Column("worker_id", NAME),
     Column("lease_expires", DateTime),
@@ -326,14 +329,27 @@ operations = Table(
     Column("request_id", NAME),
     Column("payload", JSON, nullable=False, default=dict),
     Column("facts", JSON, nullable=False, default=dict),  # Progress.record
+    Column("failure", JSON(none_as_null=True)),  # once it is final: {"type", "message", "hint", "until", "tries"}
     Column("error", Text),
+    # Sums over all attempts, written when an attempt ends.
     Column("cloud_calls", Integer),
     Column("guest_round_trips", Integer),
+    Column("sql_statements", Integer),
     Column("seconds", Float),
     *_times(),
     Column("finished_at", DateTime),
     Index("ix_operations_state_not_before", "state", "not_before"),
     Index("ix_operations_key_state", "key", "state"),
+    Index("ix_operations_sequence", "sequence"),
+    Index("ix_operations_finished_at", "finished_at"),
+    # The claim query already gives each key one running operation; this makes it true under every interleaving.
+    Index(
+        "uq_operations_running_key",
+        "key",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
 )
 
 operation_steps = Table(
@@ -346,6 +362,14 @@ operation_steps = Table(
     Column("started_at", DateTime, nullable=False),
     Column("finished_at", DateTime),
     Column("seconds", Float),
+)
+
+leases = Table(  # work that one process at a time does, besides operations
+    "leases",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("holder", NAME, nullable=False),
+    Column("expires", DateTime, nullable=False),
 )
 
 workers = Table(  # the API's "services": every process that beats

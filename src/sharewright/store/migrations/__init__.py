@@ -1,0 +1,80 @@
+"""Bringing a database to the tables of this version, with Alembic and without an ini file.
+
+``migrate`` may be called by any number of processes at once: one of them does the work in one transaction, the others
+wait for it and find nothing left to do. A new revision is written with::
+
+    python -m sharewright.store.migrations "what changes"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from sharewright.errors import ConfigurationError
+from sharewright.store.database import Store
+
+_ADVISORY_LOCK = 0x5368_6172_6577  # any number that nobody else uses in this database
+
+
+def migrate(store: Store) -> str:
+    """Upgrade to the newest revision and return its name.
+
+    Raises ConfigurationError when the database cannot be reached or was written by a newer version.
+    """
+    try:
+        with store.begin() as tx:
+            if not store.is_sqlite:  # on SQLite, BEGIN IMMEDIATE is the lock
+                tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+            config = configuration(tx)
+            _refuse_newer(tx, config)
+            command.upgrade(config, "head")
+            return _revision(tx) or ""
+    except OperationalError as error:
+        raise ConfigurationError(
+            f"The database {_harmless(store)} cannot be used: {error.orig}.",
+            hint="Check database.url, that the directory or server exists, and its permissions.",
+        ) from error
+
+
+def current_revision(store: Store) -> str | None:
+    """The revision that the database has; None when it is empty."""
+    with store.read() as tx:
+        return _revision(tx)
+
+
+def newest_revision() -> str | None:
+    """The revision that this version of the program needs."""
+    return ScriptDirectory.from_config(configuration(None)).get_current_head()
+
+
+def configuration(connection: Connection | None) -> Config:
+    """Alembic's configuration for the given connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision(tx: Connection) -> str | None:
+    return MigrationContext.configure(tx).get_current_revision()
+
+
+def _refuse_newer(tx: Connection, config: Config) -> None:
+    revision = _revision(tx)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise ConfigurationError(
+            f"The database has revision {revision}, which this version does not know.",
+            hint="It was written by a newer version of Sharewright: run that one.",
+        )
+
+
+def _harmless(store: Store) -> str:
+    return store.engine.url.render_as_string(hide_password=True)
