@@ -1,20 +1,26 @@
 """The configuration: one TOML file, read into frozen, typed settings.
 
-A mistake is a ConfigurationError that names the key, the value and what was expected. Each field's meaning is its entry
-in ``DESCRIPTIONS`` (docs/configuration.md is generated from both; a test compares them).
+A mistake is a ConfigurationError that names the key, the value and what was expected, for every mistake in the file at
+once. Each field's meaning is its entry in ``DESCRIPTIONS`` (docs/configuration.md is generated from both; a test
+compares them). A section's ``__post_init__`` checks what one field's type cannot say, and raises ValueError with a text
+that begins with the field's name and a colon.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
 import tomllib
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from sharewright.errors import ConfigurationError
+from sharewright.logging import without_secrets
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -33,6 +39,16 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     base_url: str = ""
     enable_forwarded_headers: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            ip_address(self.listen)
+        except ValueError:
+            raise ValueError("listen: expected an IPv4 or IPv6 address of this host") from None
+        if self.base_url and (
+            urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).netloc
+        ):
+            raise ValueError("base_url: expected http://… or https://…")
+
 
 class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mode: Literal["none", "http_basic", "builtin"] = "none"
@@ -46,6 +62,10 @@ class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: str = ""
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 10
+
+    def __post_init__(self) -> None:
+        if self.url and urlsplit(self.url).scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+            raise ValueError("url: expected sqlite:////path/to/file or postgresql://user:password@host/name")
 
 
 class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +97,11 @@ class Quotas(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     backup_gigabytes: int = 1000
     encryption_keys: int = 100
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if getattr(self, name) < -1:
+                raise ValueError(f"{name}: expected a whole number ≥ -1 (-1: no limit)")
+
 
 class Libvirt(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     uri: str = "qemu:///system"
@@ -105,7 +130,7 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     boot_seconds: Seconds = 300.0
     guest_seconds: Seconds = 60.0
     # volumes and file systems
-    volume_name_template: str = "manila-share-%s"
+    volume_name_template: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.%-]+$")] = "manila-share-%s"
     volume_type: str = ""
     volume_seconds: Seconds = 180.0
     attach_seconds: Seconds = 120.0
@@ -119,11 +144,21 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         try:
             pool = ip_network(self.service_network_cidr)
         except ValueError as error:
-            raise ValueError(f"service_network_cidr: {error}") from error
+            raise ValueError(
+                f"service_network_cidr: expected an IPv4 network such as 10.254.0.0/16 ({error})"
+            ) from None
         if not isinstance(pool, IPv4Network) or pool.prefixlen > self.service_network_division_mask:
-            raise ValueError("service_network_cidr must be an IPv4 network at least as large as the division mask")
-        if self.volume_name_template.count("%s") != 1:
-            raise ValueError("volume_name_template needs exactly one %s")
+            raise ValueError(
+                "service_network_cidr: expected an IPv4 network that holds at least one subnet of"
+                f" service_network_division_mask (/{self.service_network_division_mask})"
+            )
+        if self.volume_name_template.count("%s") != 1 or self.volume_name_template.count("%") != 1:
+            raise ValueError("volume_name_template: expected exactly one %s, where the share instance's id goes")
+        for name in ("max_shares_per_share_server", "max_share_server_size"):
+            if getattr(self, name) < 1 and getattr(self, name) != -1:
+                raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")
+        if self.image and not Path(self.image).is_absolute():
+            raise ValueError("image: expected an absolute path, or nothing for <state_dir>/images/service")
 
 
 class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -142,6 +177,10 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     simulated: Simulated = Simulated()
     backends: dict[Name, Backend] = {}
 
+    def __post_init__(self) -> None:
+        if not Path(self.state_dir).is_absolute():
+            raise ValueError("state_dir: expected an absolute path")
+
     @property
     def state_path(self) -> Path:
         return Path(self.state_dir)
@@ -152,15 +191,178 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.database.url or f"sqlite:///{self.state_path / 'sharewright.db'}"
 
 
-DESCRIPTIONS: dict[str, str] = {}
+DESCRIPTIONS: dict[str, str] = {
+    "state_dir": (
+        "Directory of everything this deployment keeps: database, master key, service image, volumes, records."
+    ),
+    "deployment": (
+        "Name of this deployment. Every cloud object carries it as a tag; what carries another name, or none, is "
+        "never touched. Do not change it once shares exist."
+    ),
+    "node": (
+        "Name of this node in the API's hosts (`<node>@<backend>#<pool>`). Workers that serve the same backends use "
+        "the same name."
+    ),
+    "default_share_type": (
+        "Share type of requests that name none; made at the first start. Upstream: `default_share_type`."
+    ),
+    "log_format": "`text` for people, `json` for log collectors; both on standard error.",
+    "log_level": "The least level that is logged.",
+    "api.listen": (
+        "Address that the API listens on. The default is reachable from this host only; put a TLS proxy in front "
+        "before you open it to a network."
+    ),
+    "api.port": "TCP port of the API. 8786 is Manila's.",
+    "api.threads": "Requests handled at the same time.",
+    "api.max_limit": "Most items on one page of a list. Upstream: `osapi_max_limit`.",
+    "api.base_url": (
+        "URL under which clients reach the API (`https://shares.example.org`), for links and the service catalogue. "
+        "Empty: taken from each request."
+    ),
+    "api.enable_forwarded_headers": (
+        "Believe `X-Forwarded-Proto`, `-Host` and `-Prefix`. Only behind a proxy that sets them itself. Upstream: "
+        "`enable_proxy_headers_parsing`."
+    ),
+    "identity.mode": (
+        "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "
+        "`builtin`: the same users behind a small Keystone v3 token endpoint at `/identity/v3`, for clients that know "
+        "only Keystone."
+    ),
+    "identity.user_file": (
+        "The users of `http_basic` and `builtin`, with bcrypt hashes; written by `sharewright user`. Empty: "
+        "`<state_dir>/users.toml`."
+    ),
+    "identity.project": "Project of everybody in mode `none`.",
+    "identity.user": "User name of everybody in mode `none`.",
+    "identity.roles": "Roles of everybody in mode `none`: `admin`, `member`, `reader`.",
+    "identity.token_seconds": "Lifetime of a token of mode `builtin`.",
+    "database.url": (
+        "SQLAlchemy URL: `sqlite:////path/to/file` (one node) or `postgresql://user:password@host/name` (any number "
+        "of nodes). Empty: SQLite in the state directory."
+    ),
+    "database.pool_size": "Database connections that one process keeps.",
+    "worker.threads": "Operations that one worker process runs at the same time.",
+    "worker.lease_seconds": (
+        "A worker that has not renewed its claim for so long has lost it, and any other worker continues its "
+        "operations."
+    ),
+    "worker.poll_seconds": "How often a worker looks for operations that another process has queued.",
+    "worker.reconcile_seconds": "How often desired and actual state of the share servers are compared.",
+    "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
+    "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
+    "worker.operation_seconds": "Deadline of an operation, counted from its request.",
+    "worker.retention_days": "Days that finished operations and user messages are kept. Upstream: `message_ttl`.",
+    "worker.unused_server_seconds": (
+        "A share server without shares is deleted after so long; 0: at once. Upstream: "
+        "`automatic_share_server_cleanup`, `unused_share_server_cleanup_interval`."
+    ),
+    "quotas.shares": "Shares. Upstream: `quota_shares`, and so on below.",
+    "quotas.gigabytes": "GiB of shares together.",
+    "quotas.per_share_gigabytes": "GiB of one share.",
+    "quotas.snapshots": "Snapshots.",
+    "quotas.snapshot_gigabytes": "GiB of snapshots together.",
+    "quotas.share_networks": "Share networks.",
+    "quotas.share_groups": "Share groups.",
+    "quotas.share_group_snapshots": "Share group snapshots.",
+    "quotas.share_replicas": "Share replicas.",
+    "quotas.replica_gigabytes": "GiB of share replicas together.",
+    "quotas.backups": "Share backups.",
+    "quotas.backup_gigabytes": "GiB of share backups together.",
+    "quotas.encryption_keys": "Encryption keys.",
+    "libvirt.uri": 'libvirt connection of the backends with `cloud = "libvirt"`.',
+    "libvirt.accelerator": (
+        "`auto`: KVM when a probe really boots with it, else TCG (emulation, about ten times slower). `kvm`, `tcg`: "
+        "without a probe."
+    ),
+    "libvirt.start_daemons": (
+        "Start virtlogd and libvirtd when none answers and no init system does (containers, small test machines)."
+    ),
+    "libvirt.volume_format": "Format of volume files. Both are sparse.",
+    "simulated.capacity": "GiB that the simulated cloud claims to have.",
+    "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
+    "backends.NAME.cloud": (
+        "What supplies virtual machines, volumes and networks. `simulated` stores no data: for tests and for authors "
+        "of clients."
+    ),
+    "backends.NAME.availability_zone": (
+        "Zone that the backend's pools and share servers are in. Upstream: `backend_availability_zone`."
+    ),
+    "backends.NAME.image": (
+        "Service image: a directory made by `sharewright image build`, or a bootable .qcow2 file. Empty: "
+        "`<state_dir>/images/service`. Upstream: `service_image_name`."
+    ),
+    "backends.NAME.vcpus": "Virtual processors of a service VM. Upstream: `service_instance_flavor_id`.",
+    "backends.NAME.memory_mib": "Memory of a service VM in MiB. Upstream: `service_instance_flavor_id`.",
+    "backends.NAME.connect_share_server_to_tenant_network": (
+        "true: the service VM has a second NIC in the tenant's own network. false: one NIC in the service network, "
+        "which a router connects to the tenant's network. Upstream: the same name, default false."
+    ),
+    "backends.NAME.service_network_cidr": "Pool that service subnets are carved from. Upstream: the same name.",
+    "backends.NAME.service_network_division_mask": ("Prefix length of each service subnet. Upstream: the same name."),
+    "backends.NAME.boot_seconds": (
+        "A new service VM must answer within this time. Upstream: `max_time_to_build_instance`."
+    ),
+    "backends.NAME.guest_seconds": "One call into a service VM must be answered within this time.",
+    "backends.NAME.volume_name_template": (
+        "Name of a share's volume; `%s` is the share instance's id. Upstream: the same name."
+    ),
+    "backends.NAME.volume_type": (
+        "Volume type of all shares, where the cloud has such. Upstream: `cinder_volume_type`."
+    ),
+    "backends.NAME.volume_seconds": (
+        "A volume must be created or deleted within this time. Upstream: `max_time_to_create_volume`, "
+        "`max_time_to_extend_volume`."
+    ),
+    "backends.NAME.attach_seconds": (
+        "A volume must be attached or detached within this time. Upstream: `max_time_to_attach`."
+    ),
+    "backends.NAME.filesystem": "File system of new shares. Upstream: `share_volume_fstype`.",
+    "backends.NAME.reserved_share_percentage": (
+        "Part of the capacity that new shares may not use. Upstream: the same name."
+    ),
+    "backends.NAME.max_over_subscription_ratio": (
+        "How far the sizes promised may exceed the capacity. Upstream: the same name."
+    ),
+    "backends.NAME.max_shares_per_share_server": ("Most shares on one server; -1: no limit. Upstream: the same name."),
+    "backends.NAME.max_share_server_size": "Most GiB on one server; -1: no limit. Upstream: the same name.",
+}
+
+
+def field_types(section: type[Section]) -> dict[str, Any]:
+    """Each field's type with its limits, in order of declaration."""
+    hints = get_type_hints(section, include_extras=True)
+    return {name: hints[name] for name in section.__struct_fields__}
+
+
+def expectation(kind: Any) -> str:
+    """What a field's type accepts, in words: "a whole number, 1 to 65535"."""
+    info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.LiteralType):
+        return " or ".join(json.dumps(value) for value in info.values)
+    if isinstance(info, msgspec.inspect.BoolType):
+        return "true or false"
+    if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+        noun = "a whole number" if isinstance(info, msgspec.inspect.IntType) else "a number"
+        if info.ge is not None and info.le is not None:
+            return f"{noun}, {info.ge} to {info.le}"
+        limits = {">": info.gt, "≥": info.ge, "<": info.lt, "≤": info.le}
+        return " ".join([noun, *(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)])
+    if isinstance(info, msgspec.inspect.StrType):
+        return f"a string that matches {info.pattern}" if info.pattern else "a string"
+    if isinstance(info, msgspec.inspect.VarTupleType):
+        return "a list of strings"
+    return "a table"
 
 
 def parse(data: dict[str, Any], *, source: str = "configuration") -> Settings:
-    """Settings from parsed TOML. Raises ConfigurationError."""
+    """Settings from parsed TOML. Raises ConfigurationError that lists every mistake."""
+    problems = _problems(Settings, data, "")
+    if problems:
+        raise ConfigurationError(f"{source}: {'; '.join(problems)}.", hint="docs/configuration.md explains every key.")
     try:
         return msgspec.convert(data, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{source}: {error}", hint="See docs/configuration.md.") from error
+    except msgspec.ValidationError as error:  # for what a later field type may add and _problems does not know
+        raise ConfigurationError(f"{source}: {error}.", hint="docs/configuration.md explains every key.") from error
 
 
 def load(path: Path) -> Settings:
@@ -169,6 +371,63 @@ def load(path: Path) -> Settings:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(f"There is no configuration file {path}.", hint="Name one with --config.") from error
+    except PermissionError as error:
+        raise ConfigurationError(f"{path} may not be read by this user.", hint="Run as root, or chmod it.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
+        raise ConfigurationError(
+            f"{path} is not a readable TOML file: {error}.", hint="See https://toml.io."
+        ) from error
     return parse(data, source=str(path))
+
+
+def _problems(section: type[Section], data: Any, prefix: str) -> list[str]:
+    """Every mistake in one table and the tables below it, as "key = value: what was expected"."""
+    if not isinstance(data, dict):
+        return [f"{prefix.rstrip('.')} = {_shown(data)}: expected a table ([{prefix.rstrip('.')}])"]
+    types = field_types(section)
+    problems = []
+    for key, value in data.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, 1)
+            problems.append(
+                f"{prefix}{key}: there is no such key" + (f"; did you mean {prefix}{near[0]}?" if near else "")
+            )
+        elif isinstance(types[key], type) and issubclass(types[key], Section):
+            problems += _problems(types[key], value, f"{prefix}{key}.")
+        elif get_origin(types[key]) is dict:
+            problems += _backend_problems(value, f"{prefix}{key}")
+        else:
+            try:
+                msgspec.convert(value, types[key])
+            except msgspec.ValidationError:
+                problems.append(f"{prefix}{key} = {_shown(value)}: expected {expectation(types[key])}")
+    if not problems:
+        try:
+            msgspec.convert(data, section)
+        except msgspec.ValidationError as error:
+            name, _, text = (
+                str(error).rpartition(" - at `")[0].partition(": ")
+                if " - at `" in str(error)
+                else (str(error).partition(": "))
+            )
+            shown = f" = {_shown(data[name])}" if name in data else ""
+            problems.append(f"{prefix}{name}{shown}: {text}")
+    return problems
+
+
+def _backend_problems(value: Any, key: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{key} = {_shown(value)}: expected tables such as [{key}.main]"]
+    problems = []
+    for name, table in value.items():
+        try:
+            msgspec.convert(name, Name)
+        except msgspec.ValidationError:
+            problems.append(f"{key}.{_shown(name)}: a backend's name consists of letters, digits, '_', '.' and '-'")
+        problems += _problems(Backend, table, f"{key}.{name}.")
+    return problems
+
+
+def _shown(value: Any) -> str:
+    text = without_secrets(json.dumps(value, default=str, ensure_ascii=False))
+    return text if len(text) <= 80 else text[:77] + "…"
