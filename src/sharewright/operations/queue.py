@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 from sharewright.context import RequestContext
 from sharewright.identifiers import new_id, utcnow
 from sharewright.states import OperationState
+from sharewright.store.database import ring_after_commit
 from sharewright.store.tables import operations
 
 
@@ -59,4 +60,5 @@ def enqueue(
             created_at=now,
         )
     )
+    ring_after_commit(tx)
     return identifier

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from sharewright.errors import ConfigurationError
@@ -27,12 +27,48 @@ class StatementCounter(threading.local):
 statements = StatementCounter()
 
 
+class Bell:
+    """Rung in this process after a commit that may have made work runnable; workers wait for it instead of polling."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._rings = 0
+
+    @property
+    def rings(self) -> int:
+        """How often it has rung so far; give it to :meth:`wait` after having looked for work in between."""
+        return self._rings
+
+    def ring(self) -> None:
+        with self._condition:
+            self._rings += 1
+            self._condition.notify_all()
+
+    def wait(self, rings: int, timeout: float) -> bool:
+        """Return True as soon as it has rung more than ``rings`` times, False after ``timeout`` seconds."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._rings > rings, timeout)
+
+
+CHANNEL = "sharewright_operations"  # of PostgreSQL's NOTIFY: the bell between processes
+
+
+def ring_after_commit(tx: Connection) -> None:
+    """Wake workers once ``tx`` (from :meth:`Store.begin`) is committed; not at all if it is rolled back."""
+    wishes: set[str] = tx.info.setdefault("after_commit", set())
+    if "ring" not in wishes:
+        wishes.add("ring")
+        if tx.dialect.name == "postgresql":
+            tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+
 class Store:
     """Access to the database named by a SQLAlchemy URL."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         parsed = make_url(url)
         self.url = url
+        self.bell = Bell()
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if not parsed.database or parsed.database == ":memory:":
@@ -65,7 +101,11 @@ class Store:
     def begin(self) -> Iterator[Connection]:
         """A write transaction: committed when the block ends, rolled back when it raises."""
         with self._writer.begin() as connection:
+            wishes: set[str] = set()
+            connection.info["after_commit"] = wishes  # info outlives the transaction: a set of its own for each
             yield connection
+        if "ring" in wishes:
+            self.bell.ring()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

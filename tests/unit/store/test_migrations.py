@@ -1,0 +1,111 @@
+"""The migrations make exactly the tables of tables.py, whoever runs them and however many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from databases import BACKENDS, PostgresCluster
+from sqlalchemy import inspect, text
+
+from sharewright.errors import ConfigurationError
+from sharewright.store.database import Store
+from sharewright.store.migrations import current_revision, migrate, newest_revision
+from sharewright.store.tables import metadata
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    cluster: PostgresCluster = request.getfixturevalue("postgres")
+    url = cluster.create_database(migrated=False)
+    yield url
+    cluster.drop_database(url)
+
+
+def test_the_models_and_the_migrations_agree(empty_url: str) -> None:
+    store = Store(empty_url)
+    migrate(store)
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, metadata)
+        indexes = {index["name"] for index in inspect(connection).get_indexes("operations")}
+    store.close()
+    assert differences == [], "run: python -m sharewright.store.migrations (see its docstring)"
+    assert "uq_operations_running_key" in indexes
+
+
+def test_the_partial_index_is_partial(empty_url: str) -> None:
+    store = Store(empty_url)
+    migrate(store)
+    with store.engine.connect() as connection:
+        index = next(
+            index
+            for index in inspect(connection).get_indexes("operations")
+            if index["name"] == "uq_operations_running_key"
+        )
+    store.close()
+    assert index["unique"]
+    assert any("running" in str(value) for key, value in index["dialect_options"].items() if key.endswith("_where"))
+
+
+def test_an_empty_database_has_no_revision_and_migrating_twice_is_harmless(empty_url: str) -> None:
+    store = Store(empty_url)
+    assert current_revision(store) is None
+    assert migrate(store) == newest_revision()
+    assert migrate(store) == newest_revision()
+    assert current_revision(store) == newest_revision()
+    store.close()
+
+
+def test_many_may_migrate_at_once(empty_url: str) -> None:
+    stores = [Store(empty_url) for _ in range(4)]
+    barrier = threading.Barrier(len(stores))
+    outcomes: list[object] = []
+
+    def run(store: Store) -> None:
+        barrier.wait()
+        try:
+            outcomes.append(migrate(store))
+        except Exception as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=run, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    assert outcomes == [newest_revision()] * len(stores)
+
+
+def test_a_failed_migration_leaves_nothing(empty_url: str) -> None:
+    store = Store(empty_url)
+    with store.begin() as tx:  # collides with the tables to be made, somewhere in the middle
+        tx.execute(text("CREATE TABLE shares (id INTEGER)"))
+    with pytest.raises(Exception, match=r"(?i)shares"):
+        migrate(store)
+    with store.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["shares"]
+    store.close()
+
+
+def test_a_newer_database_is_refused(store: Store) -> None:
+    with store.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError, match=r"9999.*newer version"):
+        migrate(store)
+
+
+def test_a_database_that_cannot_be_opened_is_a_configuration_error(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'missing' / 'file.db'}")
+    with pytest.raises(ConfigurationError, match=r"missing/file\.db"):
+        migrate(store)
+    store.close()
