@@ -1,0 +1,93 @@
+"""Build the document of one share server from the store: everything it should serve, as of one transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from sqlalchemy import select
+
+from sharewright.errors import NotFound
+from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
+from sharewright.states import AccessState
+from sharewright.store.database import Store
+from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
+
+SQUASH: Final = "no_root_squash"  # as Manila's generic driver: root on an allowed client owns the share
+
+
+def build_document(store: Store, server_id: str, firewall: Firewall | None, *, advance: bool = True) -> Document:
+    """The whole desired state of a server. Raises NotFound when its row is gone.
+
+    Taking the next generation locks the server's row, so documents of one server are read one after another: the one
+    with the higher generation has seen everything that the lower one saw. ``advance=False`` (for observing) reads
+    without taking a number.
+    """
+    with store.begin() if advance else store.read() as tx:
+        if advance:
+            query = (
+                share_servers.update()
+                .where(share_servers.c.id == server_id)
+                .values(generation=share_servers.c.generation + 1)
+                .returning(share_servers.c.generation)
+            )
+            generation = tx.execute(query).scalar_one_or_none()
+        else:
+            generation = tx.execute(
+                select(share_servers.c.generation).where(share_servers.c.id == server_id)
+            ).scalar_one_or_none()
+        if generation is None:
+            raise NotFound(f"Share server {server_id} does not exist any more.")
+        instances = tx.execute(
+            select(
+                share_instances.c.id,
+                share_instances.c.share_id,
+                share_instances.c.volume_serial,
+                share_instances.c.filesystem_type,
+                share_instances.c.filesystem_uuid,
+                share_instances.c.filesystem_ready,
+                shares.c.protocol,
+            )
+            .join(shares, shares.c.id == share_instances.c.share_id)
+            .where(
+                share_instances.c.share_server_id == server_id,
+                share_instances.c.wanted.is_(True),
+                share_instances.c.volume_attached.is_(True),
+            )
+            .order_by(share_instances.c.created_at, share_instances.c.id)
+        ).all()
+        rules_by_share: dict[str, list[Rule]] = defaultdict(list)
+        for rule in tx.execute(
+            select(
+                share_access_rules.c.id,
+                share_access_rules.c.share_id,
+                share_access_rules.c.access_to,
+                share_access_rules.c.access_level,
+            )
+            .join(share_instances, share_instances.c.share_id == share_access_rules.c.share_id)
+            .where(
+                share_instances.c.share_server_id == server_id,
+                share_access_rules.c.access_type == "ip",
+                share_access_rules.c.state.in_((AccessState.QUEUED_TO_APPLY, AccessState.APPLYING, AccessState.ACTIVE)),
+            )
+            .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
+        ):
+            rules_by_share[rule.share_id].append(Rule(rule.id, rule.access_to, rule.access_level))
+    return Document(
+        server_id=server_id,
+        generation=generation,
+        firewall=firewall,
+        shares=tuple(
+            Share(
+                id=row.id,
+                serial=row.volume_serial,
+                # The journal's word that the volume is new is filesystem_ready = false; the guest formats only if the
+                # volume is blank as well, and merely uses one that already carries this UUID.
+                filesystem=Filesystem(row.filesystem_type, row.filesystem_uuid, create=not row.filesystem_ready),
+                protocol=row.protocol,
+                rules=tuple(rules_by_share[row.share_id]),
+                squash=SQUASH,
+            )
+            for row in instances
+        ),
+    )

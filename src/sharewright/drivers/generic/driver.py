@@ -1,0 +1,283 @@
+"""The generic driver: block volumes of any cloud, attached to service VMs, become shares (DHSS=True).
+
+One volume per share, found in the guest by its serial; one document per server, sent by group commit, so that any
+number of concurrent changes on a server costs few round trips. What the driver knows of a share is in the columns of
+``share_instances`` (records.py), written the moment it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection, select
+
+from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Cloud, Volume, VolumeSpec
+from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
+from sharewright.drivers.generic.document import build_document
+from sharewright.drivers.generic.failures import share_failure
+from sharewright.drivers.generic.healing import heal
+from sharewright.drivers.generic.placement import least_loaded
+from sharewright.drivers.generic.pools import pool_stats
+from sharewright.drivers.generic.records import InstanceRecord, extra_spec, find_instance, read_instance, remember
+from sharewright.drivers.generic.release import release_volume
+from sharewright.drivers.generic.servers import record_subnet, tenant_network
+from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound
+from sharewright.guest.document import Document, ShareState, State
+from sharewright.identifiers import derived_id
+from sharewright.progress import Progress
+from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
+from sharewright.settings import Backend
+from sharewright.store.database import Store
+from sharewright.store.tables import share_access_rules, share_instances
+
+VOLUME_TYPE_SPEC = "sharewright:volume_type"  # extra spec of a share type; overrides the backend's volume_type
+
+
+class Converger(Protocol):
+    """Group commit of documents (service_instance.convergence.Convergence)."""
+
+    def converge(self, server_id: str, build: Callable[[], Document], timeout: float) -> State: ...
+
+
+class GenericDriver:
+    """drivers.contract.ShareDriver for one backend. Holds no state; any number of threads may use it."""
+
+    def __init__(
+        self,
+        backend: str,
+        settings: Backend,
+        *,
+        store: Store,
+        cloud: Cloud,
+        instances: ServiceInstances,
+        convergence: Converger,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._store = store
+        self._cloud = cloud
+        self._instances = instances
+        self._convergence = convergence
+
+    @property
+    def backend(self) -> str:
+        return self._backend
+
+    def pools(self) -> Sequence[PoolStats]:
+        return [pool_stats(self._backend, self._settings, self._cloud)]
+
+    # ---- share servers ----
+
+    def choose_server(self, candidates: Sequence[str], share_instance_id: str, transaction: Connection) -> str | None:
+        size = transaction.execute(
+            select(share_instances.c.size).where(share_instances.c.id == share_instance_id)
+        ).scalar_one()
+        return least_loaded(
+            transaction,
+            candidates,
+            size,
+            max_shares=self._settings.max_shares_per_share_server,
+            max_size=self._settings.max_share_server_size,
+        )
+
+    def create_server(self, server_id: str, progress: Progress) -> None:
+        network = tenant_network(self._store, server_id)
+        record_subnet(self._store, self._cloud, server_id, network, progress)
+        self._instances.ensure(server_id, network, progress)
+
+    def delete_server(self, server_id: str, progress: Progress) -> None:
+        self._instances.delete(server_id, progress)
+
+    def heal_server(self, server_id: str, progress: Progress) -> bool:
+        return heal(
+            self._store,
+            self._cloud,
+            self._instances,
+            server_id,
+            converge=lambda: self._converge(server_id, progress),
+            attach_seconds=self._settings.attach_seconds,
+            progress=progress,
+        )
+
+    # ---- shares ----
+
+    def prepare_share(self, share_instance_id: str, progress: Progress) -> None:
+        record = read_instance(self._store, share_instance_id)
+        if record.volume_id is None:
+            self._ensure_volume(record, progress)
+
+    def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]:
+        record = read_instance(self._store, share_instance_id)
+        volume_id = record.volume_id or self._ensure_volume(record, progress).id
+        if not record.volume_attached:
+            with progress.step("attach"):
+                self._instances.attach_volume(server_id, volume_id, progress)
+                # From here on every document of the server holds the share.
+                remember(self._store, progress, share_instance_id, volume_attached=True)
+        with progress.step("guest"):
+            state = self._serve(share_instance_id, server_id, volume_id, progress)
+            remember(self._store, progress, share_instance_id, filesystem_ready=True, bytes_used=state.bytes_used)
+        return self._export_locations(share_instance_id, self._server(server_id))
+
+    def delete_share(
+        self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
+        record = find_instance(self._store, share_instance_id)
+        if record is None:
+            return
+        volume = self._volume_of(record)
+        if record.wanted:
+            remember(self._store, progress, share_instance_id, wanted=False)
+        server = self._instances.find(server_id) if server_id is not None else None
+        if server is not None and (record.volume_attached or (volume is not None and volume.instance_id)):
+            with progress.step("release"):
+                release_volume(
+                    self._cloud,
+                    server,
+                    share_instance_id,
+                    converge=lambda: self._converge(server.id, progress),
+                    force=force,
+                    progress=progress,
+                )
+        self._remove_volume(record, volume, progress)
+
+    def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
+        record = read_instance(self._store, share_instance_id)
+        if record.volume_id is None or not record.volume_attached:
+            raise GuestError(
+                f"Share instance {share_instance_id} is not served by any server, so it has no access rules in force.",
+                hint="Create the share again.",
+            )
+        with progress.step("guest"):
+            state = self._serve(share_instance_id, server_id, record.volume_id, progress)
+        with self._store.read() as tx:
+            rules = tx.execute(
+                select(share_access_rules.c.id).where(share_access_rules.c.share_id == record.share_id)
+            ).scalars()
+            return [RuleOutcome(rule_id=rule, error=state.rule_errors.get(rule, "")) for rule in rules]
+
+    # ---- parts ----
+
+    def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
+        with progress.step("volume"):
+            volume = self._cloud.volumes.ensure_volume(
+                VolumeSpec(
+                    name=self._volume_name(record.id),
+                    size=record.size,
+                    tags={
+                        TAG_DEPLOYMENT: self._cloud.deployment,
+                        TAG_BACKEND: self._backend,
+                        TAG_OWNER: f"share_instance:{record.id}",
+                    },
+                    volume_type=extra_spec(self._store, record.share_type_id, VOLUME_TYPE_SPEC)
+                    or self._settings.volume_type
+                    or None,
+                    availability_zone=record.availability_zone,
+                ),
+                timeout=self._within(self._settings.volume_seconds, progress),
+            )
+            remember(
+                self._store,
+                progress,
+                record.id,
+                volume_id=volume.id,
+                volume_serial=volume.serial,
+                filesystem_type=self._settings.filesystem,
+                # Known before the volume is formatted: after a crash in between, the guest finds this UUID and stops.
+                filesystem_uuid=derived_id("filesystem", record.id),
+            )
+        return volume
+
+    def _serve(self, share_instance_id: str, server_id: str, volume_id: str, progress: Progress) -> ShareState:
+        """Converge the server and return the share's state in it; attach again, once, a disk the guest misses."""
+        state = self._share_state(share_instance_id, self._converge(server_id, progress))
+        if state.error == "device_missing":
+            self._instances.attach_volume(server_id, volume_id, progress)
+            state = self._share_state(share_instance_id, self._converge(server_id, progress))
+        failure = share_failure(state)
+        if failure is not None:
+            raise failure
+        return state
+
+    @staticmethod
+    def _share_state(share_instance_id: str, state: State) -> ShareState:
+        for share in state.shares:
+            if share.id == share_instance_id:
+                return share
+        raise CloudUnavailable(f"The share server did not report share instance {share_instance_id}.")
+
+    def _converge(self, server_id: str, progress: Progress) -> State:
+        progress.check()
+        server = self._server(server_id)
+        return self._convergence.converge(
+            server_id,
+            lambda: build_document(self._store, server_id, server.firewall),
+            self._within(self._settings.guest_seconds, progress),
+        )
+
+    def _server(self, server_id: str) -> ServiceInstance:
+        server = self._instances.find(server_id)
+        if server is None:
+            raise NotFound(f"Share server {server_id} has no service instance.", hint="Create the share again.")
+        return server
+
+    @staticmethod
+    def _export_locations(share_instance_id: str, server: ServiceInstance) -> Sequence[ExportLocation]:
+        return [
+            ExportLocation(path=path, preferred=position == 0)
+            for position, path in enumerate(export_paths(share_instance_id, server))
+        ]
+
+    def _volume_name(self, share_instance_id: str) -> str:
+        return self._settings.volume_name_template % share_instance_id
+
+    def _volume_of(self, record: InstanceRecord) -> Volume | None:
+        """The volume as the cloud knows it. One that was made and not yet recorded is found by its owner tag."""
+        if record.volume_id is not None:
+            return self._cloud.volumes.find_volume(record.volume_id)
+        owner = f"share_instance:{record.id}"
+        return next(
+            (volume for volume in self._cloud.volumes.list_volumes() if volume.tags.get(TAG_OWNER) == owner), None
+        )
+
+    def _remove_volume(self, record: InstanceRecord, volume: Volume | None, progress: Progress) -> None:
+        """Detach the volume from whatever holds it, then delete it. Missing: fine."""
+        for last in (False, True):  # a heal that had read the old rows may attach it once more in between
+            if volume is None:
+                break
+            try:
+                if volume.instance_id is not None:
+                    with progress.step("detach"):
+                        self._cloud.compute.detach_volume(
+                            volume.instance_id,
+                            volume.id,
+                            timeout=self._within(self._settings.attach_seconds, progress),
+                        )
+                with progress.step("delete volume"):
+                    self._cloud.volumes.delete_volume(
+                        volume.id, timeout=self._within(self._settings.volume_seconds, progress)
+                    )
+                break
+            except CloudUnavailable:
+                raise
+            except CloudError:
+                volume = self._cloud.volumes.find_volume(volume.id)
+                if last or (volume is not None and volume.instance_id is None):
+                    raise
+        remember(self._store, progress, record.id, volume_id=None, volume_serial=None, volume_attached=False)
+
+    @staticmethod
+    def _within(seconds: float, progress: Progress) -> float:
+        """A timeout that ends no later than the operation's deadline."""
+        return max(0.1, min(seconds, progress.remaining))
+
+
+def export_paths(share_instance_id: str, server: ServiceInstance) -> list[str]:
+    """What clients mount, best first."""
+    return [
+        f"[{address}]:/shares/share-{share_instance_id}"
+        if ":" in address
+        else f"{address}:/shares/share-{share_instance_id}"
+        for address in server.export_addresses
+    ]

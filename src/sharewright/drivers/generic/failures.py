@@ -1,0 +1,34 @@
+"""What the guest says about one share, as an error with a reason and a remedy."""
+
+from __future__ import annotations
+
+from sharewright.errors import CloudUnavailable, DeviceNotBlank, GuestError, SharewrightError
+from sharewright.guest.document import ShareState
+
+_HINTS = {
+    "mkfs_failed": "Look at the guest's message; the volume may be damaged or too small.",
+    "mount_failed": "The file system may be damaged; nothing on the volume was changed.",
+    "filesystem_mismatch": "The volume carries another file system than the one recorded; it was left untouched.",
+    "export_failed": "Look at the guest's message; the service image may lack a working NFS server.",
+}
+
+
+def share_failure(state: ShareState) -> SharewrightError | None:
+    """The typed error for ``ShareState.error``, or None. CloudUnavailable is the one worth repeating."""
+    if not state.error:
+        return None
+    detail = f": {state.message}" if state.message else "."
+    if state.error == "not_blank":
+        return DeviceNotBlank(
+            f"The new volume of share instance {state.id} is not blank{detail}",
+            hint="It was left untouched. Check where the volume comes from, then delete the share and create it again.",
+        )
+    if state.error == "device_missing":
+        return CloudUnavailable(
+            f"The share server does not see the attached volume of share instance {state.id}{detail}",
+            hint="The attachment is made again and the share retried.",
+        )
+    return GuestError(
+        f"The share server could not serve share instance {state.id} ({state.error}){detail}",
+        hint=_HINTS.get(state.error, "See the share server's log."),
+    )

@@ -1,0 +1,134 @@
+"""Bring a share server back to what the store says: running, volumes attached, mounted, exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import bindparam, select
+
+from sharewright.clouds.contract import Cloud
+from sharewright.drivers.generic.document import build_document
+from sharewright.drivers.generic.records import InstanceRecord, instances_on
+from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
+from sharewright.guest.document import State
+from sharewright.identifiers import utcnow
+from sharewright.progress import Progress
+from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
+from sharewright.store.database import Store
+from sharewright.store.tables import share_export_locations, share_instances
+
+log = structlog.get_logger()
+
+
+def heal(
+    store: Store,
+    cloud: Cloud,
+    instances: ServiceInstances,
+    server_id: str,
+    *,
+    converge: Callable[[], State],
+    attach_seconds: float,
+    progress: Progress,
+) -> bool:
+    """Look first and act only on a difference. False: the server is not (wholly) back; look again later."""
+    server = instances.find(server_id)
+    if server is None:
+        return False
+    with progress.step("running"):
+        if not instances.ensure_running(server_id, progress):
+            return False
+    records = [record for record in instances_on(store, server_id) if record.volume_attached]
+    with progress.step("volumes"):
+        attached = _attach_missing(cloud, instances, server, records, progress)
+    with progress.step("guest"):
+        try:
+            state = _observe(store, instances, server)
+            if state is None or state.changed or not _serves(state):
+                state = converge()
+        except (GuestError, NotFound) as error:
+            log.warning("share server does not answer", share_server=server_id, reason=error.message)
+            return False
+    _record(store, server, state, progress)
+    for share in state.shares:
+        if share.error:
+            log.warning(
+                "share is not served", share_server=server_id, share_instance=share.id, error=share.error,
+                reason=share.message,
+            )  # fmt: skip
+    return attached and _serves(state)
+
+
+def _observe(store: Store, instances: ServiceInstances, server: ServiceInstance) -> State | None:
+    """What the guest would have to change; None when it already knows more than we just read."""
+    try:
+        return instances.observe(server.id, build_document(store, server.id, server.firewall, advance=False))
+    except StaleDocument:
+        return None
+
+
+def _serves(state: State) -> bool:
+    return all(share.mounted and not share.error for share in state.shares)
+
+
+def _attach_missing(
+    cloud: Cloud,
+    instances: ServiceInstances,
+    server: ServiceInstance,
+    records: Sequence[InstanceRecord],
+    progress: Progress,
+) -> bool:
+    """Attach again the volumes that the cloud lost the attachment of. False when one cannot be."""
+    if not records:
+        return True
+    volumes = {volume.id: volume for volume in cloud.volumes.list_volumes()}
+    complete = True
+    for record in records:
+        volume = volumes.get(record.volume_id or "")
+        if volume is not None and volume.instance_id == server.instance_id:
+            continue
+        try:
+            if volume is None:
+                raise CloudError(f"Volume {record.volume_id} does not exist any more.")
+            instances.attach_volume(server.id, volume.id, progress)
+        except CloudUnavailable:
+            raise
+        except CloudError as error:
+            log.warning(
+                "volume cannot be attached again", share_server=server.id, share_instance=record.id,
+                reason=error.message,
+            )  # fmt: skip
+            complete = False
+    return complete
+
+
+def _record(store: Store, server: ServiceInstance, state: State, progress: Progress) -> None:
+    """Keep the sizes in use; make export locations agree with the server's addresses."""
+    if not state.shares:
+        return
+    with store.begin() as tx:
+        progress.fence(tx)
+        tx.execute(
+            share_instances.update().where(share_instances.c.id == bindparam("instance")).values(
+                bytes_used=bindparam("used")
+            ),
+            [{"instance": share.id, "used": share.bytes_used} for share in state.shares],
+        )  # fmt: skip
+        locations = tx.execute(
+            select(share_export_locations.c.id, share_export_locations.c.path, share_export_locations.c.preferred)
+            .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
+            .where(share_instances.c.share_server_id == server.id, share_export_locations.c.is_admin_only.is_(False))
+        ).all()
+        for location in locations:
+            address, _, directory = location.path.rpartition(":")
+            # One address per server today; the preferred location follows it, and its id stays.
+            if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
+                wanted = server.export_addresses[0]
+                tx.execute(
+                    share_export_locations.update()
+                    .where(share_export_locations.c.id == location.id)
+                    .values(
+                        path=f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}",
+                        updated_at=utcnow(),
+                    )
+                )

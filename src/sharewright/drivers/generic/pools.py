@@ -1,0 +1,50 @@
+"""What the generic driver tells the scheduler about its backend."""
+
+from __future__ import annotations
+
+from sharewright import __version__
+from sharewright.clouds.contract import Cloud
+from sharewright.drivers.contract import PoolStats
+from sharewright.settings import Backend
+
+
+def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
+    """One pool per backend, named like it. ``capabilities`` has the names that Manila's share types refer to."""
+    capacity = cloud.volumes.capacity()
+    return PoolStats(
+        pool=name,
+        total_capacity=capacity.total,
+        free_capacity=capacity.free,
+        provisioned_capacity=capacity.provisioned,
+        reserved_percentage=settings.reserved_share_percentage,
+        capabilities={
+            "share_backend_name": name,
+            "pool_name": name,
+            "vendor_name": "Sharewright (simulated)" if cloud.name == "simulated" else "Sharewright",
+            "driver_version": __version__,
+            "storage_protocol": "NFS",
+            "driver_handles_share_servers": True,
+            "snapshot_support": False,
+            "create_share_from_snapshot_support": False,
+            "revert_to_snapshot_support": False,
+            "mount_snapshot_support": False,
+            "replication_type": None,
+            "share_group_stats": {"consistent_snapshot_support": None},
+            "ipv4_support": True,
+            "ipv6_support": False,
+            "thin_provisioning": True,
+            "max_over_subscription_ratio": settings.max_over_subscription_ratio,
+            "reserved_percentage": settings.reserved_share_percentage,
+            "reserved_snapshot_percentage": settings.reserved_share_percentage,
+            "reserved_share_extend_percentage": settings.reserved_share_percentage,
+            "max_shares_per_share_server": settings.max_shares_per_share_server,
+            "max_share_server_size": settings.max_share_server_size,
+            "qos": False,
+            "dedupe": False,
+            "compression": False,
+            "security_service_update_support": False,
+            "network_allocation_update_support": False,
+            "share_server_multiple_subnet_support": False,
+            "mount_point_name_support": False,
+        },
+    )

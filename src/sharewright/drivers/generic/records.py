@@ -1,0 +1,100 @@
+"""The generic driver's memory: the columns of ``share_instances`` that only it reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, select
+
+from sharewright.errors import NotFound
+from sharewright.identifiers import utcnow
+from sharewright.progress import Progress
+from sharewright.store.database import Store
+from sharewright.store.tables import share_instances, share_type_extra_specs, shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """One share instance as the driver knows it. ``size`` in GiB."""
+
+    id: str
+    share_id: str
+    size: int
+    share_type_id: str
+    backend: str | None
+    availability_zone: str | None
+    server_id: str | None
+    volume_id: str | None
+    volume_serial: str | None
+    volume_attached: bool
+    filesystem_type: str | None
+    filesystem_uuid: str | None
+    filesystem_ready: bool
+    wanted: bool
+
+
+def _query() -> Select[Any]:
+    columns = share_instances.c
+    return select(
+        columns.id,
+        columns.share_id,
+        columns.size,
+        shares.c.share_type_id,
+        columns.backend,
+        columns.availability_zone,
+        columns.share_server_id.label("server_id"),
+        columns.volume_id,
+        columns.volume_serial,
+        columns.volume_attached,
+        columns.filesystem_type,
+        columns.filesystem_uuid,
+        columns.filesystem_ready,
+        columns.wanted,
+    ).join(shares, shares.c.id == columns.share_id)
+
+
+def _record(row: Row[Any]) -> InstanceRecord:
+    return InstanceRecord(**row._mapping)
+
+
+def find_instance(store: Store, share_instance_id: str) -> InstanceRecord | None:
+    with store.read() as tx:
+        row = tx.execute(_query().where(share_instances.c.id == share_instance_id)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def read_instance(store: Store, share_instance_id: str) -> InstanceRecord:
+    """Raises NotFound."""
+    record = find_instance(store, share_instance_id)
+    if record is None:
+        raise NotFound(f"Share instance {share_instance_id} does not exist any more.")
+    return record
+
+
+def instances_on(store: Store, server_id: str) -> Sequence[InstanceRecord]:
+    """The wanted instances placed on a server."""
+    query = _query().where(share_instances.c.share_server_id == server_id, share_instances.c.wanted.is_(True))
+    with store.read() as tx:
+        return [_record(row) for row in tx.execute(query.order_by(share_instances.c.id))]
+
+
+def remember(store: Store, progress: Progress, share_instance_id: str, **values: object) -> None:
+    """Write what was learned about an instance, at once, if the work is still ours."""
+    with store.begin() as tx:
+        progress.fence(tx)
+        tx.execute(
+            share_instances.update()
+            .where(share_instances.c.id == share_instance_id)
+            .values(**values, updated_at=utcnow())
+        )
+
+
+def extra_spec(store: Store, share_type_id: str, key: str) -> str | None:
+    """One extra spec of a share type, or None."""
+    columns = share_type_extra_specs.c
+    with store.read() as tx:
+        return tx.execute(
+            select(columns.value).where(columns.share_type_id == share_type_id, columns.key == key)
+        ).scalar_one_or_none()

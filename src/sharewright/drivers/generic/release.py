@@ -1,0 +1,66 @@
+"""Make a share server let go of a share that is being deleted, or go on without it.
+
+Deleting never depends on the guest. In order of preference: the guest unexports and unmounts; the VM is stopped or gone
+and so holds nothing; the VM runs but does not answer within the guest's deadline, and then the volume is pulled through
+the cloud: what it holds is being thrown away, and the guest's next document drops the dead mount.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from sharewright.clouds.contract import Cloud
+from sharewright.errors import GuestError, NotFound
+from sharewright.guest.document import State
+from sharewright.progress import Progress
+from sharewright.service_instance.contract import ServiceInstance
+
+BUSY_TRIES = 3
+BUSY_PAUSE = 2.0  # seconds between tries; the guest itself tries for some seconds each time
+
+log = structlog.get_logger()
+
+
+class ShareBusy(GuestError):
+    """The guest cannot unmount the share."""
+
+
+def release_volume(
+    cloud: Cloud,
+    server: ServiceInstance,
+    share_instance_id: str,
+    *,
+    converge: Callable[[], State],
+    force: bool,
+    progress: Progress,
+    pause: float = BUSY_PAUSE,
+) -> None:
+    """Return when the volume may be detached. Raises ShareBusy, unless ``force``."""
+    instance = cloud.compute.find_instance(server.instance_id)
+    if instance is None or not instance.running:
+        return
+    reason = ""
+    for attempt in range(BUSY_TRIES):
+        if attempt:
+            time.sleep(min(pause, max(0.0, progress.remaining)))
+        try:
+            state = converge()
+        except (GuestError, NotFound) as error:
+            log.warning(
+                "share server does not answer; detaching through the cloud",
+                share_server=server.id, share_instance=share_instance_id, reason=error.message,
+            )  # fmt: skip
+            return
+        reason = state.busy.get(share_instance_id, "")
+        if not reason:
+            return
+        if force:
+            log.warning("share is busy; detaching by force", share_instance=share_instance_id, reason=reason)
+            return
+    raise ShareBusy(
+        f"The share server cannot unmount share instance {share_instance_id}: {reason}",
+        hint="Unmount it on its clients and delete it again, or ask an administrator for a forced delete.",
+    )
