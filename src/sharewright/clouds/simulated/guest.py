@@ -1,0 +1,279 @@
+"""What runs inside the simulated cloud's instances: the guest program's behaviour, on rows instead of disks.
+
+A real server and this one agree on: disks are found by serial among the attached volumes; a file system is made only
+when asked for and on a blank volume; older generations are refused; mounts and exports come back at boot by themselves;
+what the document leaves out is unexported and unmounted, never wiped.
+
+Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe`` for whole calls;
+``guest.mkfs``, ``guest.mount``, ``guest.export``, ``guest.unmount`` for one share's step.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+from cryptography.hazmat.primitives import serialization
+
+from sharewright.clouds.simulated.cloud import SimulatedCloud
+from sharewright.clouds.simulated.state import dump, load
+from sharewright.errors import GuestUnreachable, StaleDocument
+from sharewright.guest.contract import GuestAddress, round_trips
+from sharewright.guest.document import Document, Share, ShareState, State
+
+PROGRAM = "simulated"
+POLL_SECONDS = 0.02
+GIBIBYTE = 2**30
+
+
+class SimulatedGuests:
+    """Contract GuestChannels for the instances of one SimulatedCloud.
+
+    When the instance's config drive had keys as ours have (``user_data``), the address's must match them; without any,
+    anybody is let in.
+    """
+
+    def __init__(self, cloud: SimulatedCloud) -> None:
+        self._state = cloud.state
+        self._deployment = cloud.deployment
+
+    def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
+        end = time.monotonic() + timeout
+        with self._state.call("guest.wait_ready", timeout=timeout, cloud=False):
+            while True:
+                try:
+                    with self._state.transaction(write=False) as tx:
+                        row = self._reach(tx, address)
+                    round_trips.count += 1
+                    return str(row["boot_id"])
+                except GuestUnreachable:
+                    if time.monotonic() >= end:
+                        raise
+                time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+
+    def apply(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
+        started = time.monotonic()
+        with (
+            self._state.call("guest.apply", timeout=timeout, cloud=False),
+            self._state.transaction() as tx,
+        ):
+            instance = self._reach(tx, address)
+            round_trips.count += 1
+            if document.generation < instance["generation"]:
+                raise StaleDocument(
+                    f"The server already applied generation {instance['generation']}, this is {document.generation}.",
+                    hint="Build the document again.",
+                )
+            tx.execute("UPDATE instances SET generation = ? WHERE id = ?", (document.generation, instance["id"]))
+            changed: list[str] = []
+            unmounted, busy = self._remove(tx, instance["id"], document, changed)
+            shares = [self._apply_share(tx, instance["id"], share, changed) for share in document.shares]
+            return State(
+                generation=document.generation,
+                shares=tuple(shares),
+                unmounted=unmounted,
+                busy=busy,
+                changed=tuple(changed),
+                boot_id=instance["boot_id"],
+                program=PROGRAM,
+                timings={"total": time.monotonic() - started},
+            )
+
+    def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
+        with (
+            self._state.call("guest.observe", timeout=timeout, cloud=False),
+            self._state.transaction(write=False) as tx,
+        ):
+            instance = self._reach(tx, address)
+            round_trips.count += 1
+            return State(
+                generation=instance["generation"],
+                shares=tuple(self._observe_share(tx, instance["id"], share) for share in document.shares),
+                boot_id=instance["boot_id"],
+                program=PROGRAM,
+            )
+
+    def forget(self, server_id: str) -> None:
+        """There is no connection to close."""
+
+    def close(self) -> None:
+        """There is no connection to close."""
+
+    # ---- the way in ----
+
+    def _reach(self, tx: sqlite3.Connection, address: GuestAddress) -> sqlite3.Row:
+        row: sqlite3.Row | None = tx.execute(
+            "SELECT instances.* FROM instances JOIN ports ON ports.instance_id = instances.id"
+            " WHERE instances.deployment = ? AND ports.address = ? ORDER BY ports.position LIMIT 1",
+            (self._deployment, address.host),
+        ).fetchone()
+        if row is None or not row["running"] or row["ready_at"] > time.time():
+            why = (
+                "no instance has it"
+                if row is None
+                else "the instance " + ("is booting" if row["running"] else "is stopped")
+            )
+            raise GuestUnreachable(f"Nothing answers at {address.host}: {why}.", hint="See the instance's console.")
+        if row["host_key"] and _key(row["host_key"]) != _key(address.host_key):
+            raise GuestUnreachable(
+                f"The host key of {address.host} is not the pinned one.", hint="Another machine has its address."
+            )
+        if row["authorized_keys"] != "[]" and not _admits(load(row["authorized_keys"]), address.private_key):
+            raise GuestUnreachable(f"{address.host} does not accept our key.", hint="Recreate the server.")
+        return row
+
+    # ---- one call's work ----
+
+    def _remove(
+        self, tx: sqlite3.Connection, instance_id: str, document: Document, changed: list[str]
+    ) -> tuple[tuple[str, ...], dict[str, str]]:
+        wanted = {share.id for share in document.shares}
+        unmounted: list[str] = []
+        busy: dict[str, str] = {}
+        for row in tx.execute("SELECT * FROM guest_shares WHERE instance_id = ?", (instance_id,)).fetchall():
+            share_id = row["share_id"]
+            if share_id in wanted:
+                continue
+            if row["rules"] is not None:
+                tx.execute(
+                    "UPDATE guest_shares SET rules = NULL WHERE instance_id = ? AND share_id = ?",
+                    (instance_id, share_id),
+                )
+                changed.append(f"unexport {share_id}")
+            failure = self._failure(tx, "guest.unmount") if row["mounted"] else None
+            if failure:
+                busy[share_id] = failure
+                continue
+            tx.execute("DELETE FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share_id))
+            unmounted.append(share_id)
+            changed.append(f"unmount {share_id}")
+        return tuple(unmounted), busy
+
+    def _apply_share(self, tx: sqlite3.Connection, instance_id: str, share: Share, changed: list[str]) -> ShareState:
+        volume = _attached(tx, instance_id, share.serial)
+        if volume is None:
+            return _failed(share, "device_missing", f"no disk with serial {share.serial} appeared")
+        formatted = False
+        found = volume["filesystem_uuid"]
+        if found is None and share.filesystem.create:
+            failure = self._failure(tx, "guest.mkfs")
+            if failure:
+                return _failed(share, "mkfs_failed", failure)
+            tx.execute(
+                "UPDATE volumes SET filesystem_uuid = ?, filesystem_type = ? WHERE id = ?",
+                (share.filesystem.uuid, share.filesystem.type, volume["id"]),
+            )
+            formatted = True
+            changed.append(f"format {share.id}")
+        elif found != share.filesystem.uuid:
+            if share.filesystem.create:
+                return _failed(share, "not_blank", f"the volume carries file system {found}")
+            what = f"file system {found}" if found else "no file system"
+            return _failed(share, "filesystem_mismatch", f"the volume carries {what}, not {share.filesystem.uuid}")
+        row = tx.execute(
+            "SELECT * FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share.id)
+        ).fetchone()
+        if row is None or not row["mounted"] or row["serial"] != share.serial:
+            failure = self._failure(tx, "guest.mount")
+            if failure:
+                return _failed(share, "mount_failed", failure, formatted=formatted)
+            tx.execute(
+                "INSERT INTO guest_shares VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (instance_id, share_id) DO UPDATE SET"
+                " serial = excluded.serial, filesystem_uuid = excluded.filesystem_uuid, mounted = 1",
+                (instance_id, share.id, share.serial, share.filesystem.uuid, row["rules"] if row else None),
+            )
+            changed.append(f"mount {share.id}")
+        rules, rule_errors = _rules(share)
+        failure = self._failure(tx, "guest.export")
+        if failure:
+            return _failed(share, "export_failed", failure, formatted=formatted, mounted=True)
+        if row is None or row["rules"] != dump(rules):
+            tx.execute(
+                "UPDATE guest_shares SET rules = ? WHERE instance_id = ? AND share_id = ?",
+                (dump(rules), instance_id, share.id),
+            )
+            changed.append(f"export {share.id}")
+        return ShareState(
+            id=share.id,
+            mounted=True,
+            exported=True,
+            formatted=formatted,
+            rule_errors=rule_errors,
+            bytes_total=volume["size"] * GIBIBYTE,
+        )
+
+    def _observe_share(self, tx: sqlite3.Connection, instance_id: str, share: Share) -> ShareState:
+        volume = _attached(tx, instance_id, share.serial)
+        row = tx.execute(
+            "SELECT * FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share.id)
+        ).fetchone()
+        mounted = bool(row and row["mounted"] and volume is not None)
+        rules, rule_errors = _rules(share)
+        return ShareState(
+            id=share.id,
+            mounted=mounted,
+            exported=bool(mounted and row["rules"] == dump(rules)),
+            error="" if volume is not None else "device_missing",
+            rule_errors=rule_errors,
+            bytes_total=volume["size"] * GIBIBYTE if mounted and volume is not None else 0,
+        )
+
+    def _failure(self, tx: sqlite3.Connection, step: str) -> str:
+        """Why a test wants the step to fail, or ""."""
+        failure = self._state.take_failure(tx, step)
+        return failure.message if failure else ""
+
+    # ---- for tests ----
+
+    def exports(self, instance_id: str) -> dict[str, list[list[str]]]:
+        """What clients may mount now: share id → [[address, level], …]; only what is mounted and exported."""
+        with self._state.transaction(write=False) as tx:
+            rows = tx.execute(
+                "SELECT guest_shares.* FROM guest_shares JOIN instances ON instances.id = instance_id"
+                " WHERE instance_id = ? AND mounted AND running AND rules IS NOT NULL",
+                (instance_id,),
+            ).fetchall()
+        return {row["share_id"]: load(row["rules"]) for row in rows}
+
+
+def _attached(tx: sqlite3.Connection, instance_id: str, serial: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = tx.execute(
+        "SELECT * FROM volumes WHERE id = ? AND instance_id = ?", (serial, instance_id)
+    ).fetchone()
+    return row
+
+
+def _failed(share: Share, error: str, message: str, *, formatted: bool = False, mounted: bool = False) -> ShareState:
+    return ShareState(id=share.id, mounted=mounted, exported=False, formatted=formatted, error=error, message=message)
+
+
+def _rules(share: Share) -> tuple[list[list[str]], dict[str, str]]:
+    """The rules in force, sorted, and why the others are not."""
+    rules: list[list[str]] = []
+    wrong: dict[str, str] = {}
+    for rule in share.rules:
+        try:
+            rules.append([str(ip_network(rule.access_to)), rule.access_level])
+        except ValueError as error:
+            wrong[rule.id] = f"not an address: {error}"
+    return sorted(rules), wrong
+
+
+def _key(line: str) -> Sequence[str]:
+    """A public key line without its comment."""
+    return line.split()[:2]
+
+
+def _admits(authorized_keys: Sequence[str], private_key: str) -> bool:
+    try:
+        public = (
+            serialization.load_ssh_private_key(private_key.encode(), None)
+            .public_key()
+            .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            .decode()
+        )
+    except ValueError:
+        return False
+    return any(public in line for line in authorized_keys)

@@ -1,0 +1,86 @@
+"""Volumes of the simulated cloud. Each remembers the file system that a simulated guest made on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from sharewright.clouds.contract import Capacity, Volume, VolumeSpec
+from sharewright.clouds.simulated.state import SimulatedState, dump, load
+from sharewright.clouds.tags import tags_to_store
+from sharewright.errors import CloudCapacityExceeded, CloudError
+from sharewright.identifiers import new_id
+
+
+def _volume(row: sqlite3.Row) -> Volume:
+    return Volume(
+        id=row["id"],
+        name=row["name"],
+        size=row["size"],
+        serial=row["id"],
+        tags=load(row["tags"]),
+        instance_id=row["instance_id"],
+    )
+
+
+class SimulatedVolumes:
+    def __init__(self, state: SimulatedState, deployment: str, capacity: float) -> None:
+        self._state = state
+        self._deployment = deployment
+        self._capacity = capacity
+
+    def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume:
+        tags = tags_to_store(spec.tags, self._deployment, spec.name)
+        with self._state.call("ensure_volume", timeout=timeout), self._state.transaction() as tx:
+            row = tx.execute(
+                "SELECT * FROM volumes WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
+            ).fetchone()
+            if row is None:
+                promised = tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0]
+                if promised + spec.size > self._capacity:
+                    raise CloudCapacityExceeded(
+                        f"No room for a volume of {spec.size} GiB: {promised:g} of {self._capacity:g} GiB are taken.",
+                        hint="Delete shares or raise simulated.capacity.",
+                    )
+                tx.execute(
+                    "INSERT INTO volumes (id, deployment, name, size, tags) VALUES (?, ?, ?, ?, ?)",
+                    (new_id(), self._deployment, spec.name, spec.size, dump(tags)),
+                )
+                row = tx.execute(
+                    "SELECT * FROM volumes WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
+                ).fetchone()
+            elif row["size"] != spec.size:
+                raise CloudError(
+                    f"Volume {spec.name} exists with {row['size']} GiB, not {spec.size}.", hint="Delete it first."
+                )
+        return _volume(row)
+
+    def find_volume(self, volume_id: str) -> Volume | None:
+        with self._state.call("find_volume"), self._state.transaction(write=False) as tx:
+            row = tx.execute(
+                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
+            ).fetchone()
+        return _volume(row) if row else None
+
+    def list_volumes(self) -> Sequence[Volume]:
+        with self._state.call("list_volumes"), self._state.transaction(write=False) as tx:
+            rows = tx.execute("SELECT * FROM volumes WHERE deployment = ?", (self._deployment,)).fetchall()
+        return [_volume(row) for row in rows]
+
+    def delete_volume(self, volume_id: str, *, timeout: float) -> None:
+        with self._state.call("delete_volume", timeout=timeout), self._state.transaction() as tx:
+            row = tx.execute(
+                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
+            ).fetchone()
+            if row is None:
+                return
+            if row["instance_id"]:
+                raise CloudError(
+                    f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first."
+                )
+            tx.execute("DELETE FROM volumes WHERE id = ?", (volume_id,))
+
+    def capacity(self) -> Capacity:
+        with self._state.call("capacity"), self._state.transaction(write=False) as tx:
+            promised = float(tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0])
+        return Capacity(total=self._capacity, free=max(0.0, self._capacity - promised), provisioned=promised)
