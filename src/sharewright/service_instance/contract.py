@@ -39,7 +39,7 @@ class ServiceInstanceSettings:
     attach_seconds: float = 120.0  # attach or detach one volume
     boot_seconds: float = 300.0  # from a running VM to an answering guest
     guest_seconds: float = 60.0  # one call to a guest
-    probe_seconds: float = 5.0  # a first call to a guest that was unreachable the last time
+    probe_seconds: float = 10.0  # a first call to a guest that was unreachable the last time
     retry_seconds: float = 10.0  # how long an unreachable guest's callers are refused without another try
     heal_tries: int = 3  # failed looks at a running but silent VM before it is rebooted
     heal_backoff_seconds: float = 120.0  # wait after the first reboot that did not help; doubles each time

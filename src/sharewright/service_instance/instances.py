@@ -1,0 +1,419 @@
+"""The life of service instances: made, found, removed, talked to, healed. contract.py says what each verb promises."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import msgspec
+from sqlalchemy.exc import IntegrityError
+
+from sharewright.clouds.contract import (
+    TAG_BACKEND,
+    TAG_DEPLOYMENT,
+    TAG_OWNER,
+    Cloud,
+    Instance,
+    InstanceSpec,
+    Port,
+    Subnet,
+)
+from sharewright.errors import CloudError, CloudObjectMissing, GuestUnreachable, LeaseLost, NotFound
+from sharewright.guest.contract import GuestAddress, GuestChannels
+from sharewright.guest.document import Document, State
+from sharewright.identifiers import utcnow
+from sharewright.progress import Progress
+from sharewright.service_instance import config_drive, layouts, records
+from sharewright.service_instance.contract import ServiceInstance, ServiceInstanceSettings, TenantNetwork
+from sharewright.service_instance.health import HealthMemory
+from sharewright.service_instance.keys import authorized_keys_line, new_key_pair, public_of
+from sharewright.service_instance.readiness import console_report, wait_ready
+from sharewright.service_instance.records import Record
+from sharewright.service_instance.subnets import ServiceSubnets
+from sharewright.store.database import Store
+from sharewright.store.secrets import SecretBox
+
+log = logging.getLogger(__name__)
+
+
+class CloudServiceInstances:
+    """Contract ServiceInstances on one cloud, for one backend. Thread safe; one per process and backend."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        channels: GuestChannels,
+        secrets: SecretBox,
+        settings: ServiceInstanceSettings,
+    ) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._channels = channels
+        self._secrets = secrets
+        self._settings = settings
+        self._health = HealthMemory(store, retry_seconds=settings.retry_seconds)
+        self._subnets = ServiceSubnets(
+            store,
+            cloud.networks,
+            backend=settings.backend,
+            pool=settings.service_network_cidr,
+            mask=settings.division_mask,
+        )
+        self._addresses: dict[str, GuestAddress] = {}
+        self._addresses_lock = threading.Lock()
+
+    # ---- made ----
+
+    def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
+        record = self._ensure_record(server_id)
+        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id)
+        if tenant is None:
+            raise CloudObjectMissing(
+                f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",
+                hint="Check neutron_net_id and neutron_subnet_id of the share network subnet.",
+            )
+        with progress.step("service subnet"):
+            service = self._ensure_service_subnet(record, tenant)
+        with progress.step("ports"):
+            ports = self._ensure_ports(record, service, tenant)
+        with progress.step("instance"):
+            instance = self._ensure_instance(record, ports)
+        with progress.step("guest ready"):
+            self._await_guest(server_id, instance.id, progress)
+        made = self.find(server_id)
+        if made is None:
+            raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
+        return made
+
+    def _ensure_record(self, server_id: str) -> Record:
+        """The row, written before anything exists in the cloud, with the keys that the VM is going to have."""
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        if record is not None:
+            return record
+        login, host = new_key_pair(), new_key_pair()
+        owner = records.owner(server_id)
+        try:
+            with self._store.begin() as tx:
+                records.create(
+                    tx,
+                    server_id,
+                    backend=self._settings.backend,
+                    layout=self._settings.layout,
+                    host_key=host.public,
+                    private_key_secret=self._secrets.put(tx, owner, login.private),
+                    host_key_secret=self._secrets.put(tx, owner, host.private),
+                )
+        except IntegrityError:
+            log.info("Service instance %s was begun by somebody else at the same moment.", server_id)
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        if record is None:
+            raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
+        return record
+
+    def _ensure_service_subnet(self, record: Record, tenant: Subnet) -> Subnet:
+        block = self._subnets.allocate(record.id, tenant, record.layout)
+        spec = layouts.service_subnet_spec(
+            record.layout,
+            name=block.name,
+            cidr=block.cidr,
+            tags=self._tags(block.owner),
+            tenant=tenant,
+            client_ports=self._settings.client_ports,
+        )
+        subnet = self._cloud.networks.ensure_service_subnet(spec, timeout=self._settings.network_seconds)
+        self._subnets.record(block, subnet)
+        return subnet
+
+    def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet) -> tuple[Port, ...]:
+        management = self._cloud.networks.management_address(service)
+        specs = layouts.port_specs(
+            record.layout,
+            server_id=record.id,
+            service=service,
+            tenant=tenant,
+            management=management,
+            client_ports=self._settings.client_ports,
+            tags=self._tags(records.owner(record.id)),
+        )
+        ports: list[Port] = []
+        known = record.ports
+        for role, spec in zip(layouts.roles(record.layout), specs, strict=True):
+            port = self._cloud.networks.ensure_port(spec, timeout=self._settings.network_seconds)
+            ports.append(port)
+            known = records.with_port(known, role, port)
+            if known != record.ports:
+                with self._store.begin() as tx:
+                    records.change(tx, record.id, ports=records.ports_json(known))
+        firewall = layouts.firewall(
+            record.layout, ports, tenant=tenant, management=management, client_ports=self._settings.client_ports
+        )
+        with self._store.begin() as tx:
+            records.change(
+                tx,
+                record.id,
+                management_address=str(ports[0].address),
+                export_addresses=[str(ports[-1].address)],
+                firewall=msgspec.to_builtins(firewall),
+            )
+        return tuple(ports)
+
+    def _ensure_instance(self, record: Record, ports: tuple[Port, ...]) -> Instance:
+        with self._store.read() as tx:
+            current = records.find(tx, record.id)
+            if current is None:
+                raise LeaseLost(f"Service instance {record.id} was deleted while it was being made.")
+            login = self._secrets.get(tx, current.private_key_secret)
+            host = self._secrets.get(tx, current.host_key_secret)
+        name = f"manila-{record.id}"
+        spec = InstanceSpec(
+            name=name,
+            image=self._settings.image,
+            flavor=self._settings.flavor,
+            ports=ports,
+            files=config_drive.build(
+                server_id=record.id,
+                name=name,
+                links=layouts.links(record.layout, ports),
+                authorized_keys=(authorized_keys_line(public_of(login)),),
+                host_private_key=host,
+                firewall=current.firewall,
+            ),
+            tags=self._tags(records.owner(record.id)),
+            availability_zone=self._settings.availability_zone,
+        )
+        instance = self._cloud.compute.ensure_instance(spec, timeout=self._settings.start_seconds)
+        if instance.id != current.instance_id:
+            with self._store.begin() as tx:
+                records.change(tx, record.id, instance_id=instance.id)
+            self._forget_connection(record.id)
+        if not instance.running:
+            why = f": {instance.failure}" if instance.failure else ""
+            raise CloudError(
+                f"The cloud made the service VM {name} but it does not run{why}."
+                f"{console_report(self._cloud.compute, instance.id)}",
+                hint="See the cloud's own logs for this VM.",
+            )
+        return instance
+
+    # ---- found ----
+
+    def find(self, server_id: str) -> ServiceInstance | None:
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        return None if record is None else record.as_service_instance()
+
+    # ---- removed ----
+
+    def delete(self, server_id: str, progress: Progress) -> None:
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        with progress.step("instance"):
+            self._forget_connection(server_id)
+            for instance_id in self._instances_of(server_id, record):
+                self._cloud.compute.delete_instance(instance_id, timeout=self._settings.start_seconds)
+        with progress.step("ports"):
+            for port_id in self._ports_of(server_id, record):
+                self._cloud.networks.delete_port(port_id, timeout=self._settings.network_seconds)
+        with progress.step("service subnet"):
+            free = self._subnets.release(server_id)
+            if free is not None:
+                progress.record(service_subnet=free)
+            self._subnets.remove_free(
+                progress,
+                required=free or progress.recall("service_subnet"),
+                timeout=self._settings.network_seconds,
+            )
+        with self._store.begin() as tx:
+            self._secrets.delete(tx, records.owner(server_id))
+            records.remove(tx, server_id)
+        self._health.forget(server_id)
+
+    def _instances_of(self, server_id: str, record: Record | None) -> list[str]:
+        if record is not None and record.instance_id is not None:
+            return [record.instance_id]
+        # Its maker may have died between the cloud's answer and our note of it; the tag tells.
+        owner = records.owner(server_id)
+        return [each.id for each in self._cloud.compute.list_instances() if each.tags.get(TAG_OWNER) == owner]
+
+    def _ports_of(self, server_id: str, record: Record | None) -> list[str]:
+        known = [] if record is None else [port.port_id for port in record.ports]
+        if record is not None and len(known) == len(layouts.roles(record.layout)):
+            return known
+        owner = records.owner(server_id)
+        listed = [port.id for port in self._cloud.networks.list_ports() if port.tags.get(TAG_OWNER) == owner]
+        return list(dict.fromkeys([*known, *listed]))
+
+    # ---- talked to ----
+
+    def apply(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
+        seconds = timeout or self._settings.guest_seconds
+        return self._call(server_id, lambda address: self._channels.apply(address, document, timeout=seconds))
+
+    def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
+        seconds = timeout or self._settings.guest_seconds
+        return self._call(server_id, lambda address: self._channels.observe(address, document, timeout=seconds))
+
+    def _call(self, server_id: str, call: Callable[[GuestAddress], State]) -> State:
+        address = self._address(server_id)
+        certain = self._health.admit(server_id)
+        with self._watching(server_id):
+            if not certain:
+                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+            return call(address)
+
+    # ---- healed ----
+
+    def ensure_running(self, server_id: str, progress: Progress) -> bool:
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        if record is None or record.instance_id is None:
+            return False
+        instance = self._cloud.compute.find_instance(record.instance_id)
+        if instance is None:
+            self._health.failed(server_id, "its VM does not exist in the cloud any more.")
+            return False
+        if not instance.running:
+            log.warning("The service VM of server %s is stopped; starting it.", server_id)
+            with progress.step("start instance"):
+                self._forget_connection(server_id)
+                self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
+            return self._answers_after_boot(record, progress)
+        if self._answers(server_id):
+            self._end_healing(record)
+            return True
+        return self._heal_silent(record, progress)
+
+    def _answers(self, server_id: str) -> bool:
+        """One short try. Not subject to the refusal of other callers: its result is what ends that."""
+        try:
+            address = self._address(server_id)
+            with self._watching(server_id):
+                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+        except GuestUnreachable as error:
+            log.info("Server %s does not answer: %s", server_id, error.message)
+            return False
+        return True
+
+    def _heal_silent(self, record: Record, progress: Progress) -> bool:
+        attempts = record.heal_attempts + 1
+        due = record.heal_not_before is None or record.heal_not_before <= utcnow()
+        if attempts < self._settings.heal_tries or not due:
+            with self._store.begin() as tx:
+                records.change(tx, record.id, heal_attempts=attempts)
+            return False
+        pause = min(
+            self._settings.heal_backoff_seconds * 2.0 ** min(record.heal_reboots, 30),
+            self._settings.heal_backoff_limit,
+        )
+        log.warning("Server %s did not answer %d times; rebooting its VM.", record.id, attempts)
+        with progress.step("reboot instance"):
+            # Written first: a worker that dies while rebooting must not make its successor reboot again at once.
+            with self._store.begin() as tx:
+                records.change(
+                    tx,
+                    record.id,
+                    heal_attempts=0,
+                    heal_reboots=record.heal_reboots + 1,
+                    heal_not_before=utcnow() + timedelta(seconds=pause),
+                )
+            self._forget_connection(record.id)
+            self._cloud.compute.reboot_instance(str(record.instance_id), timeout=self._settings.start_seconds)
+        return self._answers_after_boot(record, progress)
+
+    def _answers_after_boot(self, record: Record, progress: Progress) -> bool:
+        try:
+            with progress.step("guest ready"):
+                self._await_guest(record.id, str(record.instance_id), progress)
+        except (GuestUnreachable, CloudObjectMissing) as error:
+            log.warning("Server %s: %s", record.id, error.message)
+            return False
+        with self._store.read() as tx:
+            current = records.find(tx, record.id)
+        if current is not None:
+            self._end_healing(current)
+        return True
+
+    def _end_healing(self, record: Record) -> None:
+        if record.heal_attempts or record.heal_reboots or record.heal_not_before:
+            with self._store.begin() as tx:
+                records.change(tx, record.id, heal_attempts=0, heal_reboots=0, heal_not_before=None)
+
+    def _await_guest(self, server_id: str, instance_id: str, progress: Progress) -> None:
+        address = self._address(server_id)
+        with self._watching(server_id):
+            wait_ready(
+                self._cloud.compute,
+                self._channels,
+                address,
+                instance_id,
+                seconds=self._settings.boot_seconds,
+                progress=progress,
+            )
+
+    # ---- volumes ----
+
+    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+        instance = self.find(server_id)
+        if instance is None:
+            raise NotFound(f"Share server {server_id} has no VM to attach a volume to.", hint="Make the server first.")
+        progress.check()
+        self._cloud.compute.attach_volume(instance.instance_id, volume_id, timeout=self._settings.attach_seconds)
+
+    def detach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+        instance = self.find(server_id)
+        if instance is None:
+            return
+        progress.check()
+        self._cloud.compute.detach_volume(instance.instance_id, volume_id, timeout=self._settings.attach_seconds)
+
+    # ---- common ----
+
+    def _tags(self, owner: str) -> dict[str, str]:
+        return {
+            TAG_DEPLOYMENT: self._cloud.deployment,
+            TAG_BACKEND: self._settings.backend,
+            TAG_OWNER: owner,
+        }
+
+    def _address(self, server_id: str) -> GuestAddress:
+        """How to log in; read and decrypted once per process, and again after the guest was unreachable."""
+        with self._addresses_lock:
+            address = self._addresses.get(server_id)
+        if address is not None:
+            return address
+        with self._store.read() as tx:
+            row = records.find_address(tx, server_id)
+        if row is None or row.management_address is None:
+            raise NotFound(f"Share server {server_id} has no service VM.", hint="Make the server first.")
+        address = GuestAddress(
+            server_id=server_id,
+            host=row.management_address,
+            host_key=row.host_key,
+            private_key=self._secrets.open(row.private_key_ciphertext),
+        )
+        self._health.learn(server_id, healthy=row.healthy)
+        with self._addresses_lock:
+            self._addresses[server_id] = address
+        return address
+
+    @contextmanager
+    def _watching(self, server_id: str) -> Iterator[None]:
+        """Around a guest call: remember its outcome, and on silence read the address again next time."""
+        try:
+            with self._health.watching(server_id):
+                yield
+        except GuestUnreachable:
+            with self._addresses_lock:
+                self._addresses.pop(server_id, None)
+            raise
+
+    def _forget_connection(self, server_id: str) -> None:
+        with self._addresses_lock:
+            self._addresses.pop(server_id, None)
+        self._channels.forget(server_id)

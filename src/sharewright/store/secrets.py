@@ -1,0 +1,116 @@
+"""Secrets at rest: rows encrypted with the deployment's master key, which is a file outside the database.
+
+Whoever holds only a copy of the database reads no private key. Every node of a deployment needs the same key file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import Connection, delete, select
+
+from sharewright.errors import ConfigurationError, NotFound
+from sharewright.identifiers import new_id, utcnow
+from sharewright.store.tables import secrets
+
+
+class SecretBox:
+    """Puts secrets into the store and takes them out again, within the caller's transaction.
+
+    Creates ``key_file`` (mode 0600) when there is none; two processes that start together end with one key. Raises
+    ConfigurationError when the file cannot be used or others may read it.
+    """
+
+    def __init__(self, key_file: Path) -> None:
+        self._key_file = key_file
+        self._fernet = _open(key_file)
+
+    def __repr__(self) -> str:
+        return f"SecretBox({str(self._key_file)!r})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("A SecretBox cannot be copied or serialised: it holds the master key.")
+
+    def put(self, tx: Connection, owner: str, value: str) -> str:
+        """Store ``value`` encrypted; return the row's id. ``owner`` is as in the cloud tags ("share_server:<id>")."""
+        identifier = new_id()
+        ciphertext = self.seal(value)
+        tx.execute(secrets.insert().values(id=identifier, owner=owner, ciphertext=ciphertext, created_at=utcnow()))
+        return identifier
+
+    def get(self, tx: Connection, identifier: str) -> str:
+        """The secret in clear. NotFound; ConfigurationError when this is not the key it was encrypted with."""
+        ciphertext = tx.execute(select(secrets.c.ciphertext).where(secrets.c.id == identifier)).scalar()
+        if ciphertext is None:
+            raise NotFound(f"There is no secret {identifier}.")
+        return self.open(ciphertext)
+
+    def delete(self, tx: Connection, owner: str) -> None:
+        """Remove every secret of ``owner``."""
+        tx.execute(delete(secrets).where(secrets.c.owner == owner))
+
+    def seal(self, value: str) -> str:
+        """The ciphertext of ``value``, for a statement of the caller's own."""
+        return self._fernet.encrypt(value.encode()).decode()
+
+    def open(self, ciphertext: str) -> str:
+        """The clear text of a row's ``ciphertext`` that a wider statement has read already."""
+        try:
+            return self._fernet.decrypt(ciphertext.encode()).decode()
+        except InvalidToken:
+            # Without the cause: its traceback shows nothing useful and the frames hold the ciphertext.
+            raise ConfigurationError(
+                f"A stored secret cannot be decrypted with the master key in {self._key_file}.",
+                hint="Copy the key file of the node that created this database.",
+            ) from None
+
+
+def _open(key_file: Path) -> Fernet:
+    try:
+        if not key_file.exists():
+            _create(key_file)
+        mode = stat.S_IMODE(key_file.stat().st_mode)
+        key = key_file.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The master key file {key_file} cannot be read or created: {error.strerror or error}.",
+            hint="Its directory must exist and be writable by this user.",
+        ) from error
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"The master key file {key_file} may be read by others (mode {mode:04o}).", hint=f"chmod 600 {key_file}"
+        )
+    try:
+        return Fernet(key)
+    except ValueError:
+        raise ConfigurationError(
+            f"The master key file {key_file} does not hold a key (32 bytes in URL-safe base64).",
+            hint="Restore it from a backup; without it the stored private keys are lost.",
+        ) from None
+
+
+def _create(key_file: Path) -> None:
+    """Create the file with its whole content or not at all; keep an existing one."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{key_file.name}.", dir=key_file.parent)  # mode 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Fernet.generate_key() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # A link fails where a rename would replace the key that another process has just begun to use.
+            key_file.hardlink_to(temporary)
+        except FileExistsError:
+            return
+        directory = os.open(key_file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        temporary.unlink()
