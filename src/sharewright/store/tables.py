@@ -97,6 +97,7 @@ share_network_subnets = Table(
     Column("gateway", String(64)),
     Column("ip_version", Integer),
     Column("mtu", Integer),
+    Column("metadata", JSON, nullable=False, default=dict),
     *_times(),
 )
 
@@ -406,4 +407,48 @@ availability_zones = Table(
     Column("id", ID, primary_key=True),
     Column("name", NAME, nullable=False, unique=True),
     *_times(),
+)
+
+# ---- the built-in identity (mode "builtin"; users of the password file are not here) -----------------------------------
+
+identity_projects = Table(
+    "identity_projects",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("description", Text),
+    Column("enabled", Boolean, nullable=False, default=True),
+    *_times(),
+)
+
+identity_users = Table(
+    "identity_users",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),  # bcrypt
+    Column("default_project_id", NAME),
+    Column("enabled", Boolean, nullable=False, default=True),
+    *_times(),
+)
+
+identity_roles = Table(  # which user has which role in which project, given through the API
+    "identity_roles",
+    metadata,
+    Column("user_id", NAME, primary_key=True),
+    Column("project_id", NAME, primary_key=True),
+    Column("role", NAME, primary_key=True),
+)
+
+identity_tokens = Table(
+    "identity_tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the token, which is not stored
+    Column("user_id", NAME, nullable=False, index=True),
+    Column("user_name", NAME, nullable=False),
+    Column("project_id", NAME, index=True),  # null: an unscoped token
+    Column("project_name", NAME),
+    Column("roles", JSON, nullable=False, default=list),
+    Column("issued_at", DateTime, nullable=False),
+    Column("expires_at", DateTime, nullable=False, index=True),
 )

@@ -23,6 +23,53 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_availability_zones_name")),
     )
     op.create_table(
+        "identity_projects",
+        sa.Column("id", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("updated_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_projects")),
+        sa.UniqueConstraint("name", name=op.f("uq_identity_projects_name")),
+    )
+    op.create_table(
+        "identity_roles",
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("project_id", sa.String(length=255), nullable=False),
+        sa.Column("role", sa.String(length=255), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "project_id", "role", name=op.f("pk_identity_roles")),
+    )
+    op.create_table(
+        "identity_tokens",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("user_name", sa.String(length=255), nullable=False),
+        sa.Column("project_id", sa.String(length=255), nullable=True),
+        sa.Column("project_name", sa.String(length=255), nullable=True),
+        sa.Column("roles", sa.JSON(), nullable=False),
+        sa.Column("issued_at", sa.DateTime(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_identity_tokens")),
+    )
+    with op.batch_alter_table("identity_tokens", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_identity_tokens_expires_at"), ["expires_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_identity_tokens_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_identity_tokens_user_id"), ["user_id"], unique=False)
+
+    op.create_table(
+        "identity_users",
+        sa.Column("id", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=False),
+        sa.Column("default_project_id", sa.String(length=255), nullable=True),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("updated_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_users")),
+        sa.UniqueConstraint("name", name=op.f("uq_identity_users_name")),
+    )
+    op.create_table(
         "leases",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("holder", sa.String(length=255), nullable=False),
@@ -260,6 +307,7 @@ def upgrade() -> None:
         sa.Column("gateway", sa.String(length=64), nullable=True),
         sa.Column("ip_version", sa.Integer(), nullable=True),
         sa.Column("mtu", sa.Integer(), nullable=True),
+        sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("updated_at", sa.DateTime(), nullable=True),
         sa.ForeignKeyConstraint(
