@@ -1,0 +1,116 @@
+"""One real deployment for all e2e tests: two tenants with a network and a client VM each, both network layouts.
+
+Booting is the expensive part (tens of seconds under TCG), so everything here is made once per session, and the VMs boot
+at the same time as each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client_vm import ClientVm
+from deployment import Deployment
+from sharewright.clouds.open import open_cloud
+from sharewright.image.build import build_image
+from sharewright.settings import load
+from tenants import Shares, Tenant
+
+IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
+DEPLOYMENT = "swtest"
+
+CONFIGURATION = f"""
+[worker]
+lease_seconds = 10
+reconcile_seconds = 5
+sweep_seconds = 20
+stats_seconds = 10
+unused_server_seconds = 3600
+
+[backends.two_nics]
+image = "{IMAGE}"
+
+[backends.one_nic]
+image = "{IMAGE}"
+connect_share_server_to_tenant_network = false
+service_network_cidr = "10.253.128.0/20"
+"""
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    build_image(IMAGE, progress=print)
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    assert os.geteuid() == 0, "The e2e tests need root."
+    directory = Path("/var/tmp") / f"sharewright-e2e-{os.getpid()}"
+    directory.mkdir(mode=0o711)
+    made = Deployment(
+        directory,
+        CONFIGURATION,
+        name=DEPLOYMENT,
+        users={
+            "admin": ("admin", "admin member reader"),
+            "red": ("red", "member reader"),
+            "blue": ("blue", "member reader"),
+        },
+    )
+    try:
+        made.start()
+        yield made
+    finally:
+        print(made.tail(200))
+        made.purge()
+
+
+@pytest.fixture(scope="session")
+def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
+    """Two tenants whose clients have booted."""
+    settings = load(deployment.config)
+    cloud = open_cloud(settings, settings.backends["two_nics"])
+    made: dict[str, Tenant] = {}
+    clients: list[ClientVm] = []
+    try:
+        for name, cidr in (("red", "10.77.1.0/24"), ("blue", "10.77.2.0/24")):
+            network_id = deployment.command("network", "create", f"swtest-{name}", cidr, "--id-only").strip()
+            subnet = cloud.networks.find_subnet(network_id, None)
+            assert subnet is not None
+            client = ClientVm.boot(cloud, subnet, f"swtest-client-{name}", str(IMAGE))
+            clients.append(client)
+            sdk = deployment.sdk(name)
+            share_network = sdk.shared_file_system.create_share_network(
+                name=f"{name}-network", neutron_net_id=network_id, neutron_subnet_id=subnet.id
+            )
+            made[name] = Tenant(name, network_id, cidr, client, sdk, share_network.id)
+        _types(deployment)
+        for client in clients:
+            client.wait()
+        yield made
+    finally:
+        for client in clients:
+            client.delete()
+        cloud.close()
+
+
+def _types(deployment: Deployment) -> None:
+    """A share type per backend, so that a test chooses the layout."""
+    for backend in ("two_nics", "one_nic"):
+        deployment.openstack(
+            "admin", "type", "create", backend, "True", "--extra-specs", f"share_backend_name={backend}"
+        )
+
+
+@pytest.fixture(scope="session")
+def red(tenants: dict[str, Tenant]) -> Shares:
+    return Shares(tenants["red"])
+
+
+@pytest.fixture(scope="session")
+def blue(tenants: dict[str, Tenant]) -> Shares:
+    return Shares(tenants["blue"])
