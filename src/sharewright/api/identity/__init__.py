@@ -1,0 +1,1 @@
+"""Who asks: the ways to authenticate, behind one small contract (see contract.py)."""
