@@ -1,0 +1,80 @@
+"""Packs guest/program/ into the one file that runs in a service VM: a zip archive behind a ``#!`` line.
+
+The same sources always give the same bytes on one Python version. The file's *identity* is the digest of the sources
+alone, so that controllers with different Pythons agree on it. Compiled code is packed next to the sources: a guest with
+the same Python version starts several times faster, any other compiles the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import marshal
+import zipfile
+from functools import cache
+from pathlib import Path
+
+PROGRAM_PATH = "/usr/lib/sharewright/sharewright-guest"
+INTERPRETER = b"#!/usr/bin/python3 -IS\n"  # isolated, and without site: nothing but the standard library, and faster
+_FOLDER = "sharewright_guest"
+_START = f"import sys\n\nfrom {_FOLDER}.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+
+
+@cache
+def build_program() -> bytes:
+    """The program's file, to be installed at :data:`PROGRAM_PATH` with mode 0755."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        # The starting file is run by name and never as compiled code; it is one import.
+        _add(archive, "__main__.py", _START.encode())
+        for name, source in _packed_sources().items():
+            path = f"{_FOLDER}/{name}"
+            _add(archive, path + "c", _compiled(path, source))
+            _add(archive, path, source)
+    return INTERPRETER + buffer.getvalue()
+
+
+@cache
+def program_identity() -> str:
+    """Hexadecimal SHA-256 over the program's sources: what ``hello`` and ``version`` answer, and what decides whether
+    a guest is brought up to our version."""
+    digest = hashlib.sha256()
+    for name, source in _sources().items():
+        digest.update(f"{name}\0{len(source)}\0".encode() + source)
+    return digest.hexdigest()
+
+
+@cache
+def program_sha256() -> str:
+    """Hexadecimal SHA-256 of :func:`build_program`'s bytes: what ``upgrade`` verifies."""
+    return hashlib.sha256(build_program()).hexdigest()
+
+
+def _sources() -> dict[str, bytes]:
+    folder = Path(__file__).parent / "program"
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+
+
+def _packed_sources() -> dict[str, bytes]:
+    return {**_sources(), "identity.py": f'IDENTITY = "{program_identity()}"\n'.encode()}
+
+
+def _compiled(path: str, source: bytes) -> bytes:
+    """A .pyc that is used without looking at the source (PEP 552, unchecked hash). Marshal format 2 has no
+    back-references, whose places depend on what else the process holds."""
+    code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+    return (
+        importlib.util.MAGIC_NUMBER
+        + (0b01).to_bytes(4, "little")
+        + importlib.util.source_hash(source)
+        + marshal.dumps(code, 2)
+    )
+
+
+def _add(archive: zipfile.ZipFile, path: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    entry.create_system = 3
+    archive.writestr(entry, data, compresslevel=9)

@@ -1,0 +1,229 @@
+"""The document of sharewright/guest/document.py, read strictly from plain JSON values into small classes.
+
+Nothing from outside reaches a file or a command before it has passed through here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from .host import SHARES, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+FORMAT_VERSION = 1
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{3,127}")
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+RULE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+FILESYSTEMS = ("ext4", "xfs")
+SQUASHES = ("no_root_squash", "root_squash", "all_squash")
+MOUNT_PATH = re.compile(re.escape(SHARES) + "/share-(" + UUID.pattern + ")")
+
+
+class Rule:
+    __slots__ = ("access_level", "access_to", "id")
+
+    def __init__(self, id: str, access_to: str, access_level: str) -> None:
+        self.id = id
+        self.access_to = access_to
+        self.access_level = access_level
+
+
+class Share:
+    __slots__ = ("create", "filesystem", "id", "rules", "serial", "squash", "uuid")
+
+    def __init__(
+        self,
+        id: str,
+        serial: str,
+        filesystem: str,
+        uuid: str,
+        *,
+        create: bool = False,
+        rules: tuple[Rule, ...] = (),
+        squash: str = "no_root_squash",
+    ) -> None:
+        self.id = id
+        self.serial = serial
+        self.filesystem = filesystem
+        self.uuid = uuid
+        self.create = create
+        self.rules = rules
+        self.squash = squash
+
+    @property
+    def path(self) -> str:
+        return mount_path(self.id)
+
+
+class Desired:
+    """A whole document. ``firewall`` is None when the document leaves it as it is; ``ports`` are its client ports."""
+
+    __slots__ = ("device_timeout", "firewall", "generation", "ports", "saved_firewall", "server_id", "shares")
+
+    def __init__(
+        self,
+        server_id: str,
+        generation: int,
+        shares: tuple[Share, ...],
+        *,
+        firewall: dict[str, list[str]] | None = None,
+        ports: list[int] | None = None,
+        saved_firewall: dict[str, object] | None = None,
+        device_timeout: float = 30.0,
+    ) -> None:
+        self.server_id = server_id
+        self.generation = generation
+        self.shares = shares
+        self.firewall = firewall
+        self.ports = ports or []
+        self.saved_firewall = saved_firewall
+        self.device_timeout = device_timeout
+
+
+def mount_path(share_id: str) -> str:
+    return f"{SHARES}/share-{share_id}"
+
+
+def share_of(path: str) -> str | None:
+    """The id of the share whose mount point ``path`` is, or None."""
+    match = MOUNT_PATH.fullmatch(path)
+    return match.group(1) if match else None
+
+
+def parse_document(value: object) -> Desired:
+    """Refusal (invalid) names the first field that is wrong."""
+    document = _table(
+        value,
+        "document",
+        ("server_id", "generation", "shares"),
+        ("firewall", "device_timeout", "format_version"),
+    )
+    if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
+    shares = tuple(_share(item) for item in _list(document["shares"], "shares"))
+    for name in ("id", "serial", "uuid"):
+        values = [getattr(share, name) for share in shares]
+        for item in values:
+            if values.count(item) > 1:
+                _wrong(f"shares[].{name}", item, "unique")
+    timeout = document.get("device_timeout", 30.0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 3600:
+        _wrong("device_timeout", timeout, "seconds from 0 to 3600")
+    firewall = document.get("firewall")
+    parsed, ports = parse_firewall(firewall) if firewall is not None else (None, [])
+    return Desired(
+        _text(document["server_id"], "server_id", UUID),
+        _integer(document["generation"], "generation", 0, 2**63 - 1),
+        shares,
+        firewall=parsed,
+        ports=ports,
+        saved_firewall=firewall if isinstance(firewall, dict) else None,
+        device_timeout=float(timeout),
+    )
+
+
+def parse_firewall(value: object) -> tuple[dict[str, list[str]], list[int]]:
+    """A Firewall of guest/document.py → its MACs in lower case and canonical CIDRs, and its ports."""
+    table = _table(
+        value, "firewall", ("management_macs", "management_from", "client_macs"), ("client_from", "client_ports")
+    )
+    parsed: dict[str, list[str]] = {}
+    for name in ("management_macs", "client_macs"):
+        macs = _list(table[name], name)
+        parsed[name] = [_text(mac.lower() if isinstance(mac, str) else mac, name, MAC) for mac in macs]
+    for name in ("management_from", "client_from"):
+        parsed[name] = [str(network(cidr, name)) for cidr in _list(table.get(name, []), name)]
+    ports = [_integer(port, "client_ports", 1, 65535) for port in _list(table.get("client_ports", [2049]), "ports")]
+    return parsed, ports
+
+
+def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address or CIDR; host bits, zones and IPv4-mapped IPv6 are refused."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError("not a string")
+        parsed = ipaddress.ip_network(value)
+        if isinstance(parsed, ipaddress.IPv6Network):
+            if "%" in value:
+                raise ValueError("has a zone")
+            if parsed.network_address.ipv4_mapped is not None:
+                raise ValueError("is an IPv4 address in IPv6 clothes")
+    except ValueError as error:
+        _wrong(name, value, f"an address or CIDR without host bits ({error})")
+    return parsed
+
+
+def _share(value: object) -> Share:
+    table = _table(value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash"))
+    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create",))
+    create = filesystem.get("create", False)
+    if not isinstance(create, bool):
+        _wrong("filesystem.create", create, "true or false")
+    _one_of(table["protocol"], "protocol", ("NFS",))
+    return Share(
+        _text(table["id"], "share.id", UUID),
+        _text(table["serial"], "share.serial", SERIAL),
+        _one_of(filesystem["type"], "filesystem.type", FILESYSTEMS),
+        _text(filesystem["uuid"], "filesystem.uuid", UUID),
+        create=create,
+        rules=tuple(_rule(item) for item in _list(table.get("rules", []), "rules")),
+        squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
+    )
+
+
+def _rule(value: object) -> Rule:
+    """``access_to`` is judged later, by itself: a rule that is wrong hinders no other."""
+    table = _table(value, "rule", ("id", "access_to", "access_level"), ())
+    access_to = table["access_to"]
+    if not isinstance(access_to, str):
+        _wrong("rule.access_to", access_to, "a string")
+    return Rule(
+        _text(table["id"], "rule.id", RULE_ID),
+        str(access_to),
+        _one_of(table["access_level"], "rule.access_level", ("rw", "ro")),
+    )
+
+
+def _wrong(name: str, value: object, expected: str) -> NoReturn:
+    raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected {expected}.")
+
+
+def _table(value: object, name: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise Refusal("invalid", f"{name} is not an object.")
+    for key in required:
+        if key not in value:
+            raise Refusal("invalid", f"{name} lacks {key}.")
+    for key in value:
+        if key not in required and key not in optional:
+            raise Refusal("invalid", f"{name} has an unknown field {str(key)[:40]!r}.")
+    return value
+
+
+def _list(value: object, name: str) -> list[object]:
+    if not isinstance(value, list):
+        raise Refusal("invalid", f"{name} is not a list.")
+    return value
+
+
+def _text(value: object, name: str, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected {pattern.pattern}.")
+    return value
+
+
+def _integer(value: object, name: str, lowest: int, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected a number from {lowest} to {highest}.")
+    return value
+
+
+def _one_of(value: object, name: str, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected one of {', '.join(choices)}.")
+    return value

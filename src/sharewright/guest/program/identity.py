@@ -1,0 +1,3 @@
+"""What the packed program answers to "hello". Packing replaces this module; see sharewright.guest.package."""
+
+IDENTITY = "unpacked"

@@ -1,0 +1,161 @@
+"""Addresses and routes from the config drive's network_data.json (OpenStack's format), applied with ``ip -batch``.
+
+Every address answers by the NIC it is on: each has a routing table of its own, selected by source address, that ends in
+"unreachable". Otherwise a reply to a client could leave by the other NIC, with the wrong path and past the port's
+anti-spoofing; and the tenant's network could be reached from the service network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+from .firewall import interfaces
+from .host import RUN, CommandFailed, Host, Refusal, polls
+
+APPLIED = f"{RUN}/network.json"
+FIRST_TABLE = 100
+FIRST_PRIORITY = 1000
+# Names below /proc/sys/net/ipv4/conf/<all, default, NIC>/.
+STRICT = {
+    "rp_filter": "1",  # a packet is dropped unless the reply would leave by the NIC it came in
+    "arp_ignore": "1",  # no ARP answer for the other NIC's address
+    "arp_announce": "2",
+    "accept_redirects": "0",
+    "send_redirects": "0",
+    "accept_source_route": "0",
+}
+STRICT6 = {"accept_ra": "0", "autoconf": "0", "accept_redirects": "0"}
+
+
+class Placement:
+    """One address on one NIC, with the routes that leave by it: (destination, gateway)."""
+
+    __slots__ = ("address", "nic", "routes")
+
+    def __init__(
+        self,
+        nic: str,
+        address: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
+        routes: list[tuple[str, str]],
+    ) -> None:
+        self.nic = nic
+        self.address = address
+        self.routes = routes
+
+
+def placements(data: dict[str, object], names: dict[str, str]) -> tuple[dict[str, int], list[Placement]]:
+    """network_data.json → MTU per interface name, and the addresses. Refusal (invalid) when it is malformed; a link
+    whose MAC no NIC has is left out."""
+    try:
+        nics: dict[str, str] = {}
+        mtus: dict[str, int] = {}
+        for link in _dictionaries(data, "links"):
+            nic = names.get(str(link.get("ethernet_mac_address", "")).lower())
+            if nic:
+                nics[str(link["id"])] = nic
+                mtus[nic] = int(str(link.get("mtu") or 1500))
+        found = []
+        for network in _dictionaries(data, "networks"):
+            nic = nics.get(str(network["link"]))
+            if nic is None or not network.get("ip_address"):
+                continue
+            text = str(network["ip_address"])
+            if "/" not in text:
+                text += "/" + _prefix(str(network["netmask"]))
+            address = ipaddress.ip_interface(text)
+            routes = [
+                (str(ipaddress.ip_network(f"{r['network']}/{_prefix(str(r['netmask']))}")), _address(str(r["gateway"])))
+                for r in _dictionaries(network, "routes")
+            ]
+            if network.get("gateway") and not any(destination.endswith("/0") for destination, _ in routes):
+                everywhere = "0.0.0.0/0" if address.version == 4 else "::/0"
+                routes.append((everywhere, _address(str(network["gateway"]))))
+            found.append(Placement(nic, address, routes))
+    except (KeyError, ValueError, TypeError) as error:
+        raise Refusal("invalid", f"network_data.json is malformed: {error!r}") from error
+    return mtus, found
+
+
+def _dictionaries(data: dict[str, object], key: str) -> list[dict[str, object]]:
+    values = data.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError(f"{key} is not a list of objects")
+    return values
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+def _prefix(netmask: str) -> str:
+    """Prefix length of a netmask; IPv6 masks come as addresses too, which ipaddress does not read."""
+    if netmask.isdigit():
+        return netmask
+    bits = int(ipaddress.ip_address(netmask))
+    width = 128 if ":" in netmask else 32
+    length = bits.bit_count()
+    if bits != ((1 << length) - 1) << (width - length):
+        raise ValueError(f"{netmask} is not a netmask")
+    return str(length)
+
+
+def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The lines for ``ip -4 -batch`` and ``ip -6 -batch`` by their option, and the lines that undo the rules again.
+    (A rule's family is taken from the option only.)"""
+    batch: dict[str, list[str]] = {"-4": [f"link set dev {nic} mtu {mtu} up" for nic, mtu in mtus.items()], "-6": []}
+    undoing: dict[str, list[str]] = {"-4": [], "-6": []}
+    for index, place in enumerate(addresses):
+        six = place.address.version == 6
+        lines = batch["-6" if six else "-4"]
+        # The address is ours alone by the cloud's allocation; waiting for duplicate detection would delay the start.
+        lines.append(f"address replace {place.address} dev {place.nic}" + (" nodad" if six else ""))
+        table, priority = FIRST_TABLE + index, FIRST_PRIORITY + index
+        host_address = str(place.address.ip)
+        # Not the connected route's "src": the kernel refuses a tentative IPv6 address there, and the rule implies it.
+        lines.append(f"route replace {place.address.network} dev {place.nic} table {table}")
+        for destination, gateway in place.routes:
+            lines.append(f"route replace {destination} via {gateway} dev {place.nic} table {table} onlink")
+            lines.append(f"route replace {destination} via {gateway} dev {place.nic} onlink")
+        if not any(destination.endswith("/0") for destination, _ in place.routes):
+            lines.append(f"route replace unreachable {'::/0' if six else '0.0.0.0/0'} table {table}")
+        rule = f"from {host_address}/{128 if six else 32} lookup {table} priority {priority}"
+        lines.append(f"rule add {rule}")
+        undoing["-6" if six else "-4"].append(f"rule del {rule}")
+    return batch, undoing
+
+
+def configure(host: Host, data: dict[str, object], *, device_seconds: float = 15.0) -> list[str]:
+    """Bring the NICs up as ``data`` says and return the addresses. A second run with the same data does nothing."""
+    macs = [str(link.get("ethernet_mac_address", "")).lower() for link in _dictionaries(data, "links")]
+    names: dict[str, str] = {}
+    for _ in polls(device_seconds, 0.1):  # drivers may still be loading
+        names = interfaces(host)
+        if all(mac in names for mac in macs):
+            break
+    mtus, addresses = placements(data, names)
+    if macs and not mtus:
+        raise Refusal("invalid", f"No NIC has any of the MACs {', '.join(macs)} of network_data.json.")
+    _harden(host, list(mtus))
+    batch, undoing = batches(mtus, addresses)
+    try:
+        before = json.loads(host.read(APPLIED) or "{}")
+    except ValueError:
+        before = {}
+    if before.get("batch") != batch:
+        for option in ("-4", "-6"):
+            lines = [*before.get("undoing", {}).get(option, []), *batch[option]]
+            if lines:
+                text = "".join(f"{line}\n" for line in lines)
+                host.run("ip", option, "-batch", "-", data=text, timeout=30.0).check()
+        host.replace(APPLIED, json.dumps({"batch": batch, "undoing": undoing}), 0o600)
+    return [str(place.address) for place in addresses]
+
+
+def _harden(host: Host, nics: list[str]) -> None:
+    for scope in ("all", "default", *nics):
+        for version, values in (("ipv4", STRICT), ("ipv6", STRICT6)):
+            directory = f"/proc/sys/net/{version}/conf/{scope}"
+            for name, value in values.items():
+                if host.exists(f"{directory}/{name}") and not host.poke(f"{directory}/{name}", value):
+                    raise CommandFailed(f"{directory}/{name} cannot be set to {value}")

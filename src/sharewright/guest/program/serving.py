@@ -1,0 +1,120 @@
+"""``serve``: the line protocol of sharewright/guest/document.py on standard input and output."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from .host import STATE, CommandFailed, Host, Refusal
+from .identity import IDENTITY
+
+PROGRAM = "/usr/lib/sharewright/sharewright-guest"
+GENERATION = f"{STATE}/generation.json"
+LONGEST_REQUEST = 16 * 1024 * 1024
+
+
+class Lines:
+    """Lines from a descriptor, read without a buffer that an exec would lose."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.rest = b""
+
+    def next(self) -> bytes | None:
+        """The next line without its end; None at the end of input. Refusal when it is too long."""
+        parts = [self.rest]
+        size = len(self.rest)
+        while b"\n" not in parts[-1]:
+            chunk = os.read(self.descriptor, 65536)
+            if not chunk:
+                return None
+            parts.append(chunk)
+            size += len(chunk)
+            if size > LONGEST_REQUEST:
+                raise Refusal("invalid", f"The request is longer than {LONGEST_REQUEST} bytes.")
+        line, _, self.rest = b"".join(parts).partition(b"\n")
+        return line
+
+
+def serve(host: Host) -> int:
+    """Answer requests until the input ends. Whatever goes wrong in one call is its answer, never the end of all."""
+    lines = Lines(0)
+    while True:
+        try:
+            line = lines.next()
+        except Refusal as error:
+            answer_failure("invalid", error.message)
+            return 1  # the rest of that line cannot be told from the next one
+        if line is None:
+            return 0
+        if not line.strip():
+            continue
+        replaced = False
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise Refusal("invalid", "The request is not a JSON object.")
+            if request.get("call") == "upgrade" and lines.rest:
+                raise Refusal("invalid", "Nothing may follow an upgrade before its answer.")
+            fields, replaced = handle(host, request)
+            answer({"ok": True, **fields})
+        except Refusal as error:
+            answer_failure(error.kind, error.message, error.hint)
+        except ValueError as error:
+            answer_failure("invalid", f"The request cannot be read: {error}")
+        except (CommandFailed, OSError) as error:
+            answer_failure("failed", str(error))
+        except Exception as error:
+            answer_failure("failed", f"{type(error).__name__} in the guest program: {error}", "This is a bug.")
+        if replaced:
+            program = host.at(PROGRAM)
+            os.execv(program, [program, "serve"])  # noqa: S606 - the point: the same pipe, the new program
+
+
+def answer(fields: dict[str, object]) -> None:
+    data = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def answer_failure(kind: str, message: str, hint: str = "") -> None:
+    answer({"ok": False, "error": kind, "message": message, "hint": hint})
+
+
+def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], bool]:
+    """The answer's fields, and whether this program has replaced itself."""
+    call = request.get("call")
+    if call == "hello":
+        return {"program": IDENTITY, "boot_id": boot_id(host), "generation": last_generation(host)}, False
+    if call == "upgrade":
+        upgrade(host, request.get("program"), request.get("sha256"))
+        return {}, True
+    raise Refusal("invalid", f"Unknown call {str(call)[:40]!r}.")
+
+
+def boot_id(host: Host) -> str:
+    return host.read("/proc/sys/kernel/random/boot_id").strip()
+
+
+def last_generation(host: Host) -> int:
+    """The highest generation applied so far; -1 before the first."""
+    try:
+        return int(json.loads(host.read(GENERATION))["generation"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def upgrade(host: Host, encoded: object, expected: object) -> None:
+    """Verify the new program and put it in our place. Refusal (invalid) leaves everything as it was."""
+    import base64
+    import hashlib
+
+    if not isinstance(encoded, str) or not isinstance(expected, str):
+        raise Refusal("invalid", "An upgrade needs program and sha256.")
+    program = base64.b64decode(encoded, validate=True)
+    found = hashlib.sha256(program).hexdigest()
+    if found != expected:
+        raise Refusal("invalid", f"The new program's SHA-256 is {found}, not {expected}; it was not installed.")
+    if not program.startswith(b"#!"):
+        raise Refusal("invalid", "The new program does not start with an interpreter line; it was not installed.")
+    host.replace(PROGRAM, program, 0o755)
