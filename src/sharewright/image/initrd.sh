@@ -1,0 +1,33 @@
+#!/bin/busybox sh
+# The whole initial RAM disk: load the drivers of the root disk, find the file system that the kernel's command line names
+# (root=UUID=… or LABEL=… or a device), hand over to it. Written for speed: a boot pays for every process.
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mount -t proc proc /proc
+root= ; flags= ; init=/sbin/init ; mode=ro
+for word in $(/bin/busybox cat /proc/cmdline); do
+	case $word in
+	root=*) root=${word#root=} ;;
+	rootflags=*) flags=,${word#rootflags=} ;;
+	init=*) init=${word#init=} ;;
+	rw | ro) mode=$word ;;
+	esac
+done
+insert() {
+	while read -r module; do /bin/busybox insmod "/modules/$module" 2>/dev/null; done <"/modules/$1"
+}
+insert first
+attempt=0
+until /bin/busybox mount -t ext4 -o "$mode$flags" "$root" /root 2>/dev/null; do
+	[ "$attempt" != 0 ] || insert second
+	attempt=$((attempt + 1))
+	if [ "$attempt" -gt 300 ]; then
+		echo "sharewright: no disk carries the root file system $root; disks seen:"
+		/bin/busybox blkid
+		/bin/busybox sleep 5
+		exit 1
+	fi
+	/bin/busybox usleep 100000
+done
+/bin/busybox mount --move /dev /root/dev
+/bin/busybox umount /proc
+exec /bin/busybox switch_root /root "$init"
