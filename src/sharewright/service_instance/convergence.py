@@ -6,7 +6,6 @@ all. Ten rules for one server cost two or three round trips, not ten.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -15,10 +14,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from sharewright.errors import DeadlineExceeded, StaleDocument
 from sharewright.guest.document import Document, State
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 STALE_TRIES = 5
 
@@ -119,7 +120,7 @@ class Convergence:
                 return self._apply(server_id, document, timeout=timeout)
             except StaleDocument:
                 # Another process was quicker with a newer document, which may lack what our callers stored since.
-                log.info("Document %d for server %s was stale; building again.", document.generation, server_id)
+                log.info("stale document, building again", share_server=server_id, generation=document.generation)
                 time.sleep(random.uniform(0, 0.05 * attempt))  # noqa: S311  spreads colliding processes, no secret
                 document = build()
         return self._apply(server_id, document, timeout=timeout)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import msgspec
+import structlog
 from sqlalchemy.exc import IntegrityError
 
 from sharewright.clouds.contract import (
@@ -36,7 +36,7 @@ from sharewright.service_instance.subnets import ServiceSubnets
 from sharewright.store.database import Store
 from sharewright.store.secrets import SecretBox
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 
 class CloudServiceInstances:
@@ -69,7 +69,7 @@ class CloudServiceInstances:
     # ---- made ----
 
     def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
-        record = self._ensure_record(server_id)
+        record = self._ensure_record(server_id, progress)
         tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id)
         if tenant is None:
             raise CloudObjectMissing(
@@ -77,11 +77,11 @@ class CloudServiceInstances:
                 hint="Check neutron_net_id and neutron_subnet_id of the share network subnet.",
             )
         with progress.step("service subnet"):
-            service = self._ensure_service_subnet(record, tenant)
+            service = self._ensure_service_subnet(record, tenant, progress)
         with progress.step("ports"):
-            ports = self._ensure_ports(record, service, tenant)
+            ports = self._ensure_ports(record, service, tenant, progress)
         with progress.step("instance"):
-            instance = self._ensure_instance(record, ports)
+            instance = self._ensure_instance(record, ports, progress)
         with progress.step("guest ready"):
             self._await_guest(server_id, instance.id, progress)
         made = self.find(server_id)
@@ -89,7 +89,7 @@ class CloudServiceInstances:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
         return made
 
-    def _ensure_record(self, server_id: str) -> Record:
+    def _ensure_record(self, server_id: str, progress: Progress) -> Record:
         """The row, written before anything exists in the cloud, with the keys that the VM is going to have."""
         with self._store.read() as tx:
             record = records.find(tx, server_id)
@@ -99,6 +99,7 @@ class CloudServiceInstances:
         owner = records.owner(server_id)
         try:
             with self._store.begin() as tx:
+                progress.fence(tx)
                 records.create(
                     tx,
                     server_id,
@@ -109,15 +110,15 @@ class CloudServiceInstances:
                     host_key_secret=self._secrets.put(tx, owner, host.private),
                 )
         except IntegrityError:
-            log.info("Service instance %s was begun by somebody else at the same moment.", server_id)
+            log.info("service instance was begun by somebody else at the same moment", share_server=server_id)
         with self._store.read() as tx:
             record = records.find(tx, server_id)
         if record is None:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
         return record
 
-    def _ensure_service_subnet(self, record: Record, tenant: Subnet) -> Subnet:
-        block = self._subnets.allocate(record.id, tenant, record.layout)
+    def _ensure_service_subnet(self, record: Record, tenant: Subnet, progress: Progress) -> Subnet:
+        block = self._subnets.allocate(record.id, tenant, record.layout, progress)
         spec = layouts.service_subnet_spec(
             record.layout,
             name=block.name,
@@ -127,10 +128,10 @@ class CloudServiceInstances:
             client_ports=self._settings.client_ports,
         )
         subnet = self._cloud.networks.ensure_service_subnet(spec, timeout=self._settings.network_seconds)
-        self._subnets.record(block, subnet)
+        self._subnets.record(block, subnet, progress)
         return subnet
 
-    def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet) -> tuple[Port, ...]:
+    def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet, progress: Progress) -> tuple[Port, ...]:
         management = self._cloud.networks.management_address(service)
         specs = layouts.port_specs(
             record.layout,
@@ -149,11 +150,13 @@ class CloudServiceInstances:
             known = records.with_port(known, role, port)
             if known != record.ports:
                 with self._store.begin() as tx:
+                    progress.fence(tx)
                     records.change(tx, record.id, ports=records.ports_json(known))
         firewall = layouts.firewall(
             record.layout, ports, tenant=tenant, management=management, client_ports=self._settings.client_ports
         )
         with self._store.begin() as tx:
+            progress.fence(tx)
             records.change(
                 tx,
                 record.id,
@@ -163,7 +166,7 @@ class CloudServiceInstances:
             )
         return tuple(ports)
 
-    def _ensure_instance(self, record: Record, ports: tuple[Port, ...]) -> Instance:
+    def _ensure_instance(self, record: Record, ports: tuple[Port, ...], progress: Progress) -> Instance:
         with self._store.read() as tx:
             current = records.find(tx, record.id)
             if current is None:
@@ -190,6 +193,7 @@ class CloudServiceInstances:
         instance = self._cloud.compute.ensure_instance(spec, timeout=self._settings.start_seconds)
         if instance.id != current.instance_id:
             with self._store.begin() as tx:
+                progress.fence(tx)
                 records.change(tx, record.id, instance_id=instance.id)
             self._forget_connection(record.id)
         if not instance.running:
@@ -221,7 +225,7 @@ class CloudServiceInstances:
             for port_id in self._ports_of(server_id, record):
                 self._cloud.networks.delete_port(port_id, timeout=self._settings.network_seconds)
         with progress.step("service subnet"):
-            free = self._subnets.release(server_id)
+            free = self._subnets.release(server_id, progress)
             if free is not None:
                 progress.record(service_subnet=free)
             self._subnets.remove_free(
@@ -230,6 +234,7 @@ class CloudServiceInstances:
                 timeout=self._settings.network_seconds,
             )
         with self._store.begin() as tx:
+            progress.fence(tx)
             self._secrets.delete(tx, records.owner(server_id))
             records.remove(tx, server_id)
         self._health.forget(server_id)
@@ -279,13 +284,13 @@ class CloudServiceInstances:
             self._health.failed(server_id, "its VM does not exist in the cloud any more.")
             return False
         if not instance.running:
-            log.warning("The service VM of server %s is stopped; starting it.", server_id)
+            log.warning("service instance is stopped, starting it", share_server=server_id)
             with progress.step("start instance"):
                 self._forget_connection(server_id)
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
             return self._answers_after_boot(record, progress)
         if self._answers(server_id):
-            self._end_healing(record)
+            self._end_healing(record, progress)
             return True
         return self._heal_silent(record, progress)
 
@@ -296,7 +301,7 @@ class CloudServiceInstances:
             with self._watching(server_id):
                 self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
         except GuestUnreachable as error:
-            log.info("Server %s does not answer: %s", server_id, error.message)
+            log.info("service instance does not answer", share_server=server_id, reason=error.message)
             return False
         return True
 
@@ -305,16 +310,18 @@ class CloudServiceInstances:
         due = record.heal_not_before is None or record.heal_not_before <= utcnow()
         if attempts < self._settings.heal_tries or not due:
             with self._store.begin() as tx:
+                progress.fence(tx)
                 records.change(tx, record.id, heal_attempts=attempts)
             return False
         pause = min(
             self._settings.heal_backoff_seconds * 2.0 ** min(record.heal_reboots, 30),
             self._settings.heal_backoff_limit,
         )
-        log.warning("Server %s did not answer %d times; rebooting its VM.", record.id, attempts)
+        log.warning("service instance does not answer, rebooting it", share_server=record.id, tries=attempts)
         with progress.step("reboot instance"):
             # Written first: a worker that dies while rebooting must not make its successor reboot again at once.
             with self._store.begin() as tx:
+                progress.fence(tx)
                 records.change(
                     tx,
                     record.id,
@@ -331,17 +338,18 @@ class CloudServiceInstances:
             with progress.step("guest ready"):
                 self._await_guest(record.id, str(record.instance_id), progress)
         except (GuestUnreachable, CloudObjectMissing) as error:
-            log.warning("Server %s: %s", record.id, error.message)
+            log.warning("service instance was not healed", share_server=record.id, reason=error.message)
             return False
         with self._store.read() as tx:
             current = records.find(tx, record.id)
         if current is not None:
-            self._end_healing(current)
+            self._end_healing(current, progress)
         return True
 
-    def _end_healing(self, record: Record) -> None:
+    def _end_healing(self, record: Record, progress: Progress) -> None:
         if record.heal_attempts or record.heal_reboots or record.heal_not_before:
             with self._store.begin() as tx:
+                progress.fence(tx)
                 records.change(tx, record.id, heal_attempts=0, heal_reboots=0, heal_not_before=None)
 
     def _await_guest(self, server_id: str, instance_id: str, progress: Progress) -> None:

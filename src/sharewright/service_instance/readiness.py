@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sharewright.clouds.contract import Compute
 from sharewright.errors import CloudError, CloudObjectMissing, GuestUnreachable
 from sharewright.guest.contract import GuestAddress, GuestChannels
+from sharewright.logging import HIDDEN, without_secrets
 from sharewright.progress import Progress
 
 TRY_SECONDS = 20.0  # of one wait; between two the VM itself is looked at, and the operation's lease
@@ -19,7 +20,6 @@ CONSOLE_LINES = 12
 CONSOLE_COLUMNS = 160
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
-_KEYS = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
 _KEY_TAIL = re.compile(r"\A.*?-----END [^-]*-----", re.DOTALL)
 
 
@@ -53,7 +53,7 @@ def wait_ready(
             raise GuestUnreachable(
                 f"The service VM at {address.host} did not answer within {now - started:.0f} s: {reason}"
                 f"{console_report(compute, instance_id)}",
-                hint="See its console. boot_seconds is the time it is given; `sharewright image check` tests the image.",
+                hint="See its console. boot_seconds is its time limit; `sharewright image check` tests the image.",
             )
         if now - try_started < PAUSE_SECONDS:
             pause(min(PAUSE_SECONDS, end - now))
@@ -87,9 +87,9 @@ def console_lines(text: str) -> list[str]:
 
     A boot loader moves the cursor instead of ending lines; a carriage return counts as an end.
     """
-    text = _KEYS.sub("[key removed]", text)
+    text = without_secrets(text)
     if "-----END " in text:  # the log began in the middle of a key
-        text = _KEY_TAIL.sub("[key removed]", text)
+        text = _KEY_TAIL.sub(HIDDEN, text)
     text = _ESCAPES.sub("", text)
     lines = []
     for line in re.split(r"[\r\n]+", text):

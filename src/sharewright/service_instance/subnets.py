@@ -7,11 +7,11 @@ writer who does not play by that rule.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
+import structlog
 from sqlalchemy import Connection, Row, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -23,7 +23,7 @@ from sharewright.service_instance.contract import Layout
 from sharewright.store.database import Store
 from sharewright.store.tables import service_instances, service_subnets
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 ADVISORY_LOCK = 0x5357_5355_424E_4554  # any number that nobody else in the database uses
 CARVING_TRIES = 5
@@ -77,7 +77,7 @@ class ServiceSubnets:
         self._pool = network
         self._mask = mask
 
-    def allocate(self, server_id: str, tenant: Subnet, layout: Layout) -> Block:
+    def allocate(self, server_id: str, tenant: Subnet, layout: Layout, progress: Progress) -> Block:
         """The server's block: the one it has, else the one that serves this tenant subnet already, else a new one.
 
         Writes it into the server's row in the same transaction, so that nobody can release it in between. Raises
@@ -86,11 +86,12 @@ class ServiceSubnets:
         for _ in range(CARVING_TRIES):
             try:
                 with self._store.begin() as tx:
+                    progress.fence(tx)
                     _serialise(tx, self._store)
                     return self._allocate(tx, server_id, tenant, layout)
             except IntegrityError:
                 # Somebody without the lock (a restored copy, a hand) was quicker; look again.
-                log.info("Carving a service subnet for server %s again: the block was taken meanwhile.", server_id)
+                log.info("service subnet was taken meanwhile, carving again", share_server=server_id)
         raise CloudError(
             f"No service subnet for server {server_id}: other writers took every block that was tried.",
             hint="Only Sharewright may write the table service_subnets.",
@@ -146,20 +147,22 @@ class ServiceSubnets:
         )
         return block
 
-    def record(self, block: Block, subnet: Subnet) -> None:
+    def record(self, block: Block, subnet: Subnet, progress: Progress) -> None:
         """Remember the cloud's ids."""
         if block.cloud_subnet_id == subnet.id:
             return
         with self._store.begin() as tx:
+            progress.fence(tx)
             tx.execute(
                 update(service_subnets)
                 .where(service_subnets.c.id == block.id)
                 .values(cloud_subnet_id=subnet.id, cloud_network_id=subnet.network_id, updated_at=utcnow())
             )
 
-    def release(self, server_id: str) -> str | None:
+    def release(self, server_id: str, progress: Progress) -> str | None:
         """Take the block away from the server; when no other server has it, mark it free and return its id."""
         with self._store.begin() as tx:
+            progress.fence(tx)
             _serialise(tx, self._store)
             block_id = tx.execute(
                 select(service_instances.c.service_subnet_id).where(service_instances.c.id == server_id)
@@ -203,7 +206,12 @@ class ServiceSubnets:
             except CloudError as error:
                 if block.id == required:
                     raise
-                log.warning("Service subnet %s (%s) could not be removed yet: %s", block.id, block.cidr, error)
+                log.warning(
+                    "service subnet could not be removed yet",
+                    service_subnet=block.id,
+                    cidr=str(block.cidr),
+                    reason=error.message,
+                )
 
     def _remove(self, block: Block, *, timeout: float) -> None:
         identifier = block.cloud_subnet_id

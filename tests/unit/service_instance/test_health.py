@@ -1,0 +1,288 @@
+"""Unreachable guests: refused fast, probed seldom, healed with growing pauses."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from service_instance_world import World, document
+from sqlalchemy import select
+
+from sharewright.errors import CloudUnavailable, DeadlineExceeded, GuestError, GuestUnreachable, StaleDocument
+from sharewright.identifiers import new_id, utcnow
+from sharewright.progress import NoProgress
+from sharewright.service_instance.instances import CloudServiceInstances
+from sharewright.service_instance.readiness import console_lines
+from sharewright.store.database import Store
+from sharewright.store.tables import service_instances, share_servers
+
+
+def make_server(world: World, instances: CloudServiceInstances) -> str:
+    """A server with its row in share_servers, as the operations have it."""
+    server = new_id()
+    with world.store.begin() as tx:
+        tx.execute(
+            share_servers.insert().values(
+                id=server, project_id="p", backend="alpha", host="node@alpha", status="creating", created_at=utcnow()
+            )
+        )
+    instances.ensure(server, world.tenant, NoProgress())
+    return server
+
+
+def stored(world: World, server: str) -> tuple[bool | None, bool]:
+    with world.store.read() as tx:
+        row = tx.execute(select(share_servers).where(share_servers.c.id == server)).one()
+    return row.healthy, row.last_seen is not None
+
+
+def stop(world: World, instances: CloudServiceInstances, server: str) -> None:
+    found = instances.find(server)
+    assert found is not None
+    world.cloud.compute.stop_instance(found.instance_id)
+
+
+def calls(world: World, method: str) -> int:
+    return world.cloud.calls().get(method, 0)
+
+
+def test_health_is_written_when_it_changes(store: Store, make_world: Callable[..., World]) -> None:
+    world = make_world(store)
+    instances = world.instances()
+    server = make_server(world, instances)
+    assert stored(world, server) == (True, True)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    assert stored(world, server) == (False, True)
+
+
+def test_an_unreachable_guest_is_refused_without_another_try(world: World) -> None:
+    world.settings = replace(world.settings, retry_seconds=30.0)
+    instances = world.instances()
+    server = make_server(world, instances)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable, match="stopped"):
+        instances.apply(server, document(server))
+    world.cloud.reset_calls()
+    for _ in range(5):
+        started = time.monotonic()
+        with pytest.raises(GuestUnreachable, match="stopped"):
+            instances.apply(server, document(server))
+        assert time.monotonic() - started < 0.2
+    assert world.cloud.calls() == {}
+
+
+def test_after_a_while_one_caller_probes_and_the_others_are_refused(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    time.sleep(world.settings.retry_seconds + 0.05)
+    world.cloud.reset_calls()
+    refused = []
+
+    def call() -> None:
+        with pytest.raises(GuestUnreachable):
+            instances.apply(server, document(server))
+        refused.append(True)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 8
+    assert calls(world, "guest.wait_ready") == 1, "one short probe"
+    assert calls(world, "guest.apply") == 0, "and no call that waits guest_seconds"
+
+
+def test_a_guest_that_came_back_is_used_again(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    found = instances.find(server)
+    assert found is not None
+    world.cloud.compute.start_instance(found.instance_id, timeout=1)
+    time.sleep(world.settings.retry_seconds + 0.05)
+    assert instances.apply(server, document(server)).generation == 1
+    assert stored(world, server) == (True, True)
+
+
+def test_what_one_process_learnt_is_known_to_the_next(world: World) -> None:
+    first = world.instances()
+    server = make_server(world, first)
+    stop(world, first, server)
+    with pytest.raises(GuestUnreachable):
+        first.apply(server, document(server))
+    world.cloud.reset_calls()
+    with pytest.raises(GuestUnreachable):
+        world.instances().apply(server, document(server))
+    assert set(world.cloud.calls()) == {"guest.wait_ready"}, "a short probe first"
+
+
+def test_a_refusal_by_the_guest_is_a_sign_of_life(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    instances.apply(server, document(server, 5))
+    with pytest.raises(StaleDocument):
+        instances.apply(server, document(server, 4))
+    world.cloud.fail("guest.apply", GuestError)
+    with pytest.raises(GuestError):
+        instances.apply(server, document(server, 6))
+    assert stored(world, server)[0] is True
+    assert instances.apply(server, document(server, 7)).generation == 7
+
+
+def test_a_probe_that_ends_strangely_does_not_block_the_next(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    time.sleep(world.settings.retry_seconds + 0.05)
+    world.cloud.fail("guest.wait_ready", CloudUnavailable)
+    with pytest.raises(CloudUnavailable):
+        instances.apply(server, document(server))
+    world.cloud.reset_calls()
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    assert calls(world, "guest.wait_ready") == 1
+
+
+# ---- healing ----
+
+
+def test_a_healthy_server_is_left_alone(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    world.cloud.reset_calls()
+    assert instances.ensure_running(server, NoProgress())
+    assert world.cloud.calls() == {"find_instance": 1, "guest.wait_ready": 1}
+
+
+def test_a_stopped_vm_is_started(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    stop(world, instances, server)
+    with pytest.raises(GuestUnreachable):
+        instances.apply(server, document(server))
+    assert instances.ensure_running(server, NoProgress())
+    assert instances.apply(server, document(server)).generation == 1, "at once: healing ends the refusal"
+    assert stored(world, server)[0] is True
+
+
+def test_a_missing_vm_cannot_be_healed(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    found = instances.find(server)
+    assert found is not None
+    world.cloud.compute.delete_instance(found.instance_id, timeout=1)
+    assert not instances.ensure_running(server, NoProgress())
+    assert stored(world, server)[0] is False
+
+
+def test_a_cloud_that_is_down_says_nothing_about_the_server(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    world.cloud.fail("find_instance", CloudUnavailable)
+    with pytest.raises(CloudUnavailable):
+        instances.ensure_running(server, NoProgress())
+    assert stored(world, server)[0] is True
+
+
+def silence(world: World) -> None:
+    world.cloud.fail("guest.wait_ready", GuestUnreachable, -1)
+
+
+def test_a_silent_vm_is_rebooted_after_some_looks_then_less_and_less_often(
+    store: Store, make_world: Callable[..., World]
+) -> None:
+    world = make_world(store, boot_seconds=0.05, heal_backoff_seconds=0.5, heal_tries=3)
+    server = make_server(world, world.instances())
+    silence(world)
+    reboots = []
+    started = time.monotonic()
+    while time.monotonic() - started < 2.2:
+        # Each look by another process: what counts is in the store.
+        before = calls(world, "reboot_instance")
+        assert not world.instances().ensure_running(server, NoProgress())
+        if calls(world, "reboot_instance") > before:
+            reboots.append(time.monotonic())
+    assert 2 <= len(reboots) <= 3
+    gaps = [later - earlier for earlier, later in itertools.pairwise(reboots)]
+    assert gaps[0] >= 0.5
+    assert all(gap >= 1.0 for gap in gaps[1:])
+
+
+def test_the_first_looks_do_not_reboot(world: World) -> None:
+    server = make_server(world, world.instances())
+    silence(world)
+    for _ in range(world.settings.heal_tries - 1):
+        assert not world.instances().ensure_running(server, NoProgress())
+    assert calls(world, "reboot_instance") == 0
+    world.settings = replace(world.settings, boot_seconds=0.05)
+    assert not world.instances().ensure_running(server, NoProgress())
+    assert calls(world, "reboot_instance") == 1
+
+
+def test_a_reboot_that_helps_ends_the_counting(world: World) -> None:
+    server = make_server(world, world.instances())
+    world.cloud.fail("guest.wait_ready", GuestUnreachable, world.settings.heal_tries)
+    looks = [world.instances().ensure_running(server, NoProgress()) for _ in range(world.settings.heal_tries)]
+    assert looks == [False] * (world.settings.heal_tries - 1) + [True]
+    with world.store.read() as tx:
+        row = tx.execute(select(service_instances).where(service_instances.c.id == server)).one()
+    assert (row.heal_attempts, row.heal_reboots, row.heal_not_before) == (0, 0, None)
+
+
+def test_healing_stops_at_the_deadline(world: World) -> None:
+    world.settings = replace(world.settings, heal_tries=1, boot_seconds=60.0)
+    server = make_server(world, world.instances())
+    silence(world)
+    started = time.monotonic()
+    with contextlib.suppress(DeadlineExceeded):
+        assert not world.instances().ensure_running(server, NoProgress(0.5))
+    assert time.monotonic() - started < 5
+
+
+def test_many_threads_at_one_server(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    with ThreadPoolExecutor(8) as pool:
+        generations = list(pool.map(lambda _: instances.apply(server, document(server)).generation, range(40)))
+    assert generations == [1] * 40
+
+
+# ---- the console in errors ----
+
+
+def test_console_lines_are_clean_and_bounded() -> None:
+    text = "old\n" * 50 + "\x1b[2J\x1b[1;31mred\x1b[0m\rGRUB\x07\x00 menu\r\n\x1b]0;title\x07ready \x9bx\n" + "y" * 999
+    lines = console_lines(text)
+    assert len(lines) == 12
+    assert lines[-4:-1] == ["red", "GRUB   menu", "ready  x"]
+    assert lines[-1] == "y" * 160
+    assert all(line.isprintable() for line in lines)
+    assert console_lines("") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "boot\n-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAsecret\n-----END OPENSSH PRIVATE KEY-----\nlogin:",
+        "boot\n-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAsecret\n",
+        "AAAAsecret\n-----END OPENSSH PRIVATE KEY-----\nlogin:",
+    ],
+)
+def test_console_lines_hold_no_keys(text: str) -> None:
+    assert "secret" not in " ".join(console_lines(text))
