@@ -240,7 +240,7 @@ def _sha256(path: Path) -> str:
 
 
 def ensure_image(target: Path) -> ImageManifest:
-    """The manifest of the image at ``target``. Raises NotFound when there is none or it is not whole; builds nothing."""
+    """The manifest of the image at ``target``. Raises NotFound when there is none, or not a whole one."""
     manifest = read_manifest(target)
     for name in manifest.files:
         if not (target / name).is_file():

@@ -50,10 +50,11 @@ def write_partition_table(raw: Path, size_mib: int, loader: bytes, identity: str
 def mkfs_command(raw: Path, tree: Path, size_mib: int, identity: str) -> list[str]:
     """mkfs.ext4 into the partition, filled from ``tree``; everything in it determined by its arguments."""
     kilobytes = size_mib * 1024 - PARTITION_START // 2
+    extended = [f"offset={PARTITION_START * SECTOR}", f"hash_seed={identity}"]
+    extended += ["lazy_itable_init=0", "lazy_journal_init=0", "nodiscard"]
     return [
         "mkfs.ext4", "-q", "-F", "-L", "root", "-U", identity, "-m", "0", "-N", "65536", "-J", "size=16",
         "-O", "^64bit,^metadata_csum_seed,^orphan_file",
-        "-E", f"offset={PARTITION_START * SECTOR},hash_seed={identity}",
-        "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        "-E", ",".join(extended),  # only the last -E counts
         "-d", str(tree), str(raw), f"{kilobytes}k",
     ]  # fmt: skip
