@@ -29,7 +29,7 @@ from sharewright.progress import Progress
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The operation that was waited for, as it ended. ``error`` is None unless it failed; ``state`` is "missing" when
-    its row is gone, "waiting" when the deadline came first."""
+    its row is gone."""
 
     id: str
     kind: str
@@ -47,7 +47,9 @@ class Operation:
     """One claimed operation row. ``epoch`` and ``worker_id`` name this claim, and only this one may write.
 
     ``facts`` are those recorded before this claim (``progress.recall`` also sees the later ones). ``attempts`` is the
-    number of claims including this one. ``waited_for`` is set when the previous run returned WaitFor.
+    number of claims including this one. ``waited_for`` is what the last WaitFor of an earlier run waited for.
+    ``deadline`` counts only time in which a worker has the operation or a back-off runs, so it moves with each wait for
+    a worker or for another operation.
     """
 
     id: str
@@ -88,8 +90,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """Park until that operation is finished or this one's deadline has passed; ``run`` is then called again with
-    ``operation.waited_for``. Never wait for an operation of the same key: it runs only after this one."""
+    """Park until that operation is finished; ``run`` is then called again with ``operation.waited_for``. The time does
+    not count against the deadline. Never wait for an operation of the same key: it runs only after this one, so that
+    is refused as a final error."""
 
     operation_id: str
 

@@ -330,7 +330,7 @@ operations = Table(
     Column("request_id", NAME),
     Column("payload", JSON, nullable=False, default=dict),
     Column("facts", JSON, nullable=False, default=dict),  # Progress.record
-    Column("failure", JSON(none_as_null=True)),  # once it is final: {"type", "message", "hint", "until", "tries"}
+    Column("failure", JSON(none_as_null=True)),  # once it is final: {"type", "message", "hint", "tries"}
     Column("error", Text),
     # Sums over all attempts, written when an attempt ends.
     Column("cloud_calls", Integer),

@@ -1,0 +1,332 @@
+"""Claiming operations and keeping them: every statement that decides who may work on what.
+
+A claim is (operation id, worker id, epoch). The epoch grows with every claim, and every later write names it, so a
+worker that lost its lease without noticing changes nothing. Times are the database's on PostgreSQL, where workers run
+on several nodes, and this host's on SQLite.
+
+The deadline of an operation counts only the time in which a worker has it or a back-off runs: what it waits for a
+worker, for its turn in its key, or for another operation is added to the deadline when it is claimed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from sharewright.errors import LeaseLost
+from sharewright.identifiers import utcnow
+from sharewright.operations.contract import Finished, Operation
+from sharewright.states import OperationState
+from sharewright.store.database import Store, ring_after_commit
+from sharewright.store.tables import leases, operation_steps, operations
+
+FIRST_BACK_OFF = 0.5  # seconds
+LAST_BACK_OFF = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A claimed operation with what the runner needs besides. ``failure`` is set when its failure is final already;
+    ``steps`` is the number of journal rows so far."""
+
+    operation: Operation
+    crashes: int = 0
+    retries: int = 0
+    failure: Mapping[str, Any] | None = None
+    last_error: str | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one attempt cost; added to the row."""
+
+    seconds: float = 0.0
+    cloud_calls: int = 0
+    guest_round_trips: int = 0
+    sql_statements: int = 0
+
+    def sums(self) -> dict[Any, Any]:
+        columns = operations.c
+        return {
+            columns.seconds: func.coalesce(columns.seconds, 0.0) + self.seconds,
+            columns.cloud_calls: func.coalesce(columns.cloud_calls, 0) + self.cloud_calls,
+            columns.guest_round_trips: func.coalesce(columns.guest_round_trips, 0) + self.guest_round_trips,
+            columns.sql_statements: func.coalesce(columns.sql_statements, 0) + self.sql_statements,
+        }
+
+
+def database_now(tx: Connection) -> datetime:
+    """The time that leases are measured with, UTC without zone."""
+    if tx.dialect.name == "postgresql":
+        return tx.execute(select(_postgresql_now())).scalar_one()
+    return utcnow()
+
+
+def _postgresql_now() -> ColumnElement[datetime]:
+    return func.timezone("utc", func.now(), type_=operations.c.not_before.type)
+
+
+def _now(tx: Connection) -> ColumnElement[datetime]:
+    if tx.dialect.name == "postgresql":
+        return _postgresql_now()
+    return literal(utcnow(), operations.c.not_before.type)
+
+
+# ---- claiming --------------------------------------------------------------------------------------------------------
+
+
+def claim(store: Store, worker_id: str, *, lease_seconds: float, kinds: Iterable[str]) -> Claim | None:
+    """The most urgent operation that may run now, now this worker's; None when there is none.
+
+    Eligible is a queued operation whose ``not_before`` has passed, whose awaited operation is finished and which is the
+    oldest open one of its key; or a running one whose lease has run out.
+    """
+    wanted = sorted(kinds)
+    for _ in range(10):
+        try:
+            return _claim(store, worker_id, lease_seconds, wanted)
+        except IntegrityError:
+            # Another worker began an operation of the same key at this moment (the unique index on running keys):
+            # enqueuing transactions can become visible in another order than their sequence numbers. Look again.
+            continue
+    return None
+
+
+def _eligible(now: ColumnElement[datetime], kinds: list[str]) -> ColumnElement[bool]:
+    this, other, awaited = operations.c, operations.alias("other"), operations.alias("awaited")
+    before = exists().where(
+        other.c.key == this.key,
+        other.c.id != this.id,
+        other.c.state.in_(OperationState.OPEN),
+        or_(
+            other.c.state == OperationState.RUNNING,
+            other.c.sequence < this.sequence,
+            and_(other.c.sequence == this.sequence, other.c.id < this.id),
+        ),
+    )
+    waits = exists().where(awaited.c.id == this.waits_for, awaited.c.state.in_(OperationState.OPEN))
+    return and_(
+        this.kind.in_(kinds),
+        or_(
+            and_(this.state == OperationState.QUEUED, this.not_before <= now, ~waits, ~before),
+            and_(this.state == OperationState.RUNNING, this.lease_expires < now),
+        ),
+    )
+
+
+def _claim(store: Store, worker_id: str, lease_seconds: float, kinds: list[str]) -> Claim | None:
+    with store.begin() as tx:
+        now_expression = _now(tx)
+        row = tx.execute(
+            select(operations, now_expression.label("now"))
+            .where(_eligible(now_expression, kinds))
+            .order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
+            .limit(1)
+            .with_for_update(of=operations, skip_locked=True)
+        ).first()
+        if row is None:
+            return None
+        now: datetime = row.now
+        taken_over = row.state == OperationState.RUNNING
+        # A parked row's updated_at is when it was parked, its not_before when the back-off ended.
+        idle_since = row.lease_expires if taken_over else max(row.not_before, row.updated_at or row.not_before)
+        deadline: datetime = row.deadline + max(now - idle_since, timedelta(0))
+        epoch, attempts, crashes = row.epoch + 1, row.attempts + 1, row.crashes + int(taken_over)
+        tx.execute(
+            update(operations)
+            .where(operations.c.id == row.id)
+            .values(
+                state=OperationState.RUNNING,
+                worker_id=worker_id,
+                epoch=epoch,
+                attempts=attempts,
+                crashes=crashes,
+                lease_expires=now + timedelta(seconds=lease_seconds),
+                deadline=deadline,
+                updated_at=now,
+            )
+        )
+        operation = Operation(
+            id=row.id,
+            kind=row.kind,
+            resource_type=row.resource_type,
+            resource_id=row.resource_id,
+            key=row.key,
+            epoch=epoch,
+            worker_id=worker_id,
+            deadline=deadline,
+            attempts=attempts,
+            project_id=row.project_id,
+            user_id=row.user_id,
+            request_id=row.request_id,
+            payload=row.payload or {},
+            facts=row.facts or {},
+            waited_for=_finished(tx, row.waits_for) if row.waits_for else None,
+        )
+        return Claim(
+            operation=operation,
+            crashes=crashes,
+            retries=row.retries,
+            failure=row.failure,
+            last_error=row.error,
+            steps=_steps(tx, row.id) if attempts > 1 else 0,
+        )
+
+
+def _steps(tx: Connection, operation_id: str) -> int:
+    position = operation_steps.c.position
+    last = tx.scalar(select(func.max(position)).where(operation_steps.c.operation_id == operation_id))
+    return 0 if last is None else last + 1
+
+
+def _finished(tx: Connection, operation_id: str) -> Finished:
+    columns = operations.c
+    row = tx.execute(
+        select(columns.kind, columns.state, columns.error, columns.facts).where(columns.id == operation_id)
+    ).first()
+    if row is None:
+        return Finished(id=operation_id, kind="", state="missing", error="The operation's record is gone.")
+    return Finished(id=operation_id, kind=row.kind, state=row.state, error=row.error, facts=row.facts or {})
+
+
+# ---- keeping ---------------------------------------------------------------------------------------------------------
+
+
+def renew(store: Store, worker_id: str, held: Mapping[str, int], *, lease_seconds: float) -> frozenset[str]:
+    """Extend the leases of ``held`` (operation id → epoch) in one statement; return the ids that are still this
+    worker's."""
+    if not held:
+        return frozenset()
+    with store.begin() as tx:
+        now = database_now(tx) if store.is_sqlite else _postgresql_now()
+        rows = tx.execute(
+            update(operations)
+            .where(
+                operations.c.id.in_(list(held)),
+                operations.c.worker_id == worker_id,
+                operations.c.state == OperationState.RUNNING,
+            )
+            .values(lease_expires=now + timedelta(seconds=lease_seconds))
+            .returning(operations.c.id, operations.c.epoch)
+        ).all()
+    return frozenset(row.id for row in rows if held[row.id] == row.epoch)
+
+
+def _ours(operation: Operation) -> ColumnElement[bool]:
+    return and_(
+        operations.c.id == operation.id,
+        operations.c.epoch == operation.epoch,
+        operations.c.worker_id == operation.worker_id,
+        operations.c.state == OperationState.RUNNING,
+    )
+
+
+def fenced(tx: Connection, operation: Operation) -> None:
+    """Raise LeaseLost unless this claim is still the operation's last, and keep it so until ``tx`` ends."""
+    # The row lock makes a worker that wants to take over wait (it skips the row) until this transaction is over.
+    if tx.execute(select(literal(1)).where(_ours(operation)).with_for_update(read=True)).first() is None:
+        raise lease_lost(operation)
+
+
+def write(tx: Connection, operation: Operation, values: Mapping[Any, Any]) -> None:
+    """Change the operation's row, or raise LeaseLost when the claim is not the last."""
+    if tx.execute(update(operations).where(_ours(operation)).values(dict(values))).rowcount == 0:
+        raise lease_lost(operation)
+
+
+def lease_lost(operation: Operation) -> LeaseLost:
+    return LeaseLost(f"Operation {operation.id} ({operation.kind}) is no longer held by {operation.worker_id}.")
+
+
+# ---- ending an attempt -----------------------------------------------------------------------------------------------
+
+
+def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | None = None) -> None:
+    """End the operation, first thing in the transaction that also writes the resource's final state."""
+    now = utcnow()
+    write(
+        tx,
+        operation,
+        {
+            operations.c.state: OperationState.SUCCEEDED if error is None else OperationState.FAILED,
+            operations.c.error: error,
+            operations.c.lease_expires: None,
+            operations.c.finished_at: now,
+            operations.c.updated_at: now,
+            **usage.sums(),
+        },
+    )
+    ring_after_commit(tx)
+
+
+def park(
+    tx: Connection,
+    operation: Operation,
+    usage: Usage,
+    *,
+    waits_for: str | None = None,
+    seconds: float = 0.0,
+    retries: int = 0,
+    error: str | None = None,
+) -> None:
+    """Give the claim up in good order: queued again, until another operation is finished or ``seconds`` have passed."""
+    now = database_now(tx)
+    values: dict[Any, Any] = {
+        operations.c.state: OperationState.QUEUED,
+        operations.c.worker_id: None,
+        operations.c.lease_expires: None,
+        operations.c.not_before: now + timedelta(seconds=seconds),
+        operations.c.retries: retries,
+        operations.c.error: error,
+        operations.c.updated_at: now,
+        **usage.sums(),
+    }
+    if waits_for is not None:
+        values[operations.c.waits_for] = waits_for
+    write(tx, operation, values)
+    if seconds <= 0:
+        ring_after_commit(tx)
+
+
+def back_off(retries: int) -> float:
+    """Seconds to wait before retry number ``retries`` (from 0): doubling, bounded, and spread so that many operations
+    that met the same fault do not return together."""
+    return min(LAST_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(retries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+# ---- work that one process at a time does ----------------------------------------------------------------------------
+
+
+def hold(store: Store, name: str, holder: str, *, seconds: float) -> bool:
+    """Take or renew the named lease for ``seconds``; False while another holder's has not run out."""
+    with store.begin() as tx:
+        now = database_now(tx)
+        expires = now + timedelta(seconds=seconds)
+        taken = tx.execute(
+            update(leases)
+            .where(leases.c.name == name, or_(leases.c.holder == holder, leases.c.expires < now))
+            .values(holder=holder, expires=expires)
+        )
+        if taken.rowcount:
+            return True
+        if tx.execute(select(literal(1)).where(leases.c.name == name)).first():
+            return False
+        try:
+            with tx.begin_nested():
+                tx.execute(leases.insert().values(name=name, holder=holder, expires=expires))
+        except IntegrityError:
+            return False
+        return True
+
+
+def release(store: Store, name: str, holder: str) -> None:
+    """Give the named lease back at once."""
+    with store.begin() as tx:
+        tx.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))

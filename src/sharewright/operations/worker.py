@@ -1,0 +1,257 @@
+"""The worker: claims operations, runs them on threads, keeps their leases, and stops in good order.
+
+One dispatcher thread looks for work whenever the store's bell rings, a thread becomes free, a parked operation's time
+has come, or ``poll_seconds`` have passed; each claimed operation gets a thread of its own, ``threads`` at most. One
+heartbeat thread renews all leases in one statement every third of ``lease_seconds``. On PostgreSQL a third one listens
+for the bell of other processes; it is only a hint, polling finds everything too.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from sharewright import settings as configuration
+from sharewright.clouds.contract import Cloud
+from sharewright.drivers.contract import ShareDriver
+from sharewright.logging import bound
+from sharewright.operations import leases
+from sharewright.operations.contract import Story
+from sharewright.operations.journal import Journal, clock
+from sharewright.operations.leases import Claim
+from sharewright.operations.maintenance import Maintenance
+from sharewright.operations.registration import beat, register_worker
+from sharewright.operations.runner import CRASH_LIMIT, DATABASE_FAULTS, GRACE_SECONDS, Runner
+from sharewright.store.database import CHANNEL, Store
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Runs ``stories`` (by kind) from ``store``. With ``drivers`` and ``clouds`` (by backend) it also takes its turn at
+    maintenance. Use as a context manager, or call start and stop.
+
+    ``worker_id`` must be new for each process start: it names the holder of leases.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stories: Mapping[str, Story],
+        settings: configuration.Settings,
+        *,
+        drivers: Mapping[str, ShareDriver] | None = None,
+        clouds: Mapping[str, Cloud] | None = None,
+        worker_id: str | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        crash_limit: int = CRASH_LIMIT,
+    ) -> None:
+        self.worker_id = worker_id or f"{settings.node}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._store = store
+        self._stories = dict(stories)
+        self._settings = settings
+        self._options = settings.worker
+        self._runner = Runner(store, self._stories, grace_seconds=grace_seconds, crash_limit=crash_limit)
+        self._maintenance = (
+            Maintenance(store, settings, drivers=drivers, clouds=clouds or {}, holder=self.worker_id)
+            if drivers is not None
+            else None
+        )
+        self._slots = threading.Semaphore(self._options.threads)
+        self._lock = threading.Lock()
+        self._running: dict[str, Journal] = {}
+        self._threads: set[threading.Thread] = set()
+        self._due: list[float] = []  # times.monotonic() at which something that was parked here may go on
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._service_ids: Sequence[str] = ()
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Register the services and begin to work. The database must be migrated."""
+        self._service_ids = register_worker(self._store, self._settings)
+        self._spawn("dispatcher", self._dispatch)
+        self._spawn("heartbeat", self._beat)
+        if not self._store.is_sqlite:
+            self._spawn("listener", self._listen)
+        if self._maintenance is not None:
+            self._spawn("maintenance", self._maintain)
+        log.info("worker started", worker=self.worker_id, kinds=sorted(self._stories))
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """Claim nothing more, let running operations come to an end or to their next step within ``timeout`` seconds,
+        and hand those back that are not finished. True when nothing was left running.
+
+        What did not even reach a step goes on in its thread until the process ends; its lease then runs out.
+        """
+        self._stopping.set()
+        self._store.bell.ring()
+        end = time.monotonic() + timeout
+        idle = self._wait(lambda: not self._running, min(end, time.monotonic() + timeout / 2))
+        if not idle:
+            with self._lock:
+                for journal in self._running.values():
+                    journal.stop()
+            idle = self._wait(lambda: not self._running, end)
+        self._stopped.set()
+        self._store.bell.ring()
+        for thread in list(self._threads):
+            if thread.name.startswith("worker-"):
+                thread.join(max(0.5, min(5.0, end - time.monotonic())))
+        if self._maintenance is not None:
+            self._maintenance.release()
+        log.info("worker stopped", worker=self.worker_id, idle=idle)
+        return idle
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> int:
+        """How many operations this worker runs now."""
+        return len(self._running)
+
+    def _wait(self, condition: Callable[[], bool], end: float) -> bool:
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.01)
+        return condition()
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        # Daemons: a story that hangs in a cloud's library must not keep the process from ending.
+        thread = threading.Thread(target=target, name=f"worker-{name}", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    # ---- dispatching ----
+
+    def _dispatch(self) -> None:
+        while not self._stopping.is_set():
+            rings = self._store.bell.rings
+            if not self._slots.acquire(timeout=1.0):
+                continue
+            claimed = None
+            try:
+                if not self._stopping.is_set():
+                    claimed = self._claim()
+            except DATABASE_FAULTS as fault:
+                log.warning("no work can be claimed", fault=type(fault).__name__)
+            except Exception as error:
+                log.error("defect in the dispatcher", exc_info=error)
+            if claimed is None:
+                self._slots.release()
+                self._store.bell.wait(rings, self._pause())
+
+    def _claim(self) -> Claim | None:
+        before = clock()
+        claim = leases.claim(
+            self._store, self.worker_id, lease_seconds=self._options.lease_seconds, kinds=self._stories
+        )
+        if claim is None:
+            return None
+        journal = Journal(
+            self._store, claim.operation, valid_until=before + self._options.lease_seconds, steps=claim.steps
+        )
+        thread = threading.Thread(
+            target=self._work, args=(claim, journal), name=f"operation-{claim.operation.kind}", daemon=True
+        )
+        with self._lock:
+            self._running[claim.operation.id] = journal
+        thread.start()
+        return claim
+
+    def _work(self, claim: Claim, journal: Journal) -> None:
+        operation = claim.operation
+        try:
+            with bound(request_id=operation.request_id, operation_id=operation.id):
+                result = self._runner.run(claim, journal)
+                log.debug("operation attempt", kind=operation.kind, state=result.state)
+            if result.delay is not None:
+                with self._lock:
+                    self._due.append(time.monotonic() + result.delay)
+        except Exception as error:
+            log.error("defect in the runner", operation=operation.id, exc_info=error)
+        finally:
+            with self._lock:
+                if self._running.get(operation.id) is journal:
+                    del self._running[operation.id]
+            self._slots.release()
+            self._store.bell.ring()
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        with self._lock:
+            self._due = [due for due in self._due if due > now]
+            soonest = min(self._due, default=now + self._options.poll_seconds)
+        # A parked operation's time is the database's: a little later is surely not too early.
+        return min(self._options.poll_seconds, soonest - now + 0.005)
+
+    # ---- leases ----
+
+    def _beat(self) -> None:
+        interval = self._options.lease_seconds / 3
+        while not self._stopped.wait(interval):
+            interval = self._options.lease_seconds / 3
+            try:
+                self._renew()
+                beat(self._store, self._service_ids)
+            except Exception as error:
+                # What cannot be renewed expires by itself: each journal knows until when its lease is valid.
+                log.warning("heartbeat failed", fault=type(error).__name__)
+                interval = min(1.0, self._options.lease_seconds / 10)
+
+    def _renew(self) -> None:
+        with self._lock:
+            journals = dict(self._running)
+        before = clock()
+        held = leases.renew(
+            self._store,
+            self.worker_id,
+            {identifier: journal.operation.epoch for identifier, journal in journals.items()},
+            lease_seconds=self._options.lease_seconds,
+        )
+        for identifier, journal in journals.items():
+            if identifier in held:
+                journal.extend(before + self._options.lease_seconds)
+            elif self._running.get(identifier) is journal:
+                journal.lose()
+
+    # ---- the bell of other processes ----
+
+    def _listen(self) -> None:
+        import psycopg  # an extra that only PostgreSQL needs
+
+        address = self._store.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        while not self._stopped.is_set():
+            try:
+                with psycopg.connect(address, autocommit=True) as connection:
+                    connection.execute(f"LISTEN {CHANNEL}".encode())
+                    self._store.bell.ring()  # what was rung before we listened
+                    while not self._stopped.is_set():
+                        for _ in connection.notifies(timeout=1.0, stop_after=1):
+                            self._store.bell.ring()
+            except psycopg.Error as fault:
+                log.warning("not listening for new work; polling goes on", fault=type(fault).__name__)
+                self._stopped.wait(2.0)
+
+    # ---- maintenance ----
+
+    def _maintain(self) -> None:
+        assert self._maintenance is not None  # noqa: S101 - only started when there is one
+        while not self._stopping.is_set():
+            try:
+                pause = self._maintenance.tick()
+            except Exception as error:
+                log.warning("maintenance failed", exc_info=error)
+                pause = self._options.poll_seconds
+            self._stopping.wait(pause)
