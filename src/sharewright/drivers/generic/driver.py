@@ -22,7 +22,14 @@ from sharewright.drivers.generic.pools import pool_stats
 from sharewright.drivers.generic.records import InstanceRecord, extra_spec, find_instance, read_instance, remember
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.servers import record_subnet, tenant_network
-from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound
+from sharewright.errors import (
+    CloudError,
+    CloudUnavailable,
+    DeadlineExceeded,
+    GuestError,
+    GuestUnreachable,
+    NotFound,
+)
 from sharewright.guest.document import Document, ShareState, State
 from sharewright.identifiers import derived_id
 from sharewright.progress import Progress
@@ -210,11 +217,17 @@ class GenericDriver:
     def _converge(self, server_id: str, progress: Progress) -> State:
         progress.check()
         server = self._server(server_id)
-        return self._convergence.converge(
-            server_id,
-            lambda: build_document(self._store, server_id, server.firewall),
-            self._within(self._settings.guest_seconds, progress),
-        )
+        try:
+            return self._convergence.converge(
+                server_id,
+                lambda: build_document(self._store, server_id, server.firewall),
+                self._within(self._settings.guest_seconds, progress),
+            )
+        except DeadlineExceeded as error:
+            if progress.remaining <= 0:
+                raise
+            # The call's time is over, not the operation's: like no answer, it may go better the next time.
+            raise GuestUnreachable(error.message, hint=error.hint) from error
 
     def _server(self, server_id: str) -> ServiceInstance:
         server = self._instances.find(server_id)

@@ -44,7 +44,7 @@ def heal(
     with progress.step("guest"):
         try:
             state = _observe(store, instances, server)
-            if state is None or state.changed or not _serves(state):
+            if state is None:
                 state = converge()
         except (GuestError, NotFound) as error:
             log.warning("share server does not answer", share_server=server_id, reason=error.message)
@@ -60,11 +60,16 @@ def heal(
 
 
 def _observe(store: Store, instances: ServiceInstances, server: ServiceInstance) -> State | None:
-    """What the guest would have to change; None when it already knows more than we just read."""
+    """The guest's state if it is as it should be; None when a document has to be applied."""
+    document = build_document(store, server.id, server.firewall, advance=False)
     try:
-        return instances.observe(server.id, build_document(store, server.id, server.firewall, advance=False))
-    except StaleDocument:
+        state = instances.observe(server.id, document)
+    except StaleDocument:  # it knows more than was just read
         return None
+    ruled = {share.id for share in document.shares if share.rules}
+    if state.generation != document.generation or state.changed or not _serves(state):
+        return None
+    return state if all(share.exported for share in state.shares if share.id in ruled) else None
 
 
 def _serves(state: State) -> bool:

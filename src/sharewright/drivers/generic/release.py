@@ -36,7 +36,6 @@ def release_volume(
     converge: Callable[[], State],
     force: bool,
     progress: Progress,
-    pause: float = BUSY_PAUSE,
 ) -> None:
     """Return when the volume may be detached. Raises ShareBusy, unless ``force``."""
     instance = cloud.compute.find_instance(server.instance_id)
@@ -45,7 +44,7 @@ def release_volume(
     reason = ""
     for attempt in range(BUSY_TRIES):
         if attempt:
-            time.sleep(min(pause, max(0.0, progress.remaining)))
+            time.sleep(min(BUSY_PAUSE, max(0.0, progress.remaining)))
         try:
             state = converge()
         except (GuestError, NotFound) as error:
