@@ -1,0 +1,123 @@
+"""From the configuration to working parts: clouds, the ways into guests, drivers, stories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from sharewright.clouds.contract import Cloud, Flavor
+from sharewright.clouds.open import open_cloud
+from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.generic.driver import GenericDriver
+from sharewright.errors import ConfigurationError
+from sharewright.guest.contract import GuestChannels
+from sharewright.operations.contract import Story
+from sharewright.operations.stories import make_stories
+from sharewright.service_instance.contract import ServiceInstanceSettings
+from sharewright.service_instance.convergence import Convergence
+from sharewright.service_instance.instances import CloudServiceInstances
+from sharewright.settings import Backend, Settings
+from sharewright.store.database import Store
+from sharewright.store.secrets import SecretBox
+
+MASTER_KEY = "master.key"
+SERVICE_IMAGE = "images/service"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Everything a worker process needs: stories by kind; drivers, clouds and the ways into guests by backend. Backends
+    with the same cloud share one cloud object and one set of connections."""
+
+    settings: Settings
+    store: Store
+    stories: Mapping[str, Story]
+    drivers: Mapping[str, ShareDriver]
+    clouds: Mapping[str, Cloud]
+    channels: Mapping[str, GuestChannels]
+
+    def close(self) -> None:
+        """Close connections to guests, then to clouds. The store is its owner's."""
+        for channels in {id(each): each for each in self.channels.values()}.values():
+            channels.close()
+        for cloud in {id(each): each for each in self.clouds.values()}.values():
+            cloud.close()
+
+
+def assemble(settings: Settings, store: Store, *, cloud_override: str | None = None) -> Assembly:
+    """Build every configured backend. ``cloud_override`` puts all of them on another cloud ("simulated").
+
+    Nothing is contacted yet. Raises ConfigurationError.
+    """
+    if cloud_override is not None:
+        settings = with_cloud(settings, cloud_override)
+    settings.state_path.mkdir(parents=True, exist_ok=True)
+    secrets = SecretBox(settings.state_path / MASTER_KEY)
+    clouds: dict[str, Cloud] = {}
+    channels: dict[str, GuestChannels] = {}
+    drivers: dict[str, ShareDriver] = {}
+    for name, backend in settings.backends.items():
+        if backend.cloud not in clouds:
+            clouds[backend.cloud] = open_cloud(settings, backend)
+            channels[backend.cloud] = open_channels(clouds[backend.cloud])
+        cloud = clouds[backend.cloud]
+        instances = CloudServiceInstances(
+            store, cloud, channels[backend.cloud], secrets, service_instance_settings(settings, name, backend)
+        )
+        drivers[name] = GenericDriver(
+            name,
+            backend,
+            store=store,
+            cloud=cloud,
+            instances=instances,
+            convergence=Convergence(instances.apply),
+        )
+    return Assembly(
+        settings=settings,
+        store=store,
+        stories=make_stories(store, drivers, settings),
+        drivers=drivers,
+        clouds={name: clouds[backend.cloud] for name, backend in settings.backends.items()},
+        channels={name: channels[backend.cloud] for name, backend in settings.backends.items()},
+    )
+
+
+def with_cloud(settings: Settings, cloud: str) -> Settings:
+    """The same settings with every backend on ``cloud``. Raises ConfigurationError."""
+    if cloud not in ("libvirt", "simulated"):
+        raise ConfigurationError(f"There is no cloud {cloud!r}.", hint="Use libvirt or simulated.")
+    chosen: Literal["libvirt", "simulated"] = "libvirt" if cloud == "libvirt" else "simulated"
+    backends = {name: msgspec.structs.replace(backend, cloud=chosen) for name, backend in settings.backends.items()}
+    return msgspec.structs.replace(settings, backends=backends)
+
+
+def open_channels(cloud: Cloud) -> GuestChannels:
+    """The way into a cloud's guests: SSH, except where there are none."""
+    if cloud.name == "simulated":
+        from sharewright.clouds.simulated.cloud import SimulatedCloud
+        from sharewright.clouds.simulated.guest import SimulatedGuests
+
+        assert isinstance(cloud, SimulatedCloud)  # noqa: S101 - narrows the type
+        return SimulatedGuests(cloud)
+    from sharewright.guest.channel import SshChannels
+
+    return SshChannels()
+
+
+def service_instance_settings(settings: Settings, name: str, backend: Backend) -> ServiceInstanceSettings:
+    """What a backend's service VMs are made of."""
+    return ServiceInstanceSettings(
+        backend=name,
+        image=backend.image or str(settings.state_path / SERVICE_IMAGE),
+        flavor=Flavor(vcpus=backend.vcpus, memory_mib=backend.memory_mib),
+        layout="tenant" if backend.connect_share_server_to_tenant_network else "router",
+        service_network_cidr=backend.service_network_cidr,
+        division_mask=backend.service_network_division_mask,
+        availability_zone=backend.availability_zone,
+        attach_seconds=backend.attach_seconds,
+        boot_seconds=backend.boot_seconds,
+        guest_seconds=backend.guest_seconds,
+    )

@@ -1,0 +1,176 @@
+"""Story: create a share.
+
+schedule → place on a share server (joining or asking for one) → volume, while the server boots → wait for the server →
+attach, format, mount, export in one guest round trip → ``available`` with its export locations.
+
+A failure removes whatever was made for the share; the share ends in ``error`` with a user message that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from sharewright.drivers.contract import ExportLocation, ShareDriver
+from sharewright.errors import CloudError, DeadlineExceeded, NoValidBackend, SharewrightError
+from sharewright.identifiers import derived_id, utcnow
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
+from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.scheduler import Scheduler
+from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, read_share, write_status
+from sharewright.operations.share_servers import Placement, place
+from sharewright.progress import Progress
+from sharewright.settings import Settings
+from sharewright.states import ShareStatus
+from sharewright.store.database import Store
+from sharewright.store.tables import share_export_locations, share_instances, shares
+
+
+class CreateShare(BaseStory):
+    kind = "create_share"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> None:
+        self._store = store
+        self._drivers = drivers
+        self._settings = settings
+        self._scheduler = Scheduler(store, drivers, settings)
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        check_server_creation(operation)
+        share = self._read(operation)
+        if share is None or share.status == ShareStatus.AVAILABLE:
+            return Done()
+        driver = self._driver(share.backend) if share.backend else self._schedule(share, progress)
+        placement = self._place(driver, share, operation, progress)
+        driver.prepare_share(share.instance_id, progress)
+        if placement.operation_id is not None:
+            return WaitFor(placement.operation_id)
+        self._read(operation)  # the volume took its time: is the share still wanted?
+        locations = driver.create_share(share.instance_id, placement.server_id, progress)
+        return Done(lambda tx: finish(tx, share, locations))
+
+    def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+        if share is not None and share.backend is not None:
+            self._driver(share.backend).delete_share(share.instance_id, share.server_id, progress, force=True)
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        share = read_share(tx, operation.resource_id)
+        if share is None:
+            return
+        write_status(tx, share.id, ShareStatus.ERROR)
+        # What could not be removed keeps its server, so that deleting the share finds it.
+        tx.execute(
+            share_instances.update()
+            .where(share_instances.c.id == share.instance_id, share_instances.c.volume_id.is_(None))
+            .values(share_server_id=None)
+        )
+        leave_server(tx, share.server_id)
+        unscheduled = isinstance(error, NoValidBackend)
+        server_failed = operation.waited_for is not None and not operation.waited_for.succeeded
+        write_message(
+            tx,
+            operation,
+            project_id=share.project_id,
+            resource_id=share.id,
+            action=Action.ALLOCATE_HOST if unscheduled else Action.CREATE,
+            detail=Detail.NO_VALID_HOST
+            if unscheduled
+            else Detail.NO_SHARE_SERVER
+            if server_failed
+            else Detail.UNKNOWN_ERROR,
+            error=error,
+        )
+
+    # ---- parts ----
+
+    def _read(self, operation: Operation) -> ShareRow | None:
+        """The share; an error when somebody wants it deleted by now, which ends this work and undoes it."""
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+            if share is not None and is_delete_queued(tx, share.id):
+                raise SharewrightError("The share was deleted while it was being created.")
+        return share
+
+    def _driver(self, backend: str) -> ShareDriver:
+        return find_driver(self._drivers, backend)
+
+    def _schedule(self, share: ShareRow, progress: Progress) -> ShareDriver:
+        with progress.step("schedule"):
+            pool = self._scheduler.choose(share.id)
+            with self._store.begin() as tx:
+                progress.fence(tx)
+                now = utcnow()
+                tx.execute(
+                    share_instances.update()
+                    .where(share_instances.c.id == share.instance_id)
+                    .values(
+                        backend=pool.backend,
+                        host=pool.host,
+                        availability_zone=pool.availability_zone,
+                        updated_at=now,
+                    )
+                )
+                tx.execute(
+                    shares.update()
+                    .where(shares.c.id == share.id)
+                    .values(host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
+                )
+        return self._driver(pool.backend)
+
+    def _place(self, driver: ShareDriver, share: ShareRow, operation: Operation, progress: Progress) -> Placement:
+        with progress.step("share server"), self._store.begin() as tx:
+            progress.fence(tx)
+            return place(
+                tx,
+                driver,
+                share.instance_id,
+                seconds=self._settings.worker.operation_seconds,
+                context=operation.context,
+            )
+
+
+def check_server_creation(operation: Operation) -> None:
+    """Raise the reason when the share server that was waited for could not be made."""
+    server = operation.waited_for
+    if server is None or server.succeeded or server.state == "missing":
+        return
+    if server.state == "waiting":
+        raise DeadlineExceeded("The share server was not ready in time.", hint="Try again later.")
+    raise CloudError(f"The share server could not be made: {server.error or 'no reason is known'}")
+
+
+def find_driver(drivers: Mapping[str, ShareDriver], backend: str) -> ShareDriver:
+    """Raises SharewrightError when the configuration no longer has the backend."""
+    driver = drivers.get(backend)
+    if driver is None:
+        raise SharewrightError(
+            f"Backend {backend} is not in this worker's configuration.",
+            hint="Add it again under [backends], or run a worker that has it.",
+        )
+    return driver
+
+
+def finish(tx: Connection, share: ShareRow, locations: Sequence[ExportLocation]) -> None:
+    """Write the end of a successful creation."""
+    now = utcnow()
+    tx.execute(share_export_locations.delete().where(share_export_locations.c.share_instance_id == share.instance_id))
+    if locations:
+        tx.execute(
+            share_export_locations.insert(),
+            [
+                {
+                    "id": derived_id("export_location", share.instance_id, location.path),
+                    "share_instance_id": share.instance_id,
+                    "path": location.path,
+                    "is_admin_only": location.is_admin_only,
+                    "preferred": location.preferred,
+                    "metadata": dict(location.metadata),
+                    "created_at": now,
+                }
+                for location in locations
+            ],
+        )
+    write_status(tx, share.id, ShareStatus.AVAILABLE, progress="100%")

@@ -1,0 +1,79 @@
+"""Story: delete a share. Works from every state, with its server, VM or volume missing too.
+
+release in the guest → detach → delete the volume → the rows, the quota, and the server's clock in one transaction. A
+failure leaves ``error_deleting`` with a user message; deleting may be asked for again, with ``force`` by an
+administrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import SharewrightError
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.create_share import find_driver
+from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_shares, write_status
+from sharewright.progress import Progress
+from sharewright.states import ShareStatus
+from sharewright.store.database import Store
+from sharewright.store.quotas import release
+from sharewright.store.tables import shares
+
+
+class DeleteShare(BaseStory):
+    kind = "delete_share"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        with self._store.read() as tx:
+            instances = read_shares(tx, operation.resource_id)
+        force = bool(operation.payload.get("force"))
+        for instance in instances:
+            if instance.backend is None:  # never scheduled: nothing exists anywhere
+                continue
+            driver = find_driver(self._drivers, instance.backend)
+            driver.delete_share(instance.instance_id, instance.server_id, progress, force=force)
+        return Done(lambda tx: finish(tx, operation.resource_id, instances))
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        share = read_share(tx, operation.resource_id)
+        if share is None:
+            return
+        write_status(tx, share.id, ShareStatus.ERROR_DELETING)
+        write_message(
+            tx,
+            operation,
+            project_id=share.project_id,
+            resource_id=share.id,
+            action=Action.DELETE,
+            detail=Detail.UNKNOWN_ERROR,
+            error=error,
+        )
+
+
+def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
+    """Remove the rows and give back the quota; both or neither, and only once."""
+    row = tx.execute(
+        select(shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size).where(
+            shares.c.id == share_id
+        )
+    ).one_or_none()
+    if row is None:
+        return
+    tx.execute(shares.delete().where(shares.c.id == share_id))  # its instances, rules, … go with it (cascade)
+    release(
+        tx,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        amounts={"shares": 1, "gigabytes": row.size},
+        share_type_id=row.share_type_id,
+    )
+    for server_id in {instance.server_id for instance in instances}:
+        leave_server(tx, server_id)

@@ -1,0 +1,334 @@
+"""Which backend and pool a new share goes to.
+
+A pool is considered when its backend is configured here and reports; then the checks below run in order, and the pool
+with the most free capacity among those that pass wins. When none passes, the error names for each backend the check
+that failed first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, or_, select
+
+from sharewright.drivers.contract import PoolStats, ShareDriver
+from sharewright.errors import CloudError, NoValidBackend
+from sharewright.identifiers import utcnow
+from sharewright.operations.extra_specs import is_true, unsatisfied
+from sharewright.settings import Settings
+from sharewright.store.database import Store
+from sharewright.store.tables import (
+    pools,
+    share_instances,
+    share_network_subnets,
+    share_type_extra_specs,
+    share_types,
+    shares,
+    workers,
+)
+
+SHARE_SERVICE: Final = "manila-share"
+DOWN_AFTER: Final = timedelta(seconds=60)  # without a heartbeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a share asks of a pool. ``size`` in GiB; ``zones``: those that the share network has subnets in (None: the
+    default subnet, good for all zones)."""
+
+    share_instance_id: str
+    size: int
+    protocol: str
+    share_type: str
+    extra_specs: Mapping[str, str]
+    availability_zone: str | None = None
+    share_network_id: str | None = None
+    zones: frozenset[str | None] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One row of ``pools``, with what was promised since it was reported (GiB). None is unknown."""
+
+    host: str
+    backend: str
+    availability_zone: str
+    total_capacity: float | None
+    free_capacity: float | None
+    provisioned_capacity: float
+    reserved_percentage: int
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    promised: float = 0.0
+
+    @property
+    def is_thin(self) -> bool:
+        return bool(self.capabilities.get("thin_provisioning"))
+
+    @property
+    def ratio(self) -> float:
+        return float(self.capabilities.get("max_over_subscription_ratio") or 1.0)
+
+    @property
+    def reserved(self) -> float:
+        return math.floor((self.total_capacity or 0.0) * self.reserved_percentage / 100)
+
+    @property
+    def available(self) -> float | None:
+        """GiB that may still be promised; None is unknown."""
+        if self.total_capacity is None or self.free_capacity is None:
+            return None
+        if self.is_thin:
+            promised = self.provisioned_capacity + self.promised
+            by_promise = (self.total_capacity - self.reserved) * self.ratio - promised
+            return min(by_promise, (self.free_capacity - self.reserved) * self.ratio)
+        return self.free_capacity - self.reserved - self.promised
+
+
+class Scheduler:
+    """Chooses pools. Reads ``pools``; asks a driver itself when its report is missing or old."""
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> None:
+        self._store = store
+        self._drivers = drivers
+        self._settings = settings
+
+    def choose(self, share_id: str) -> Pool:
+        """The best pool for a share that exists as rows. Raises NoValidBackend, saying why for each backend."""
+        with self._store.read() as tx:
+            request = read_request(tx, share_id)
+        failures = self._refresh()
+        with self._store.read() as tx:
+            candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
+            services = read_services(tx)
+        passed: list[Pool] = []
+        for pool in candidates:
+            failure = service_failure(pool, services) or pool_failure(pool, request)
+            if failure:
+                failures[pool.backend] = failure
+            else:
+                passed.append(pool)
+        if not passed:
+            raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
+        return max(passed, key=weight)
+
+    def _refresh(self) -> dict[str, str]:
+        """Bring missing and old reports up to date. Returns backend → why it has none."""
+        oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
+        with self._store.read() as tx:
+            fresh = set(tx.execute(select(pools.c.backend).where(pools.c.reported_at >= oldest)).scalars())
+        failures = {}
+        for name, driver in self._drivers.items():
+            if name in fresh:
+                continue
+            try:
+                stats = driver.pools()
+            except CloudError as error:
+                failures[name] = f"its cloud does not report: {error.message}"
+                continue
+            with self._store.begin() as tx:
+                write_pools(tx, self._settings, name, stats)
+        return failures
+
+
+def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequence[PoolStats]) -> None:
+    """Replace a backend's rows in ``pools``."""
+    tx.execute(pools.delete().where(pools.c.backend == backend))
+    if not stats:
+        return
+    zone = settings.backends[backend].availability_zone if backend in settings.backends else "nova"
+    tx.execute(
+        pools.insert(),
+        [
+            {
+                "host": f"{settings.node}@{backend}#{pool.pool}",
+                "backend": backend,
+                "availability_zone": zone,
+                "total_capacity": pool.total_capacity,
+                "free_capacity": pool.free_capacity,
+                "provisioned_capacity": pool.provisioned_capacity,
+                "reserved_percentage": pool.reserved_percentage,
+                "capabilities": dict(pool.capabilities),
+                "reported_at": utcnow(),
+            }
+            for pool in stats
+        ],
+    )
+
+
+# ---- what the checks look at -----------------------------------------------------------------------------------------
+
+
+def read_request(tx: Connection, share_id: str) -> Request:
+    row = tx.execute(
+        select(
+            shares.c.size,
+            shares.c.protocol,
+            shares.c.share_network_id,
+            shares.c.share_type_id,
+            # What the user asked for; the zone of the chosen backend comes later.
+            share_instances.c.availability_zone,
+            share_instances.c.id.label("instance_id"),
+            share_types.c.name.label("type_name"),
+        )
+        .join(share_instances, share_instances.c.share_id == shares.c.id)
+        .join(share_types, share_types.c.id == shares.c.share_type_id)
+        .where(shares.c.id == share_id)
+    ).one()
+    specs = tx.execute(
+        select(share_type_extra_specs.c.key, share_type_extra_specs.c.value).where(
+            share_type_extra_specs.c.share_type_id == row.share_type_id
+        )
+    )
+    zones: frozenset[str | None] = frozenset()
+    if row.share_network_id is not None:
+        zones = frozenset(
+            tx.execute(
+                select(share_network_subnets.c.availability_zone).where(
+                    share_network_subnets.c.share_network_id == row.share_network_id
+                )
+            ).scalars()
+        )
+    return Request(
+        share_instance_id=row.instance_id,
+        size=row.size,
+        protocol=row.protocol,
+        share_type=row.type_name,
+        extra_specs={spec.key: spec.value for spec in specs},
+        availability_zone=row.availability_zone,
+        share_network_id=row.share_network_id,
+        zones=zones,
+    )
+
+
+def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
+    """The pools of these backends, and what other shares were promised on each since its report."""
+    promised = (
+        select(func.coalesce(func.sum(share_instances.c.size), 0))
+        .where(
+            share_instances.c.host == pools.c.host,
+            share_instances.c.id != without,
+            # Its volume was not there when the pool was reported.
+            or_(share_instances.c.created_at >= pools.c.reported_at, share_instances.c.volume_id.is_(None)),
+            share_instances.c.wanted.is_(True),
+        )
+        .correlate(pools)
+        .scalar_subquery()
+    )
+    rows = tx.execute(select(pools, promised.label("promised")).where(pools.c.backend.in_(backends)))
+    return [
+        Pool(
+            host=row.host,
+            backend=row.backend,
+            availability_zone=row.availability_zone,
+            total_capacity=row.total_capacity,
+            free_capacity=row.free_capacity,
+            provisioned_capacity=row.provisioned_capacity,
+            reserved_percentage=row.reserved_percentage,
+            capabilities=row.capabilities,
+            promised=float(row.promised),
+        )
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A row of ``workers`` that runs a backend."""
+
+    host: str
+    disabled: bool
+    disabled_reason: str | None
+    heartbeat_at: datetime
+
+
+def read_services(tx: Connection) -> list[Service]:
+    rows = tx.execute(
+        select(workers.c.host, workers.c.disabled, workers.c.disabled_reason, workers.c.heartbeat_at).where(
+            workers.c.binary == SHARE_SERVICE
+        )
+    )
+    return [Service(**row._mapping) for row in rows]
+
+
+# ---- the checks ------------------------------------------------------------------------------------------------------
+
+
+def service_failure(pool: Pool, services: Sequence[Service]) -> str:
+    """Why no service works for the pool. No row at all: the caller itself is the service and lives."""
+    mine = [row for row in services if row.host in (pool.host.partition("#")[0], pool.host)]
+    if not mine:
+        return ""
+    enabled = [row for row in mine if not row.disabled]
+    if not enabled:
+        reason = mine[0].disabled_reason
+        return f"its service is disabled{f' ({reason})' if reason else ''}"
+    if all(row.heartbeat_at < utcnow() - DOWN_AFTER for row in enabled):
+        return "its service is down"
+    return ""
+
+
+def pool_failure(pool: Pool, request: Request) -> str:
+    """The first check that a pool fails, in words; empty when it passes all."""
+    return (
+        _zone_failure(pool, request)
+        or _protocol_failure(pool, request)
+        or unsatisfied(request.extra_specs, pool.capabilities)
+        or _network_failure(pool, request)
+        or _capacity_failure(pool, request)
+    )
+
+
+def _zone_failure(pool: Pool, request: Request) -> str:
+    if request.availability_zone and request.availability_zone != pool.availability_zone:
+        return f"availability zone {request.availability_zone}: the backend is in {pool.availability_zone}"
+    allowed = request.extra_specs.get("availability_zones")
+    if allowed is not None and pool.availability_zone not in [zone.strip() for zone in allowed.split(",")]:
+        return f"share type {request.share_type} is for availability zones {allowed}, not {pool.availability_zone}"
+    return ""
+
+
+def _protocol_failure(pool: Pool, request: Request) -> str:
+    offered = str(pool.capabilities.get("storage_protocol") or "")
+    if request.protocol.upper() in offered.upper().split("_"):
+        return ""
+    return f"protocol {request.protocol}: the backend offers {offered or 'none'}"
+
+
+def _network_failure(pool: Pool, request: Request) -> str:
+    if not pool.capabilities.get("driver_handles_share_servers"):
+        return ""
+    if request.share_network_id is None:
+        return "share network: none is given, and the backend makes its share servers on one"
+    if not request.zones & {None, pool.availability_zone}:
+        return f"share network: it has no subnet for availability zone {pool.availability_zone}"
+    return ""
+
+
+def _capacity_failure(pool: Pool, request: Request) -> str:
+    available = pool.available
+    if available is None:  # unknown, as Manila's filter: let the cloud say
+        return ""
+    thick = "thin_provisioning" in request.extra_specs and not is_true(request.extra_specs["thin_provisioning"])
+    if thick and pool.free_capacity is not None:
+        available = min(available, pool.free_capacity - pool.reserved)
+    if request.size <= available:
+        return ""
+    return f"capacity: {request.size} GiB asked for, {max(0.0, available):.1f} GiB available"
+
+
+def weight(pool: Pool) -> tuple[float, str]:
+    """More free capacity is better; unknown is worst; the name decides between equals."""
+    available = pool.available
+    return (-1.0 if available is None else available, pool.host)
+
+
+def no_backend_message(request: Request, failures: Mapping[str, str]) -> str:
+    what = f"No backend can take a share of {request.size} GiB, {request.protocol}, type {request.share_type}"
+    if not failures:
+        return f"{what}: no backend is configured."
+    reasons = "; ".join(f"{backend}: {failure}" for backend, failure in sorted(failures.items()))
+    return f"{what}. {reasons}."

@@ -1,0 +1,147 @@
+"""Rows that the share stories read and write in the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection, exists, or_, select
+
+from sharewright.identifiers import utcnow
+from sharewright.operations.queue import enqueue
+from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus
+from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareRow:
+    """A share and its instance."""
+
+    id: str
+    instance_id: str
+    project_id: str
+    user_id: str
+    share_type_id: str
+    size: int
+    status: str
+    share_network_id: str | None
+    backend: str | None
+    server_id: str | None
+    wanted: bool
+
+
+def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
+    """One row per instance of a share; none when the share is gone."""
+    query = (
+        select(
+            shares.c.id,
+            share_instances.c.id.label("instance_id"),
+            shares.c.project_id,
+            shares.c.user_id,
+            shares.c.share_type_id,
+            shares.c.size,
+            shares.c.status,
+            shares.c.share_network_id,
+            share_instances.c.backend,
+            share_instances.c.share_server_id.label("server_id"),
+            share_instances.c.wanted,
+        )
+        .join(share_instances, share_instances.c.share_id == shares.c.id)
+        .where(shares.c.id == share_id)
+        .order_by(share_instances.c.created_at, share_instances.c.id)
+    )
+    return [ShareRow(**row._mapping) for row in tx.execute(query)]
+
+
+def read_share(tx: Connection, share_id: str) -> ShareRow | None:
+    rows = read_shares(tx, share_id)
+    return rows[0] if rows else None
+
+
+def write_status(tx: Connection, share_id: str, status: str, **values: object) -> None:
+    """Set the status of a share and its instances, except of one that is being deleted."""
+    now = utcnow()
+    spared = () if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else (ShareStatus.DELETING,)
+    tx.execute(
+        share_instances.update()
+        .where(share_instances.c.share_id == share_id, share_instances.c.status.not_in(spared))
+        .values(status=status, updated_at=now)
+    )
+    tx.execute(
+        shares.update()
+        .where(shares.c.id == share_id, shares.c.status.not_in(spared))
+        .values(status=status, updated_at=now, **values)
+    )
+
+
+def leave_server(tx: Connection, server_id: str | None) -> None:
+    """Start the clock of a server that no share lives on any more."""
+    if server_id is None:
+        return
+    tx.execute(
+        share_servers.update()
+        .where(
+            share_servers.c.id == server_id,
+            share_servers.c.unused_since.is_(None),
+            ~exists().where(share_instances.c.share_server_id == server_id),
+        )
+        .values(unused_since=utcnow())
+    )
+
+
+def is_delete_queued(tx: Connection, share_id: str) -> bool:
+    """Whether somebody asked to delete the share while another operation on it is running."""
+    return (
+        tx.execute(
+            select(operations.c.id)
+            .where(
+                operations.c.resource_id == share_id,
+                operations.c.kind == "delete_share",
+                operations.c.state == OperationState.QUEUED,
+            )
+            .limit(1)
+        ).first()
+        is not None
+    )
+
+
+def write_access_rules_status(tx: Connection, share_id: str) -> None:
+    """Recompute the sum of a share's rules' states."""
+    states = set(
+        tx.execute(
+            select(share_access_rules.c.state).where(share_access_rules.c.share_id == share_id).distinct()
+        ).scalars()
+    )
+    status = AccessRulesStatus.ACTIVE
+    if states & AccessState.TRANSITIONAL:
+        status = AccessRulesStatus.SYNCING
+    elif AccessState.ERROR in states:
+        status = AccessRulesStatus.ERROR
+    tx.execute(shares.update().where(shares.c.id == share_id).values(access_rules_status=status))
+
+
+def clean_up_server(tx: Connection, server_id: str, *, seconds: float, delay: float = 30.0) -> None:
+    """Ask for a failed server's removal, some time from now."""
+    tx.execute(
+        share_servers.update()
+        .where(share_servers.c.id == server_id, share_servers.c.status != ServerStatus.DELETING)
+        .values(status=ServerStatus.ERROR, healthy=False, updated_at=utcnow())
+    )
+    already = tx.execute(
+        select(operations.c.id)
+        .where(
+            operations.c.resource_id == server_id,
+            operations.c.kind == "delete_share_server",
+            or_(operations.c.state == OperationState.QUEUED, operations.c.state == OperationState.RUNNING),
+        )
+        .limit(1)
+    ).first()
+    if already is None:
+        enqueue(
+            tx,
+            "delete_share_server",
+            resource_type="share_server",
+            resource_id=server_id,
+            seconds=seconds,
+            not_before=utcnow() + timedelta(seconds=delay),
+        )

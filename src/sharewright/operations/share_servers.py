@@ -1,0 +1,156 @@
+"""Finding a share server for a share, or asking for one: the decision is one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from sharewright.context import RequestContext
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import CloudError, InvalidInput
+from sharewright.identifiers import new_id, utcnow
+from sharewright.operations.queue import enqueue
+from sharewright.states import OperationState, ServerStatus
+from sharewright.store.tables import (
+    operations,
+    share_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+    shares,
+)
+
+CREATE_SERVER_PRIORITY = 10  # other operations wait for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a share instance lives. ``operation_id`` is the server's creation, while that is going on."""
+
+    server_id: str
+    operation_id: str | None = None
+
+
+def place(
+    tx: Connection,
+    driver: ShareDriver,
+    share_instance_id: str,
+    *,
+    seconds: float,
+    context: RequestContext | None,
+) -> Placement:
+    """Keep, choose, join or begin a server for a share instance, and write the choice.
+
+    One transaction at a time decides for a share network subnet (its row is locked), so ten first shares on a new
+    network get one server. A server that is being deleted or is in error is never chosen.
+    """
+    instance = tx.execute(
+        select(
+            share_instances.c.share_id,
+            share_instances.c.share_network_id,
+            share_instances.c.share_server_id,
+            share_instances.c.host,
+            share_instances.c.availability_zone,
+        ).where(share_instances.c.id == share_instance_id)
+    ).one()
+    if instance.share_network_id is None:
+        raise InvalidInput(
+            "The share has no share network, and its backend makes share servers on one.",
+            hint="Create the share with a share network.",
+        )
+    subnet_id = lock_subnet(tx, instance.share_network_id, instance.availability_zone)
+    servers = {
+        row.id: row.status
+        for row in tx.execute(
+            select(share_servers.c.id, share_servers.c.status).where(
+                share_servers.c.share_network_subnet_id == subnet_id,
+                share_servers.c.backend == driver.backend,
+                share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.CREATING)),
+            )
+        )
+    }
+    server_id = instance.share_server_id
+    if server_id not in servers:
+        server_id = _choose(tx, driver, share_instance_id, servers)
+        if server_id is None:
+            server_id = _insert_server(tx, driver.backend, instance.host, instance.share_network_id, subnet_id)
+            servers[server_id] = ServerStatus.CREATING
+        now = utcnow()
+        tx.execute(
+            share_instances.update()
+            .where(share_instances.c.id == share_instance_id)
+            .values(share_server_id=server_id, updated_at=now)
+        )
+        tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
+        tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(unused_since=None))
+    if servers[server_id] == ServerStatus.ACTIVE:
+        return Placement(server_id=server_id)
+    return Placement(server_id=server_id, operation_id=_creation(tx, server_id, seconds=seconds, context=context))
+
+
+def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | None) -> str:
+    """The subnet of a share network for a zone (its own before the default), locked until the transaction ends."""
+    subnets = {
+        row.availability_zone: row.id
+        for row in tx.execute(
+            select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
+            .where(share_network_subnets.c.share_network_id == share_network_id)
+            .with_for_update()
+        )
+    }
+    subnet_id = subnets.get(availability_zone) or subnets.get(None)
+    if subnet_id is None:
+        raise CloudError(
+            f"The share network has no subnet for availability zone {availability_zone}.",
+            hint="Add a share network subnet for this zone, or a default one.",
+        )
+    return str(subnet_id)
+
+
+def _choose(tx: Connection, driver: ShareDriver, share_instance_id: str, servers: dict[str, str]) -> str | None:
+    """One that is ready before one that is being made."""
+    for status in (ServerStatus.ACTIVE, ServerStatus.CREATING):
+        candidates = [server_id for server_id, value in servers.items() if value == status]
+        chosen = driver.choose_server(candidates, share_instance_id, tx) if candidates else None
+        if chosen is not None:
+            return chosen
+    return None
+
+
+def _insert_server(tx: Connection, backend: str, host: str, share_network_id: str, subnet_id: str) -> str:
+    server_id = new_id()
+    project = select(share_networks.c.project_id).where(share_networks.c.id == share_network_id)
+    tx.execute(
+        share_servers.insert().values(
+            id=server_id,
+            project_id=project.scalar_subquery(),
+            share_network_id=share_network_id,
+            share_network_subnet_id=subnet_id,
+            backend=backend,
+            host=host.partition("#")[0],
+            status=ServerStatus.CREATING,
+            created_at=utcnow(),
+        )
+    )
+    return server_id
+
+
+def _creation(tx: Connection, server_id: str, *, seconds: float, context: RequestContext | None) -> str:
+    """The open operation that makes the server; a new one when there is none."""
+    found = tx.execute(
+        select(operations.c.id).where(
+            operations.c.resource_id == server_id,
+            operations.c.kind == "create_share_server",
+            operations.c.state.in_(OperationState.OPEN),
+        )
+    ).scalar_one_or_none()
+    return found or enqueue(
+        tx,
+        "create_share_server",
+        resource_type="share_server",
+        resource_id=server_id,
+        context=context,
+        priority=CREATE_SERVER_PRIORITY,
+        seconds=seconds,
+    )

@@ -1,0 +1,29 @@
+"""Every kind of work there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.operations.contract import Story
+from sharewright.operations.create_share import CreateShare
+from sharewright.operations.create_share_server import CreateShareServer
+from sharewright.operations.delete_share import DeleteShare
+from sharewright.operations.delete_share_server import DeleteShareServer
+from sharewright.operations.heal_server import HealServer
+from sharewright.operations.update_access import UpdateAccess
+from sharewright.settings import Settings
+from sharewright.store.database import Store
+
+
+def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> dict[str, Story]:
+    """Kind → story, for the worker."""
+    stories: list[Story] = [
+        CreateShare(store, drivers, settings),
+        DeleteShare(store, drivers),
+        UpdateAccess(store, drivers),
+        CreateShareServer(store, drivers, settings),
+        DeleteShareServer(store, drivers),
+        HealServer(store, drivers),
+    ]
+    return {story.kind: story for story in stories}

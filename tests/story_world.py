@@ -1,0 +1,348 @@
+"""A small world for tests of drivers and stories: a store, a simulated cloud with one tenant network, and the rows and
+operations that the API writes.
+
+``World.run`` tells the stories with the engine's own claim and runner in this thread, and lets parked time pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Table, select, update
+
+from sharewright.clouds.contract import TAG_OWNER
+from sharewright.clouds.simulated.cloud import SimulatedCloud
+from sharewright.clouds.simulated.guest import SimulatedGuests
+from sharewright.context import RequestContext
+from sharewright.identifiers import new_id, utcnow
+from sharewright.operations import leases
+from sharewright.operations.assembly import Assembly, assemble
+from sharewright.operations.journal import Journal, clock
+from sharewright.operations.queue import enqueue
+from sharewright.operations.runner import Runner
+from sharewright.settings import Backend, Settings, Worker
+from sharewright.states import OperationState
+from sharewright.store.database import Store
+from sharewright.store.quotas import read_usage, reserve
+from sharewright.store.tables import (
+    messages,
+    operation_steps,
+    operations,
+    share_access_rules,
+    share_export_locations,
+    share_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+    share_type_extra_specs,
+    share_types,
+    shares,
+)
+
+PROJECT = "11111111-1111-4111-8111-111111111111"
+USER = "22222222-2222-4222-8222-222222222222"
+BACKEND = "alpha"
+
+
+def make_settings(state_dir: Path, **backend: Any) -> Settings:
+    """Short times, one simulated backend."""
+    options: dict[str, Any] = {"cloud": "simulated", "guest_seconds": 2.0, "boot_seconds": 5.0} | backend
+    return Settings(
+        state_dir=str(state_dir),
+        worker=Worker(threads=8, lease_seconds=3.0, poll_seconds=0.05, operation_seconds=60.0),
+        backends={BACKEND: Backend(**options)},
+    )
+
+
+@dataclass
+class World:
+    store: Store
+    settings: Settings
+    assembly: Assembly
+    share_type_id: str
+    share_network_id: str
+    subnet_id: str
+
+    @property
+    def cloud(self) -> SimulatedCloud:
+        cloud = self.assembly.clouds[BACKEND]
+        assert isinstance(cloud, SimulatedCloud)
+        return cloud
+
+    @property
+    def guests(self) -> SimulatedGuests:
+        guests = self.assembly.channels[BACKEND]
+        assert isinstance(guests, SimulatedGuests)
+        return guests
+
+    # ---- what the API does ----
+
+    def context(self) -> RequestContext:
+        return RequestContext(project_id=PROJECT, user_id=USER)
+
+    def add_share_type(self, name: str, **extra_specs: str) -> str:
+        identifier = new_id()
+        with self.store.begin() as tx:
+            tx.execute(share_types.insert().values(id=identifier, name=name, created_at=utcnow()))
+            for key, value in ({"driver_handles_share_servers": "True"} | extra_specs).items():
+                tx.execute(
+                    share_type_extra_specs.insert().values(
+                        share_type_id=identifier, key=key.replace("__", ":"), value=value
+                    )
+                )
+        return identifier
+
+    def add_share_network(self, *, cidr: str = "10.20.0.0/24", exists: bool = True, zone: str | None = None) -> str:
+        """A share network with one subnet on a new tenant network (or on one that the cloud does not have)."""
+        if exists:
+            network = self.cloud.networks.create_network(f"tenant-{new_id()[:8]}", ip_network(cidr))
+            net_id, subnet_id = network.id, network.subnets[0].id
+        else:
+            net_id, subnet_id = new_id(), new_id()
+        identifier = new_id()
+        with self.store.begin() as tx:
+            tx.execute(
+                share_networks.insert().values(id=identifier, project_id=PROJECT, user_id=USER, created_at=utcnow())
+            )
+            tx.execute(
+                share_network_subnets.insert().values(
+                    id=new_id(),
+                    share_network_id=identifier,
+                    availability_zone=zone,
+                    neutron_net_id=net_id,
+                    neutron_subnet_id=subnet_id,
+                    created_at=utcnow(),
+                )
+            )
+        return identifier
+
+    def request_share(self, size: int = 1, **values: Any) -> str:
+        """Rows, quota and operation of an accepted POST /shares. Returns the share's id."""
+        share_id = new_id()
+        now = utcnow()
+        row: dict[str, Any] = {
+            "protocol": "NFS",
+            "share_type_id": self.share_type_id,
+            "share_network_id": self.share_network_id,
+            "availability_zone": None,
+        } | values
+        with self.store.begin() as tx:
+            reserve(
+                tx,
+                self.settings.quotas,
+                project_id=PROJECT,
+                user_id=USER,
+                amounts={"shares": 1, "gigabytes": size},
+                share_type_id=row["share_type_id"],
+            )
+            tx.execute(
+                shares.insert().values(
+                    id=share_id, project_id=PROJECT, user_id=USER, size=size, status="creating", created_at=now, **row
+                )
+            )
+            tx.execute(
+                share_instances.insert().values(
+                    id=new_id(),
+                    share_id=share_id,
+                    status="creating",
+                    share_network_id=row["share_network_id"],
+                    availability_zone=row["availability_zone"],
+                    size=size,
+                    created_at=now,
+                )
+            )
+            self._enqueue(tx, "create_share", share_id)
+        return share_id
+
+    def request_rule(self, share_id: str, access_to: str, level: str = "rw") -> str:
+        """An accepted allow_access."""
+        rule_id = new_id()
+        with self.store.begin() as tx:
+            tx.execute(
+                share_access_rules.insert().values(
+                    id=rule_id,
+                    share_id=share_id,
+                    access_type="ip",
+                    access_to=access_to,
+                    access_level=level,
+                    state="queued_to_apply",
+                    created_at=utcnow(),
+                )
+            )
+            self._request_update(tx, share_id)
+        return rule_id
+
+    def request_deny(self, share_id: str, rule_id: str) -> None:
+        """An accepted deny_access."""
+        with self.store.begin() as tx:
+            tx.execute(
+                update(share_access_rules).where(share_access_rules.c.id == rule_id).values(state="queued_to_deny")
+            )
+            self._request_update(tx, share_id)
+
+    def request_delete(self, share_id: str, *, force: bool = False) -> None:
+        """An accepted DELETE, or a force_delete."""
+        with self.store.begin() as tx:
+            for table, column in ((shares, shares.c.id), (share_instances, share_instances.c.share_id)):
+                tx.execute(table.update().where(column == share_id).values(status="deleting"))
+            self._enqueue(tx, "delete_share", share_id, payload={"force": force})
+
+    def request_server_operation(self, kind: str, server_id: str) -> str:
+        with self.store.begin() as tx:
+            return enqueue(tx, kind, resource_type="share_server", resource_id=server_id, seconds=60.0)
+
+    def _request_update(self, tx: Any, share_id: str) -> None:
+        queued = tx.execute(
+            select(operations.c.id).where(
+                operations.c.resource_id == share_id,
+                operations.c.kind == "update_access",
+                operations.c.state == OperationState.QUEUED,
+            )
+        ).first()
+        if queued is None:
+            self._enqueue(tx, "update_access", share_id)
+
+    def _enqueue(self, tx: Any, kind: str, share_id: str, payload: dict[str, Any] | None = None) -> None:
+        enqueue(
+            tx,
+            kind,
+            resource_type="share",
+            resource_id=share_id,
+            context=self.context(),
+            payload=payload,
+            seconds=self.settings.worker.operation_seconds,
+        )
+
+    # ---- time ----
+
+    def run(self, *, limit: int = 500) -> None:
+        """Run every open operation to its end, letting parked time pass at once."""
+        runner = Runner(self.store, self.assembly.stories)
+        for _ in range(limit):
+            claim = leases.claim(self.store, "test", lease_seconds=600.0, kinds=self.assembly.stories)
+            if claim is not None:
+                journal = Journal(self.store, claim.operation, valid_until=clock() + 600.0, steps=claim.steps)
+                runner.run(claim, journal)
+            elif not self._let_time_pass():
+                return
+        raise AssertionError(f"operations do not come to an end: {self.rows(operations)}")
+
+    def _let_time_pass(self) -> bool:
+        """Move the soonest parked operation (and with it the deadlines of all) to now. False: none is open."""
+        with self.store.begin() as tx:
+            rows = tx.execute(
+                select(operations.c.id, operations.c.not_before, operations.c.deadline).where(
+                    operations.c.state == OperationState.QUEUED
+                )
+            ).all()
+            if not rows:
+                return False
+            passed = max(min(row.not_before for row in rows) - utcnow(), timedelta(0))
+            for row in rows:
+                tx.execute(
+                    update(operations)
+                    .where(operations.c.id == row.id)
+                    .values(not_before=row.not_before - passed, deadline=row.deadline - passed)
+                )
+        return True
+
+    # ---- looking ----
+
+    def rows(self, table: Table, **where: Any) -> list[Any]:
+        query = select(table)
+        for name, value in where.items():
+            query = query.where(table.c[name] == value)
+        with self.store.read() as tx:
+            return list(tx.execute(query).all())
+
+    def share(self, share_id: str) -> Any:
+        (row,) = self.rows(shares, id=share_id)
+        return row
+
+    def instance(self, share_id: str) -> Any:
+        (row,) = self.rows(share_instances, share_id=share_id)
+        return row
+
+    def rules(self, share_id: str) -> dict[str, str]:
+        """access_to → state."""
+        return {row.access_to: row.state for row in self.rows(share_access_rules, share_id=share_id)}
+
+    def messages(self, share_id: str) -> list[Any]:
+        return self.rows(messages, resource_id=share_id)
+
+    def locations(self, share_id: str) -> list[str]:
+        instance = self.instance(share_id)
+        return [row.path for row in self.rows(share_export_locations, share_instance_id=instance.id)]
+
+    def steps(self, kind: str) -> list[str]:
+        with self.store.read() as tx:
+            query = select(operation_steps.c.name).join(operations).where(operations.c.kind == kind)
+            return list(tx.execute(query.order_by(operation_steps.c.position)).scalars())
+
+    def usage(self) -> tuple[int, int]:
+        """(shares, gigabytes) in use by the project."""
+        with self.store.read() as tx:
+            usage = read_usage(tx, PROJECT)
+        return usage["shares"], usage["gigabytes"]
+
+    def exports(self, share_id: str) -> list[list[str]] | None:
+        """What clients may mount of a share now; None: it is not exported."""
+        instance = self.instance(share_id)
+        for server in self.cloud.compute.list_instances():
+            exports = self.guests.exports(server.id)
+            if instance.id in exports:
+                return exports[instance.id]
+        return None
+
+    # ---- nothing lost, nothing left over ----
+
+    def check_consistent(self) -> None:
+        """The cloud holds what the rows say, once, and nothing else; the quota is what the rows say."""
+        cloud_volumes = self.cloud.volumes.list_volumes()
+        instances = {row.id: row for row in self.rows(share_instances)}
+        owners = [volume.tags[TAG_OWNER] for volume in cloud_volumes]
+        assert len(owners) == len(set(owners)), "a share instance has two volumes"
+        known = {f"share_instance:{row.id}": row.volume_id for row in instances.values() if row.volume_id}
+        assert {volume.tags[TAG_OWNER]: volume.id for volume in cloud_volumes} == known
+        servers = {row.id: row for row in self.rows(share_servers)}
+        server_owners = [instance.tags[TAG_OWNER] for instance in self.cloud.compute.list_instances()]
+        assert sorted(server_owners) == sorted(f"share_server:{server}" for server in servers)
+        for port in self.cloud.networks.list_ports():
+            assert port.tags[TAG_OWNER].removeprefix("share_server:") in servers, f"port {port.name} is left over"
+        networks = {row.share_network_subnet_id for row in servers.values()}
+        assert len(self.cloud.networks.list_service_subnets()) == len(networks), "a service subnet is left over"
+        attached = {volume.id: volume.instance_id for volume in cloud_volumes}
+        for row in instances.values():
+            if row.volume_attached:
+                assert attached[row.volume_id] is not None
+        sizes = [row.size for row in self.rows(shares)]
+        assert self.usage() == (len(sizes), sum(sizes))
+
+    def check_empty(self) -> None:
+        """Nothing but the tenant's own network is in the cloud."""
+        assert list(self.cloud.volumes.list_volumes()) == []
+        assert list(self.cloud.compute.list_instances()) == []
+        assert list(self.cloud.networks.list_ports()) == []
+        assert list(self.cloud.networks.list_service_subnets()) == []
+
+
+@contextmanager
+def make_world(store: Store, state_dir: Path, **backend: Any) -> Iterator[World]:
+    """A world with a default share type and one share network."""
+    settings = make_settings(state_dir, **backend)
+    assembly = assemble(settings, store)
+    world = World(store, settings, assembly, "", "", "")
+    world.share_type_id = world.add_share_type("default")
+    world.share_network_id = world.add_share_network()
+    (subnet,) = world.rows(share_network_subnets, share_network_id=world.share_network_id)
+    world.subnet_id = subnet.id
+    try:
+        yield world
+    finally:
+        assembly.close()
