@@ -230,7 +230,7 @@ DESCRIPTIONS: dict[str, str] = {
     ),
     "identity.user_file": (
         "The users of `http_basic` and `builtin`, with bcrypt hashes; written by `sharewright user`. Empty: "
-        "`<state_dir>/users.toml`."
+        "`<state_dir>/users.json`."
     ),
     "identity.project": "Project of everybody in mode `none`.",
     "identity.user": "User name of everybody in mode `none`.",
@@ -348,7 +348,7 @@ def expectation(kind: Any) -> str:
         limits = {">": info.gt, "≥": info.ge, "<": info.lt, "≤": info.le}
         return " ".join([noun, *(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)])
     if isinstance(info, msgspec.inspect.StrType):
-        return f"a string that matches {info.pattern}" if info.pattern else "a string"
+        return "a string of letters, digits, '_', '.', '-'" if info.pattern else "a string"
     if isinstance(info, msgspec.inspect.VarTupleType):
         return "a list of strings"
     return "a table"

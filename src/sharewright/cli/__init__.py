@@ -1,1 +1,1 @@
-"""The sharewright command."""
+"""The ``sharewright`` command. One module per group of subcommands; each has ``add(commands)``."""

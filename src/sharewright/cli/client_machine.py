@@ -1,0 +1,150 @@
+"""A tenant's machine for trying shares out: a small VM with the kernel NFS client, reached over SSH from this host.
+
+It is the service image, booted without a share server's job: its config drive admits one key, whose forced command is
+the caller's own command line. Everything about it is found again by name, so making it twice is making it once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from sharewright.clouds.contract import (
+    TAG_BACKEND,
+    TAG_DEPLOYMENT,
+    TAG_OWNER,
+    Cloud,
+    Flavor,
+    InstanceSpec,
+    PortSpec,
+    Subnet,
+)
+from sharewright.errors import DeadlineExceeded, GuestError
+from sharewright.identifiers import derived_id
+from sharewright.service_instance import config_drive
+from sharewright.service_instance.keys import new_key_pair, public_of
+
+# The image's SSH server admits keys with a forced command only; this one runs what the caller asks for.
+FORCED_COMMAND = r"/bin/bash -c \"${SSH_ORIGINAL_COMMAND:-exec /bin/bash -l}\""
+
+
+class ClientMachine:
+    """``directory`` keeps its keys and an ssh configuration (``ssh -F <directory>/ssh_config client``)."""
+
+    def __init__(self, cloud: Cloud, *, name: str, directory: Path, image: Path, subnet: Subnet, backend: str) -> None:
+        self._cloud = cloud
+        self._name = name
+        self._directory = directory
+        self._image = image
+        self._subnet = subnet
+        self._tags = {
+            TAG_DEPLOYMENT: cloud.deployment,
+            TAG_BACKEND: backend,
+            TAG_OWNER: f"client_machine:{derived_id(cloud.deployment, name)}",
+        }
+        self.address = ""
+        self.instance_id = ""
+
+    @property
+    def ssh_configuration(self) -> Path:
+        return self._directory / "ssh_config"
+
+    def ensure(self, *, timeout: float = 120.0) -> None:
+        """Make it, or start it when it is stopped. Returns when it runs, not when it has booted."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        login, host = self._private_key("client_key"), self._private_key("client_host_key")
+        port = self._cloud.networks.ensure_port(
+            PortSpec(name=f"{self._name}-port", subnet=self._subnet, tags=self._tags, allowed_tcp=(22,)),
+            timeout=timeout,
+        )
+        self.address = str(port.address)
+        files = config_drive.build(
+            server_id=derived_id(self._cloud.deployment, self._name),
+            name=self._name,
+            links=[config_drive.Link(role="tenant", port=port, gateway=self._subnet.gateway)],
+            authorized_keys=[f'command="{FORCED_COMMAND}" {public_of(login.read_text())} client'],
+            host_private_key=host.read_text(),
+            firewall=None,
+        )
+        self._write_ssh_configuration(public_of(host.read_text()), login)
+        instance = self._cloud.compute.ensure_instance(
+            InstanceSpec(
+                name=self._name,
+                image=str(self._image),
+                flavor=Flavor(vcpus=1, memory_mib=512),
+                ports=(port,),
+                files=files,
+                tags=self._tags,
+            ),
+            timeout=timeout,
+        )
+        self.instance_id = instance.id
+
+    def wait_ready(self, *, timeout: float) -> None:
+        """Return when it answers over SSH. Raises DeadlineExceeded with the end of its console."""
+        end = time.monotonic() + timeout
+        reason = ""
+        while time.monotonic() < end:
+            try:
+                self.run("true", timeout=15)
+                return
+            except GuestError as error:
+                reason = error.message
+            time.sleep(0.5)
+        console = self._cloud.compute.console_log(self.instance_id, length=2000)
+        raise DeadlineExceeded(
+            f"The client machine {self._name} did not answer within {timeout:.0f} s: {reason}",
+            hint=f"The end of its console:\n{console}",
+        )
+
+    def run(self, script: str, *lines: str, timeout: float) -> str:
+        """Run a bash script there and return its standard output. ``script`` is a constant; data goes in ``lines``,
+        one per ``read``. Raises GuestError."""
+        command = ["ssh", "-F", str(self.ssh_configuration), "client", script]
+        try:
+            done = subprocess.run(
+                command,
+                input="".join(f"{line}\n" for line in lines),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"The client machine did not answer within {timeout:.0f} s.") from None
+        except FileNotFoundError:
+            raise GuestError("There is no ssh program.", hint="apt-get install openssh-client") from None
+        if done.returncode != 0:
+            said = done.stderr.strip() or done.stdout.strip()
+            raise GuestError(f"A command on the client machine failed ({done.returncode}): {said}")
+        return done.stdout
+
+    def _private_key(self, name: str) -> Path:
+        path = self._directory / name
+        if not path.exists():
+            path.touch(mode=0o600)
+        if not path.read_text():
+            path.write_text(new_key_pair().private)
+        return path
+
+    def _write_ssh_configuration(self, host_key: str, login: Path) -> None:
+        known_hosts = self._directory / "known_hosts"
+        known_hosts.write_text(f"{self.address} {host_key}\n")
+        self.ssh_configuration.write_text(
+            f"""Host client
+  HostName {self.address}
+  User root
+  IdentityFile {login}
+  IdentitiesOnly yes
+  IdentityAgent none
+  UserKnownHostsFile {known_hosts}
+  GlobalKnownHostsFile /dev/null
+  StrictHostKeyChecking yes
+  HostKeyAlgorithms ssh-ed25519
+  BatchMode yes
+  ConnectTimeout 5
+  ServerAliveInterval 15
+  LogLevel ERROR
+"""
+        )

@@ -1,0 +1,97 @@
+"""Entry point of the ``sharewright`` command.
+
+Exit codes: 0 success, 1 the work failed, 2 wrong usage or configuration, 70 a bug of ours, 130 interrupted. Errors go
+to standard error as "error: what happened" and a line that says what to do, without a traceback (unless ``--debug``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from sharewright.cli import (
+    configuration,
+    database,
+    doctor,
+    image,
+    network,
+    options,
+    purge,
+    service,
+    users,
+    version,
+)
+from sharewright.errors import ConfigurationError, SharewrightError
+from sharewright.logging import without_secrets
+
+EXAMPLES = """\
+examples:
+  sharewright doctor                       what this host lacks, and how to get it
+  sharewright serve --cloud simulated      the API on a laptop, without root; nothing real behind it
+  sharewright image build                  build the service image
+  sharewright serve                        API, worker and maintenance in one process
+  sharewright network create blue 10.20.0.0/24
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="sharewright",
+        description="Shared file systems for every tenant, behind Manila's API v2.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_global_options(top, default=None)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (service, database, image, network, users, doctor, configuration, purge, version):
+        module.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush succeeds
+        return 1
+    except Exception as error:
+        return report(error, debug=parsed.debug)
+    return code
+
+
+def report(error: Exception, *, debug: bool) -> int:
+    """Say on standard error what went wrong; return the exit code."""
+    if debug:
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
+    if isinstance(error, SharewrightError):
+        complain(error.message, error.hint)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    if isinstance(error, OSError):
+        hint = "Are you root?" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", hint)
+        return 1
+    complain(
+        f"Unexpected {type(error).__name__}: {error}",
+        "This is a bug in Sharewright." + ("" if debug else " Run again with --debug to see where."),
+    )
+    return 70
+
+
+def complain(message: str, hint: str = "") -> None:
+    """One error: what, then what to do about it."""
+    print(f"error: {without_secrets(message)}", file=sys.stderr)
+    if hint:
+        print(f"       {without_secrets(hint)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

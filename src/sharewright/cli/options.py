@@ -1,0 +1,141 @@
+"""What the subcommands share: the configuration, the state directory, the store, the form of help and output."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from sharewright.errors import ConfigurationError, SharewrightError
+from sharewright.settings import Backend, Settings, load
+
+if TYPE_CHECKING:
+    from sharewright.store.database import Store
+
+DEFAULT_CONFIGURATION = Path("/etc/sharewright/sharewright.toml")
+CONFIGURATION_VARIABLE = "SHAREWRIGHT_CONFIG"
+MARKER = ".sharewright"  # a file that tells our state directory from any other, for `sharewright purge`
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class CommandFailed(SharewrightError):
+    """The command could not do what it was asked. ``str()`` is for the user."""
+
+
+def add_command(commands: Commands, name: str, run: Run | None, *, help: str, **more: str) -> argparse.ArgumentParser:
+    """A subcommand. ``more``: ``description`` and ``examples`` for its help page."""
+    examples = more.get("examples", "")
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=more.get("description", help[:1].upper() + help[1:] + "."),
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_global_options(parser, default=argparse.SUPPRESS)
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Commands, name: str, *, help: str) -> Commands:
+    """A group of subcommands, one of which must be named."""
+    parser = add_command(commands, name, None, help=help)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_global_options(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    """Options that may stand before or after the subcommand."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=default,
+        help=f"configuration file (default: ${CONFIGURATION_VARIABLE}, else {DEFAULT_CONFIGURATION} if there is one)",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=False if default is None else default,
+        help="log at level debug, and show a traceback when the command fails",
+    )
+
+
+def configuration_file(arguments: argparse.Namespace) -> Path | None:
+    """The configuration file that applies, or None for the defaults."""
+    named = arguments.config or os.environ.get(CONFIGURATION_VARIABLE)
+    if named:
+        return Path(named)
+    return DEFAULT_CONFIGURATION if DEFAULT_CONFIGURATION.exists() else None
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """The configuration, with one libvirt backend when it names none. Raises ConfigurationError."""
+    path = configuration_file(arguments)
+    return with_default_backend(load(path) if path else Settings())
+
+
+def with_default_backend(settings: Settings) -> Settings:
+    return settings if settings.backends else msgspec.structs.replace(settings, backends={"libvirt": Backend()})
+
+
+def prepare_state_dir(settings: Settings) -> Path:
+    """Make the state directory and put our marker in it. Others may pass through it (QEMU does) but not list it."""
+    path = settings.state_path
+    try:
+        if not path.exists():
+            path.mkdir(parents=True, mode=0o711)
+            path.chmod(0o711)
+        (path / MARKER).touch(mode=0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state directory {path} cannot be used: {error.strerror or error}.",
+            hint="Run as root, or name a directory of your own as state_dir.",
+        ) from error
+    return path
+
+
+def open_store(settings: Settings) -> Store:
+    """The configured database, its directory made and its file private. The caller closes it."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from sharewright.store.database import Store
+
+    if not settings.database.url:
+        prepare_state_dir(settings)
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "database.url is not a database URL.",
+            hint="Expected sqlite:////path/to/file or postgresql://user:password@host/name.",
+        ) from error
+    if url.get_backend_name() == "sqlite" and url.database:
+        try:
+            Path(url.database).touch(mode=0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The database file {url.database} cannot be used: {error.strerror or error}.",
+                hint="Make its directory, or run as a user who may write there.",
+            ) from error
+    return Store(settings.database_url, pool_size=settings.database.pool_size)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A plain table on standard output."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(headings), *cells]) for column in range(len(headings))]
+    for row in [list(headings), *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def tell(text: str) -> None:
+    """A line for the person at the terminal, not part of the result."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,222 @@
+"""``sharewright serve``, ``api`` and ``worker``: the long-running processes.
+
+SIGTERM and SIGINT stop them in good order: no new work, running operations come to an end or are handed back. A second
+signal ends them at once; the database then still holds everything that another process needs to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from sharewright import logging
+from sharewright.cli.options import (
+    Commands,
+    add_command,
+    configuration_file,
+    open_store,
+    prepare_state_dir,
+    read_settings,
+    tell,
+)
+from sharewright.cli.processes import remove_pid, write_pid
+from sharewright.cli.reference import toml
+from sharewright.clouds.contract import TenantNetworks
+from sharewright.clouds.open import open_cloud
+from sharewright.errors import ConfigurationError
+from sharewright.settings import Backend, Database, Settings
+
+if TYPE_CHECKING:
+    from sharewright.store.database import Store
+
+log = structlog.get_logger()
+
+SIMULATED_BANNER = """\
+  ****************************************************************
+  *  SIMULATED: no virtual machine, no volume, no file server.   *
+  *  Shares answer over the API and hold no data. For tests and  *
+  *  for authors of clients.                                     *
+  ****************************************************************
+"""
+
+
+def add(commands: Commands) -> None:
+    serve_parser = add_command(
+        commands,
+        "serve",
+        serve,
+        help="run API, worker and maintenance in one process",
+        description="Run API, worker and maintenance in one process. The database is made or upgraded first.",
+        examples="  sudo sharewright serve\n"
+        "  sharewright serve --cloud simulated                      no root; its state is gone when it ends\n"
+        "  sharewright serve --cloud simulated --state-dir ~/try    the same, kept",
+    )
+    serve_parser.add_argument(
+        "--cloud",
+        choices=["simulated"],
+        help="put every backend on the simulated cloud, whatever the configuration says",
+    )
+    serve_parser.add_argument("--state-dir", type=Path, metavar="DIR", help="instead of the configured state_dir")
+    serve_parser.add_argument("--port", type=int, help="instead of the configured api.port")
+    api_parser = add_command(commands, "api", api, help="run only the API (any number of nodes, with PostgreSQL)")
+    worker_parser = add_command(
+        commands, "worker", worker, help="run only worker and maintenance (any number of nodes, with PostgreSQL)"
+    )
+    for parser in (serve_parser, api_parser, worker_parser):
+        parser.add_argument("--pid-file", type=Path, metavar="FILE", help="write the process id there")
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        settings = stack.enter_context(settings_to_serve(arguments))
+        stopping = stack.enter_context(running(arguments, settings))
+        store = stack.enter_context(closing(open_store(settings)))
+        prepare(store, settings)
+        run_worker(stack, store, settings)
+        run_api(stack, store, settings)
+        stopping.wait()
+        log.info("stopping")
+    return 0
+
+
+def api(arguments: argparse.Namespace) -> int:
+    settings = read_settings(arguments)
+    with ExitStack() as stack:
+        stopping = stack.enter_context(running(arguments, settings))
+        store = stack.enter_context(closing(open_store(settings)))
+        prepare(store, settings)
+        run_api(stack, store, settings)
+        stopping.wait()
+        log.info("stopping")
+    return 0
+
+
+def worker(arguments: argparse.Namespace) -> int:
+    settings = read_settings(arguments)
+    with ExitStack() as stack:
+        stopping = stack.enter_context(running(arguments, settings))
+        store = stack.enter_context(closing(open_store(settings)))
+        prepare(store, settings)
+        run_worker(stack, store, settings)
+        stopping.wait()
+        log.info("stopping")
+    return 0
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def prepare(store: Store, settings: Settings) -> None:
+    """Tables of this version, and the rows that every deployment has."""
+    from sharewright.services.bootstrap import ensure_defaults
+    from sharewright.store.migrations import migrate
+
+    revision = migrate(store)
+    ensure_defaults(store, settings)
+    log.info("database ready", url=settings.database_url, revision=revision)
+
+
+def run_worker(stack: ExitStack, store: Store, settings: Settings) -> None:
+    """Start a worker that ends with the stack."""
+    from sharewright.operations.assembly import assemble
+    from sharewright.operations.worker import Worker
+
+    prepare_state_dir(settings)
+    assembly = stack.enter_context(closing(assemble(settings, store)))
+    stack.enter_context(Worker(store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds))
+
+
+def run_api(stack: ExitStack, store: Store, settings: Settings) -> None:
+    """Start the API that ends with the stack."""
+    from sharewright.api.app import create_app
+    from sharewright.api.server import Server
+
+    server = Server(create_app(store, settings, wake=store.bell.ring), settings)
+    stack.callback(server.stop)
+    server.start()
+    log.info("API ready", url=f"http://{settings.api.listen}:{settings.api.port}/v2")
+
+
+@contextmanager
+def running(arguments: argparse.Namespace, settings: Settings) -> Iterator[threading.Event]:
+    """Logging, signals and the pid file of a long-running process. The event is set when it shall stop."""
+    logging.configure(form=settings.log_format, level="debug" if arguments.debug else settings.log_level)
+    stopping = threading.Event()
+
+    def stop(number: int, _frame: object) -> None:
+        if stopping.is_set():  # the second signal: whoever sent it does not want to wait
+            os._exit(128 + number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop serving
+    if arguments.pid_file:
+        write_pid(arguments.pid_file)
+    try:
+        yield stopping
+    finally:
+        if arguments.pid_file:
+            remove_pid(arguments.pid_file)
+        log.info("stopped")
+
+
+@contextmanager
+def settings_to_serve(arguments: argparse.Namespace) -> Iterator[Settings]:
+    """The configuration with what the command line changes. A simulated deployment without a place of its own gets a
+    temporary one."""
+    from sharewright.operations.assembly import with_cloud
+
+    settings = read_settings(arguments)
+    if arguments.port:
+        settings = msgspec.structs.replace(settings, api=msgspec.structs.replace(settings.api, port=arguments.port))
+    if arguments.state_dir:
+        settings = msgspec.structs.replace(settings, state_dir=str(arguments.state_dir.absolute()))
+    if arguments.cloud != "simulated":
+        if os.geteuid() != 0 and any(backend.cloud == "libvirt" for backend in settings.backends.values()):
+            raise ConfigurationError(
+                "The libvirt cloud makes bridges and packet filters, and needs root.",
+                hint="Run with sudo. Without root: sharewright serve --cloud simulated",
+            )
+        yield settings
+        return
+    with ExitStack() as stack:
+        if not arguments.state_dir:
+            # Never the real deployment's directory or database: simulated rows must not mix with real ones.
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharewright-simulated-"))
+            settings = msgspec.structs.replace(settings, state_dir=directory, database=Database())
+        if configuration_file(arguments) is None:
+            settings = msgspec.structs.replace(settings, backends={"simulated": Backend(cloud="simulated")})
+        settings = with_cloud(settings, "simulated")
+        introduce_simulation(settings)
+        yield settings
+
+
+def introduce_simulation(settings: Settings) -> None:
+    """Say loudly what this is, and give its user a configuration file and a tenant network to begin with."""
+    tell(SIMULATED_BANNER)
+    path = prepare_state_dir(settings) / "sharewright.toml"
+    path.write_text(toml(msgspec.to_builtins(settings)))
+    with closing(open_cloud(settings, next(iter(settings.backends.values())))) as cloud:
+        networks = cloud.networks
+        if not isinstance(networks, TenantNetworks):
+            raise TypeError(f"{type(networks).__name__} is no simulated network")
+        present = networks.list_networks() or [networks.create_network("demo", ip_network("10.99.0.0/24"))]
+    subnet = present[0].subnets[0]
+    tell(f"  export SHAREWRIGHT_CONFIG={path}")
+    if settings.identity.mode == "none":
+        tell(f"  export OS_AUTH_TYPE=none OS_ENDPOINT=http://{settings.api.listen}:{settings.api.port}/v2")
+    tell(f"  openstack share network create --name demo --neutron-net-id {subnet.network_id} \\")
+    tell(f"      --neutron-subnet-id {subnet.id}")
+    tell("  openstack share create NFS 1 --name demo --share-network demo --wait\n")
