@@ -45,9 +45,11 @@ class GuestChannels(Protocol):
 
 
 class RoundTripCounter(threading.local):
-    """Guest round trips made by this thread, for measurements; like store.database.statements."""
+    """Guest round trips made by this thread, for measurements; like store.database.statements. ``handshakes`` are the
+    greetings and upgrades of new connections, which ``count`` leaves out."""
 
     count = 0
+    handshakes = 0
 
 
 round_trips = RoundTripCounter()

@@ -10,6 +10,7 @@ from .identity import IDENTITY
 
 PROGRAM = "/usr/lib/sharewright/sharewright-guest"
 GENERATION = f"{STATE}/generation.json"
+LOCK_SECONDS = 30.0
 LONGEST_REQUEST = 16 * 1024 * 1024
 
 
@@ -89,6 +90,24 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
     if call == "upgrade":
         upgrade(host, request.get("program"), request.get("sha256"))
         return {}, True
+    if call in ("apply", "observe"):
+        from . import acting
+        from .desired import parse_document
+
+        desired = parse_document(request.get("document"))
+        if call == "observe":
+            last = last_generation(host)
+            if desired.generation < last:
+                raise stale(last, desired.generation)
+            state = {**acting.observe(host, desired), "generation": last}
+        else:
+            lock = host.lock("apply", timeout=LOCK_SECONDS)
+            try:
+                admit_generation(host, desired.server_id, desired.generation)
+                state = acting.apply(host, desired)
+            finally:
+                os.close(lock)
+        return {"state": {**state, "boot_id": boot_id(host), "program": IDENTITY}}, False
     raise Refusal("invalid", f"Unknown call {str(call)[:40]!r}.")
 
 
@@ -102,6 +121,30 @@ def last_generation(host: Host) -> int:
         return int(json.loads(host.read(GENERATION))["generation"])
     except (ValueError, KeyError, TypeError):
         return -1
+
+
+def admit_generation(host: Host, server_id: str, generation: int) -> None:
+    """Remember the generation before anything is done under it. The same one again is fine: an answer was lost.
+    Refusal (stale) for a lower one, (invalid) for another server's document."""
+    try:
+        before = json.loads(host.read(GENERATION))
+        last, owner = int(before["generation"]), str(before["server_id"])
+    except (ValueError, KeyError, TypeError):
+        last, owner = -1, server_id
+    if owner != server_id:
+        raise Refusal("invalid", f"This is server {owner}; the document is for server {server_id}.")
+    if generation < last:
+        raise stale(last, generation)
+    if generation > last:
+        host.replace(GENERATION, json.dumps({"generation": generation, "server_id": server_id}), 0o600)
+
+
+def stale(last: int, generation: int) -> Refusal:
+    return Refusal(
+        "stale",
+        f"Generation {last} has been applied; the document has generation {generation}.",
+        "Build the document again from the store.",
+    )
 
 
 def upgrade(host: Host, encoded: object, expected: object) -> None:

@@ -1,0 +1,105 @@
+"""What is there: read from the kernel's files, with no process unless a disk may have to be formatted."""
+
+from __future__ import annotations
+
+import json
+
+from .desired import Desired, mount_path, share_of
+from .filesystems import Disk, content_of, format_marks, match, read_superblock, wait_for_disks
+from .firewall import interfaces, loaded_text
+from .host import RUN, SHARES, Host
+from .planning import Facts, Mount
+
+ETAB = "/var/lib/nfs/etab"
+MISSED = f"{RUN}/missed.json"
+MISSED_SECONDS = 3.0
+
+
+def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
+    """The facts that planning needs. ``wait``: up to the document's device_timeout for disks to appear."""
+    disks = find_disks(host, desired, wait=wait)
+    return Facts(
+        disks=disks,
+        mounts=find_mounts(host),
+        directories=frozenset(
+            share_id for name in host.listing(SHARES) if (share_id := share_of(f"{SHARES}/{name}")) is not None
+        ),
+        fstab=host.read("/etc/fstab"),
+        exports=host.read("/etc/exports"),
+        etab=host.read(ETAB),
+        nfs_running=nfs_running(host),
+        firewall=loaded_text(host) if desired.firewall is not None else None,
+        nics=interfaces(host) if desired.firewall is not None else {},
+        marks=format_marks(host),
+    )
+
+
+def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Disk]]:
+    """Serial → disks, with what a format would destroy where the document asks for one.
+
+    A disk that a whole wait already missed in this boot is waited for only shortly, or one lost volume would delay
+    every change to the other shares.
+    """
+    wanted = [share.serial for share in desired.shares]
+    seconds = desired.device_timeout if wait else 0.0
+    missed = _missed(host)
+    serials: dict[str, str] = {}
+    fresh = [serial for serial in wanted if serial not in missed]
+    if fresh or not wanted:
+        serials = wait_for_disks(host, fresh, seconds=seconds)
+    if len(fresh) < len(wanted):
+        serials = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS))
+    if wait:
+        still = sorted(serial for serial in wanted if not match(serials, serial))
+        if still != missed:
+            host.replace(MISSED, json.dumps(still), 0o600)
+    found = {}
+    for share in desired.shares:
+        found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in match(serials, share.serial)]
+    return found
+
+
+def _missed(host: Host) -> list[str]:
+    try:
+        return [str(serial) for serial in json.loads(host.read(MISSED) or "[]")]
+    except (ValueError, TypeError):
+        return []
+
+
+def _disk(host: Host, name: str, create: bool, uuid: str) -> Disk:
+    device = f"/dev/{name}"
+    superblock = read_superblock(host, device)
+    content = None
+    if create and (superblock is None or superblock.uuid != uuid):
+        content = content_of(host, device)
+    return Disk(device, host.read(f"/sys/block/{name}/dev").strip(), superblock, content)
+
+
+def find_mounts(host: Host) -> dict[str, Mount]:
+    """Share id → what is mounted at its place; of several on top of each other the uppermost."""
+    mounts = {}
+    for line in host.read("/proc/self/mountinfo").splitlines():
+        fields = line.split(" ")
+        share_id = share_of(fields[4]) if len(fields) > 5 else None
+        if share_id is not None:
+            mounts[share_id] = Mount(fields[2], alive=host.exists(f"/sys/dev/block/{fields[2]}"))
+    return mounts
+
+
+def find_mount(host: Host, share_id: str) -> Mount | None:
+    return find_mounts(host).get(share_id)
+
+
+def nfs_running(host: Host) -> bool:
+    return host.read("/proc/fs/nfsd/threads").strip() not in ("", "0")
+
+
+def bytes_of(host: Host, share_id: str) -> tuple[int, int]:
+    """Size and use of a mounted share's file system, in bytes."""
+    import os
+
+    try:
+        sizes = os.statvfs(host.at(mount_path(share_id)))
+    except OSError:
+        return 0, 0
+    return sizes.f_blocks * sizes.f_frsize, (sizes.f_blocks - sizes.f_bfree) * sizes.f_frsize

@@ -1,0 +1,227 @@
+"""Disks and file systems: recognising, finding by serial, making sure that a disk is blank, formatting, /etc/fstab."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from .desired import Share, share_of
+from .host import STATE, CommandFailed, Host, polls
+
+MIB = 1024 * 1024
+NEITHER_DISK = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
+MARKS = f"{STATE}/formatting"  # one file per format in progress
+# noatime: a client's read costs no write on the volume; NFS clients get access times only by chance anyway.
+# nosuid, nodev: what a tenant stores never gains rights on the server (its clients decide for themselves).
+MOUNT_OPTIONS = "rw,nosuid,nodev,noatime"
+FORMAT_SECONDS = 900.0
+
+
+class Superblock:
+    """What a disk's own first sectors say. ``complete`` is False for a file system whose making was cut short."""
+
+    __slots__ = ("complete", "type", "uuid")
+
+    def __init__(self, type: str, uuid: str, *, complete: bool = True) -> None:
+        self.type = type
+        self.uuid = uuid
+        self.complete = complete
+
+
+class Disk:
+    """A disk of a share. ``number`` is major:minor; ``content`` says why the disk is not blank, "" when it is, None
+    when nobody looked (it is only looked at before formatting)."""
+
+    __slots__ = ("content", "device", "number", "superblock")
+
+    def __init__(
+        self, device: str, number: str, superblock: Superblock | None = None, content: str | None = None
+    ) -> None:
+        self.device = device
+        self.number = number
+        self.superblock = superblock
+        self.content = content
+
+
+def mount_options(share: Share) -> str:
+    return MOUNT_OPTIONS + (",errors=remount-ro" if share.filesystem == "ext4" else "")
+
+
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+
+def disk_serials(host: Host, known: dict[str, str]) -> dict[str, str]:
+    """Disk name → serial as the kernel knows it, of all disks that have one. ``known`` spares reading again."""
+    found = {}
+    for name in host.listing("/sys/block"):
+        if not name.startswith(NEITHER_DISK):
+            serial = known.get(name) or _serial(host, name)
+            if serial:
+                found[name] = serial
+    return found
+
+
+def _serial(host: Host, name: str) -> str:
+    page = host.read_bytes(f"/sys/block/{name}/device/vpd_pg80")  # SCSI: 4 bytes of header, the last two its length
+    if len(page) > 4:
+        return page[4 : 4 + int.from_bytes(page[2:4], "big")].decode(errors="replace").strip(" \0")
+    for path in (f"/sys/block/{name}/serial", f"/sys/block/{name}/device/serial"):  # virtio-blk; NVMe
+        serial = host.read(path).strip(" \0\n")
+        if serial:
+            return serial
+    number = host.read(f"/sys/block/{name}/dev").strip()
+    for line in host.read(f"/run/udev/data/b{number}").splitlines():
+        if line.startswith("E:ID_SCSI_SERIAL="):
+            return line.partition("=")[2]
+    return ""
+
+
+def match(serials: dict[str, str], wanted: str) -> list[str]:
+    """Names of the disks with that serial. virtio-blk keeps 20 characters of it, so a serial of just 20 matches the
+    start of a longer one; whole matches come before those."""
+    whole = [name for name, serial in serials.items() if serial == wanted]
+    return whole or [name for name, serial in serials.items() if len(serial) == 20 and wanted.startswith(serial)]
+
+
+def wait_for_disks(host: Host, wanted: list[str], *, seconds: float) -> dict[str, str]:
+    """Disk name → serial, as soon as every wanted serial is there or the time is over. Hot-plugging needs no help from
+    us; a rescan of the SCSI hosts is the fallback for events that were lost."""
+    serials: dict[str, str] = {}
+    rescanned = False
+    for left in polls(seconds, 0.1):
+        serials = disk_serials(host, serials)
+        if all(match(serials, serial) for serial in wanted):
+            break
+        if not rescanned and seconds - left >= min(2.0, seconds / 2) > 0:
+            rescanned = True
+            for name in host.listing("/sys/class/scsi_host"):
+                host.poke(f"/sys/class/scsi_host/{name}/scan", "- - -")
+    return serials
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+def read_superblock(host: Host, device: str) -> Superblock | None:
+    """Recognise ext4 and xfs from the disk itself: no process, and no cache of udev's that may be old."""
+    try:
+        descriptor = os.open(host.at(device), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        head = os.pread(descriptor, 4096, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    if head[1080:1082] == b"\x53\xef":
+        return Superblock("ext4", _dashed(head[1128:1144]))
+    if head[:4] == b"XFSB":
+        return Superblock("xfs", _dashed(head[32:48]), complete=len(head) > 126 and head[126] == 0)
+    return None
+
+
+def _dashed(value: bytes) -> str:
+    text = value.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def content_of(host: Host, device: str) -> str:
+    """Why a disk is not blank: the signature that blkid's low-level probe finds, or bytes other than zero in its first
+    or last MiB. "" when it is blank. A disk that cannot be read is not blank."""
+    try:
+        probe = host.run("blkid", "-p", "-o", "export", host.at(device), timeout=30.0)
+    except CommandFailed as error:
+        return f"could not be probed: {error}"
+    if probe.status != 2:  # 2: nothing found; 0: something; 8: several things at once
+        facts = dict(line.partition("=")[::2] for line in probe.output.splitlines() if "=" in line)
+        kind = facts.get("TYPE") or facts.get("PTTYPE") or " ".join(probe.errors.split())[:200] or "something"
+        return f"carries {kind}" + (f" {facts['UUID']}" if facts.get("UUID") else "")
+    try:
+        descriptor = os.open(host.at(device), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            for offset in (0, max(size - MIB, 0)):
+                data = os.pread(descriptor, MIB, offset)
+                if data.count(0) != len(data):
+                    return f"has data near byte {offset + len(data) - len(data.lstrip(bytes(1)))}"
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return f"could not be read: {error.strerror}"
+    return "" if size >= 16 * MIB else f"has only {size} bytes"
+
+
+# ---- formatting ------------------------------------------------------------------------------------------------------
+#
+# A format is marked on the server's own disk before it starts and until the new root directory has its mode. After a
+# power cut in between, the mark says that the half-made file system is ours to make again; without it a disk that is
+# not blank is never touched.
+
+
+def format_marks(host: Host) -> dict[str, tuple[str, str]]:
+    """Share id → serial and UUID of formats that were begun and not finished."""
+    marks = {}
+    for name in host.listing(MARKS):
+        try:
+            mark = json.loads(host.read(f"{MARKS}/{name}"))
+            marks[name.removesuffix(".json")] = (str(mark["serial"]), str(mark["uuid"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return marks
+
+
+def make_filesystem(host: Host, share: Share, disk: Disk) -> None:
+    """Format a disk that the plan found blank, or that an interrupted format of ours left half-made. CommandFailed when
+    it cannot be done or the result is not what was asked for."""
+    mark = json.dumps({"serial": share.serial, "uuid": share.uuid})
+    host.replace(f"{MARKS}/{share.id}.json", mark, 0o600)
+    device = host.at(disk.device)
+    command: tuple[str, ...]
+    if share.filesystem == "ext4":
+        # Inode tables are zeroed by the kernel later; no blocks reserved for a root user who is not there; discarding
+        # would only read the map of a volume that is new.
+        command = ("mkfs.ext4", "-q", "-F", "-U", share.uuid, "-m", "0", "-E", "lazy_itable_init=1,nodiscard", device)
+    else:
+        command = ("mkfs.xfs", "-q", "-f", "-K", "-m", f"uuid={share.uuid}", device)
+    host.run(*command, timeout=FORMAT_SECONDS).check()
+    found = read_superblock(host, disk.device)
+    if found is None or found.uuid != share.uuid or found.type != share.filesystem:
+        raise CommandFailed(f"{command[0]} ended well but {disk.device} does not carry {share.uuid}")
+
+
+def finish_format(host: Host, share: Share) -> None:
+    """Open a new file system's root directory to every user, once: from then on its mode is the tenant's."""
+    path = host.at(share.path)
+    os.chmod(path, 0o777)  # noqa: S103 - as the generic driver always did; the rules are the guard
+    host.sync_directory(path)
+    host.remove(f"{MARKS}/{share.id}.json")
+    host.sync_directory(host.at(MARKS))
+
+
+# ---- /etc/fstab ------------------------------------------------------------------------------------------------------
+
+
+def fstab_line(share: Share) -> str:
+    """A mount at boot, with no controller: nofail keeps a missing volume from stopping the boot, and the NFS server
+    waits for those that are there. No fsck: replaying the journal is enough, and repairs are for people."""
+    boot = "nofail,x-systemd.device-timeout=30s,x-systemd.before=nfs-server.service"
+    return f"UUID={share.uuid} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
+
+
+def split_fstab(text: str) -> tuple[list[str], dict[str, str]]:
+    """Foreign lines as they are, and share id → our line. Ours are those whose mount point is a share's."""
+    foreign, ours = [], {}
+    for line in text.splitlines():
+        fields = line.split()
+        share_id = share_of(fields[1]) if len(fields) >= 2 and not line.lstrip().startswith("#") else None
+        if share_id is None:
+            foreign.append(line)
+        else:
+            ours[share_id] = line
+    return foreign, ours
+
+
+def fstab_text(before: str, shares: list[Share]) -> str:
+    foreign, _ = split_fstab(before)
+    return "".join(f"{line}\n" for line in [*foreign, *(fstab_line(share) for share in shares)])

@@ -1,0 +1,190 @@
+"""What to do, from what is there and what is wanted: a pure function. Applied and planned again, the plan is empty."""
+
+from __future__ import annotations
+
+from .desired import Desired, Share
+from .exports import clients, exports_text, found_entries, wanted_entries
+from .filesystems import Disk, fstab_text, split_fstab
+from .firewall import firewall_text
+
+
+class Mount:
+    """A mount at a share's place. ``number`` is its device's major:minor; ``alive``: that device still exists."""
+
+    __slots__ = ("alive", "number")
+
+    def __init__(self, number: str, *, alive: bool = True) -> None:
+        self.number = number
+        self.alive = alive
+
+
+class Facts:
+    """What is there. ``disks`` by serial (several: the serial is ambiguous), ``mounts`` by share id, ``directories``
+    the ids of all mount points below /shares, ``firewall`` the text in force or None when it is not known to be ours,
+    ``nics`` MAC → interface, ``marks`` see filesystems.format_marks."""
+
+    __slots__ = (
+        "directories",
+        "disks",
+        "etab",
+        "exports",
+        "firewall",
+        "fstab",
+        "marks",
+        "mounts",
+        "nfs_running",
+        "nics",
+    )
+
+    def __init__(
+        self,
+        *,
+        disks: dict[str, list[Disk]] | None = None,
+        mounts: dict[str, Mount] | None = None,
+        directories: frozenset[str] = frozenset(),
+        fstab: str = "",
+        exports: str = "",
+        etab: str = "",
+        nfs_running: bool = False,
+        firewall: str | None = None,
+        nics: dict[str, str] | None = None,
+        marks: dict[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self.disks = disks or {}
+        self.mounts = mounts or {}
+        self.directories = directories
+        self.fstab = fstab
+        self.exports = exports
+        self.etab = etab
+        self.nfs_running = nfs_running
+        self.firewall = firewall
+        self.nics = nics or {}
+        self.marks = marks or {}
+
+
+class Action:
+    """One thing to do. ``kind`` is a function of acting.py; ``share_id`` is set when only that share depends on it."""
+
+    __slots__ = ("disk", "kind", "share", "share_id", "text", "words")
+
+    def __init__(
+        self,
+        kind: str,
+        words: str,
+        *,
+        share: Share | None = None,
+        share_id: str = "",
+        disk: Disk | None = None,
+        text: str = "",
+    ) -> None:
+        self.kind = kind
+        self.words = words
+        self.share = share
+        self.share_id = share.id if share else share_id
+        self.disk = disk
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"<{self.words}>"
+
+
+class Plan:
+    """``problems``: share id → error of guest/document.py's ShareState and message. ``established``: shares that are
+    mounted at boot and exported when the actions succeed."""
+
+    __slots__ = ("actions", "established", "problems", "rule_errors")
+
+    def __init__(self) -> None:
+        self.actions: list[Action] = []
+        self.problems: dict[str, tuple[str, str]] = {}
+        self.established: list[Share] = []
+        self.rule_errors: dict[str, dict[str, str]] = {}
+
+
+def make_plan(facts: Facts, desired: Desired) -> Plan:
+    """Refusal (invalid) when the firewall would lock the controller out; anything wrong with one share is a problem of
+    that share alone."""
+    plan = Plan()
+    _plan_firewall(facts, desired, plan)
+    _, at_boot = split_fstab(facts.fstab)
+    for share in sorted(desired.shares, key=lambda item: item.id):
+        plan.rule_errors[share.id] = clients(share.rules)[1]
+        problem = _plan_share(facts, share, plan)
+        if problem is None or f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
+            # A share that was served before keeps its lines while its disk is missing: it comes back with the disk.
+            plan.established.append(share)
+        if problem is not None:
+            plan.problems[share.id] = problem
+    plan.actions += file_actions(facts, plan.established)
+    wanted = {share.id for share in desired.shares}
+    for share_id in sorted((facts.mounts.keys() | facts.directories) - wanted):
+        if share_id in facts.mounts:
+            plan.actions.append(Action("unmount", f"unmount share {share_id}", share_id=share_id))
+        else:
+            plan.actions.append(Action("remove_directory", f"remove the place of {share_id}", share_id=share_id))
+    return plan
+
+
+def _plan_firewall(facts: Facts, desired: Desired, plan: Plan) -> None:
+    if desired.firewall is not None:
+        text = firewall_text(desired.firewall, desired.ports, facts.nics)
+        if text != facts.firewall:
+            plan.actions.append(Action("load_firewall", "load the firewall", text=text))
+
+
+def _plan_share(facts: Facts, share: Share, plan: Plan) -> tuple[str, str] | None:
+    """Add what mounts the share; or say what stands against it."""
+    disks = facts.disks.get(share.serial, [])
+    if len(disks) != 1:
+        names = ", ".join(disk.device for disk in disks)
+        several = f"Several disks have the serial {share.serial}: {names}." if disks else ""
+        return "device_missing", several or f"No disk with serial {share.serial} appeared."
+    disk = disks[0]
+    for serial, others in facts.disks.items():
+        if serial != share.serial and any(other.device == disk.device for other in others):
+            return "device_missing", f"{disk.device} answers to the serials {share.serial} and {serial} alike."
+    mount = facts.mounts.get(share.id)
+    if mount is not None and mount.alive and mount.number != disk.number:
+        return (
+            "filesystem_mismatch",
+            f"Device {mount.number} is mounted at {share.path}, not {disk.device} ({disk.number}).",
+        )
+    begun = facts.marks.get(share.id) == (share.serial, share.uuid)
+    found = disk.superblock
+    ours = found is not None and found.type == share.filesystem and found.uuid == share.uuid
+    if found is None or not ours or not found.complete:
+        carries = f"carries {found.type} {found.uuid}" if found else disk.content or "carries no file system"
+        if not share.create:
+            return "filesystem_mismatch", f"{disk.device} should carry {share.uuid} but {carries}."
+        blank = found is None and disk.content == ""
+        # Half-made by us: nothing recognisable yet, or our own file system marked as incomplete.
+        unfinished = begun and (ours or (found is None and (disk.content or "").startswith("has data")))
+        if not blank and not unfinished:
+            return "not_blank", f"{disk.device} should be blank but {carries}; it was left untouched."
+        words = f"format {disk.device} as {share.filesystem} {share.uuid}"
+        plan.actions.append(Action("format", words, share=share, disk=disk))
+        begun = True
+    if mount is not None and not mount.alive:
+        plan.actions.append(Action("release", f"release the dead mount of share {share.id}", share=share))
+    if mount is None or not mount.alive:
+        plan.actions.append(Action("mount", f"mount share {share.id}", share=share, disk=disk))
+    if begun:
+        plan.actions.append(Action("finish_format", f"open the root of share {share.id}", share=share))
+    return None
+
+
+def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
+    """What makes /etc/fstab, /etc/exports and the kernel's exports those of the established shares."""
+    actions = []
+    fstab = fstab_text(facts.fstab, established)
+    if fstab != facts.fstab and split_fstab(fstab)[1] != split_fstab(facts.fstab)[1]:
+        actions.append(Action("write_fstab", "write /etc/fstab", text=fstab))
+    exports = exports_text(established)
+    wanted = wanted_entries(established)
+    if exports != facts.exports:
+        actions.append(Action("write_exports", "write /etc/exports", text=exports))
+    if wanted and not facts.nfs_running:
+        actions.append(Action("start_nfs", "start the NFS server"))
+    if wanted != found_entries(facts.etab):
+        actions.append(Action("export", "export anew"))
+    return actions
