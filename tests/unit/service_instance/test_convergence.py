@@ -71,7 +71,7 @@ def served(state: State) -> set[str]:
 
 
 def test_twenty_at_once_take_two_or_three_rounds() -> None:
-    guest = Guest(0.1)
+    guest = Guest(0.3)
     convergence = Convergence(guest.apply)
     barrier = threading.Barrier(20)
 
@@ -265,7 +265,7 @@ def test_with_a_real_service_instance(world: World) -> None:
         with lock:
             return Document(server_id=server, generation=next(generation), shares=())
 
-    world.cloud.set_delay("guest.apply", 0.1)
+    world.cloud.set_delay("guest.apply", 0.3)
     world.cloud.reset_calls()
     convergence = Convergence(instances.apply)
     with ThreadPoolExecutor(20) as pool:

@@ -159,7 +159,7 @@ def test_a_failing_cloud_call_fails_the_work_and_the_next_try_finishes_it(world:
     server = new_id()
     for method in ("ensure_service_subnet", "ensure_port", "ensure_instance"):
         for moment in ("before", "after"):
-            world.cloud.fail(method, CloudUnavailable, moment=moment)  # type: ignore[arg-type]
+            world.cloud.fail(method, CloudUnavailable, moment=moment)
             with pytest.raises(CloudUnavailable):
                 world.instances().ensure(server, world.tenant, NoProgress())
     world.instances().ensure(server, world.tenant, NoProgress())
