@@ -69,6 +69,7 @@ class Store:
         parsed = make_url(url)
         self.url = url
         self.bell = Bell()
+        self._open = threading.local()
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if not parsed.database or parsed.database == ":memory:":
@@ -99,11 +100,20 @@ class Store:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """A write transaction: committed when the block ends, rolled back when it raises."""
-        with self._writer.begin() as connection:
-            wishes: set[str] = set()
-            connection.info["after_commit"] = wishes  # info outlives the transaction: a set of its own for each
-            yield connection
+        """A write transaction: committed when the block ends, rolled back when it raises.
+
+        Never inside another one of the same thread: with SQLite's single writer it would wait for itself.
+        """
+        if getattr(self._open, "writing", False):
+            raise RuntimeError("A write transaction was begun inside another one; pass the open one on instead.")
+        wishes: set[str] = set()
+        self._open.writing = True
+        try:
+            with self._writer.begin() as connection:
+                connection.info["after_commit"] = wishes  # info outlives the transaction: a set of its own for each
+                yield connection
+        finally:
+            self._open.writing = False
         if "ring" in wishes:
             self.bell.ring()
 

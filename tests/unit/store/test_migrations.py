@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from databases import BACKENDS, PostgresCluster
 from sqlalchemy import inspect, text
 
+from databases import BACKENDS, PostgresCluster
 from sharewright.errors import ConfigurationError
 from sharewright.store.database import Store
 from sharewright.store.migrations import current_revision, migrate, newest_revision
