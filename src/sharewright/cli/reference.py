@@ -128,7 +128,8 @@ def toml(data: Mapping[str, Any], prefix: str = "") -> str:
     text = (f"\n[{prefix}]\n" if prefix and lines else "") + "".join(lines)
     for name, value in data.items():
         if isinstance(value, dict):
-            text += toml(value, f"{prefix}.{name}" if prefix else name)
+            key = name if name.replace("-", "_").isidentifier() else json.dumps(name)
+            text += toml(value, f"{prefix}.{key}" if prefix else key)
     return text
 
 

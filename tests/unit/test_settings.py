@@ -1,0 +1,104 @@
+"""The configuration: every mistake is named with its key, its value and what was expected."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharewright.errors import ConfigurationError
+from sharewright.settings import Settings, load, parse
+
+
+def complaint(data: dict[str, Any]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(data, source="test.toml")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[api]\nport = 70000", "api.port = 70000: expected a whole number, 1 to 65535"),
+        ('[api]\nport = "8786"', 'api.port = "8786": expected a whole number, 1 to 65535'),
+        ("[api]\nprot = 1", "api.prot: there is no such key; did you mean api.port?"),
+        ("[apj]\nport = 1", "apj: there is no such key; did you mean api?"),
+        ("api = 3", "api = 3: expected a table ([api])"),
+        ('[api]\nlisten = "localhost"', 'api.listen = "localhost": expected an IPv4 or IPv6 address'),
+        ('[api]\nbase_url = "shares.example"', 'api.base_url = "shares.example": expected http://'),
+        ('[identity]\nmode = "ldap"', 'identity.mode = "ldap": expected "builtin" or "http_basic" or "none"'),
+        ("[identity]\nroles = [1]", "identity.roles = [1]: expected a list of strings"),
+        ("[worker]\nthreads = true", "worker.threads = true: expected a whole number, 1 to 256"),
+        ("[worker]\nlease_seconds = 0", "worker.lease_seconds = 0: expected a number > 0"),
+        ("[quotas]\nshares = -2", "quotas.shares = -2: expected a whole number ≥ -1"),
+        ('[database]\nurl = "mysql://h/d"', 'database.url = "mysql://h/d": expected sqlite:'),
+        ('state_dir = "relative"', 'state_dir = "relative": expected an absolute path'),
+        ("backends = 1", "backends = 1: expected tables such as [backends.main]"),
+        ('[backends."a b"]', 'backends."a b": a backend\'s name consists of'),
+        ('[backends.a]\ncloud = "vmware"', 'backends.a.cloud = "vmware": expected "libvirt" or "simulated"'),
+        ("[backends.a]\nmemory = 1", "backends.a.memory: there is no such key; did you mean backends.a.memory_mib?"),
+        (
+            '[backends.a]\nservice_network_cidr = "10.254.0.0"\nservice_network_division_mask = 16',
+            'backends.a.service_network_cidr = "10.254.0.0": expected an IPv4 network that holds',
+        ),
+        (
+            '[backends.a]\nservice_network_cidr = "10.254.0.1/16"',
+            'backends.a.service_network_cidr = "10.254.0.1/16": expected an IPv4 network such as',
+        ),
+        ('[backends.a]\nservice_network_cidr = "fd00::/64"', "expected an IPv4 network that holds"),
+        (
+            '[backends.a]\nvolume_name_template = "share"',
+            'backends.a.volume_name_template = "share": expected exactly one',
+        ),
+        ('[backends.a]\nvolume_name_template = "../%s"', "backends.a.volume_name_template"),
+        (
+            "[backends.a]\nmax_shares_per_share_server = 0",
+            "max_shares_per_share_server = 0: expected a whole number ≥ 1",
+        ),
+        ('[backends.a]\nimage = "image"', 'backends.a.image = "image": expected an absolute path'),
+    ],
+)
+def test_a_mistake_names_key_value_and_expectation(text: str, expected: str) -> None:
+    message = complaint(tomllib.loads(text))
+    assert message.startswith("test.toml: ")
+    assert expected in message
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    message = complaint({"api": {"port": 0, "threads": 0}, "log_level": "loud", "backends": {"a": {"vcpus": 0}}})
+    for key in ("api.port", "api.threads", "log_level", "backends.a.vcpus"):
+        assert key in message
+
+
+def test_a_password_in_a_wrong_value_is_not_shown() -> None:
+    message = complaint({"database": {"url": "mysql://user:hunter2@host/db"}})
+    assert "database.url" in message
+    assert "hunter2" not in message
+
+
+def test_unset_keys_have_their_defaults() -> None:
+    settings = parse({"backends": {"a": {"cloud": "simulated"}}})
+    assert settings.api == Settings().api
+    assert settings.backends["a"].service_network_cidr == "10.254.0.0/16"
+    assert settings.database_url == "sqlite:////var/lib/sharewright/sharewright.db"
+
+
+def test_whole_numbers_do_for_seconds() -> None:
+    assert parse({"worker": {"poll_seconds": 2}}).worker.poll_seconds == 2.0
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="There is no configuration file") as missing:
+        load(tmp_path / "absent.toml")
+    assert "--config" in missing.value.hint
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[api\n")
+    with pytest.raises(ConfigurationError, match=r"broken\.toml is not a readable TOML file: .*line 1"):
+        load(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="not a readable TOML file"):
+        load(broken)
+    broken.write_text("[api]\nport = 9000\n")
+    assert load(broken).api.port == 9000
