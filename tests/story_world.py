@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -223,18 +222,23 @@ class World:
 
     def run(self, *, limit: int = 500) -> None:
         """Run every open operation to its end, letting parked time pass at once."""
-        runner = Runner(self.store, self.assembly.stories)
         for _ in range(limit):
-            claim = leases.claim(self.store, "test", lease_seconds=600.0, kinds=self.assembly.stories)
-            if claim is not None:
-                journal = Journal(self.store, claim.operation, valid_until=clock() + 600.0, steps=claim.steps)
-                runner.run(claim, journal)
-            elif not self._let_time_pass():
+            if not self.run_one(*self.assembly.stories) and not self._let_time_pass():
                 return
         raise AssertionError(f"operations do not come to an end: {self.rows(operations)}")
 
+    def run_one(self, *kinds: str) -> bool:
+        """One attempt at the next operation of these kinds that may run now; False: there is none."""
+        claim = leases.claim(self.store, "test", lease_seconds=600.0, kinds=kinds)
+        if claim is None:
+            return False
+        journal = Journal(self.store, claim.operation, valid_until=clock() + 600.0, steps=claim.steps)
+        Runner(self.store, self.assembly.stories).run(claim, journal)
+        return True
+
     def _let_time_pass(self) -> bool:
         """Move the soonest parked operation (and with it the deadlines of all) to now. False: none is open."""
+        now = utcnow()
         with self.store.begin() as tx:
             rows = tx.execute(
                 select(operations.c.id, operations.c.not_before, operations.c.deadline).where(
@@ -243,7 +247,7 @@ class World:
             ).all()
             if not rows:
                 return False
-            passed = max(min(row.not_before for row in rows) - utcnow(), timedelta(0))
+            passed = min((row.not_before for row in rows if row.not_before > now), default=now) - now
             for row in rows:
                 tx.execute(
                     update(operations)

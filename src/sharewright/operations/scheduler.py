@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.drivers.contract import PoolStats, ShareDriver
 from sharewright.errors import CloudError, NoValidBackend
@@ -135,28 +136,28 @@ class Scheduler:
 
 
 def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequence[PoolStats]) -> None:
-    """Replace a backend's rows in ``pools``."""
-    tx.execute(pools.delete().where(pools.c.backend == backend))
-    if not stats:
-        return
+    """Replace a backend's rows in ``pools``. Any number of processes may do so at the same time."""
     zone = settings.backends[backend].availability_zone if backend in settings.backends else "nova"
-    tx.execute(
-        pools.insert(),
-        [
-            {
-                "host": f"{settings.node}@{backend}#{pool.pool}",
-                "backend": backend,
-                "availability_zone": zone,
-                "total_capacity": pool.total_capacity,
-                "free_capacity": pool.free_capacity,
-                "provisioned_capacity": pool.provisioned_capacity,
-                "reserved_percentage": pool.reserved_percentage,
-                "capabilities": dict(pool.capabilities),
-                "reported_at": utcnow(),
-            }
-            for pool in stats
-        ],
-    )
+    rows = [
+        {
+            "host": f"{settings.node}@{backend}#{pool.pool}",
+            "backend": backend,
+            "availability_zone": zone,
+            "total_capacity": pool.total_capacity,
+            "free_capacity": pool.free_capacity,
+            "provisioned_capacity": pool.provisioned_capacity,
+            "reserved_percentage": pool.reserved_percentage,
+            "capabilities": dict(pool.capabilities),
+            "reported_at": utcnow(),
+        }
+        for pool in stats
+    ]
+    hosts = [row["host"] for row in rows]
+    tx.execute(pools.delete().where(pools.c.backend == backend, pools.c.host.not_in(hosts)))
+    insert = sqlite.insert(pools) if tx.dialect.name == "sqlite" else postgresql.insert(pools)
+    for row in rows:
+        changes = {name: value for name, value in row.items() if name != "host"}
+        tx.execute(insert.values(row).on_conflict_do_update(index_elements=["host"], set_=changes))
 
 
 # ---- what the checks look at -----------------------------------------------------------------------------------------
