@@ -285,6 +285,7 @@ class CloudServiceInstances:
             return False
         if not instance.running:
             log.warning("service instance is stopped, starting it", share_server=server_id)
+            self._health.failed(server_id, "its VM is stopped.")
             with progress.step("start instance"):
                 self._forget_connection(server_id)
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
