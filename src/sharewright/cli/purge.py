@@ -18,12 +18,26 @@ from sharewright.cli.options import (
     read_settings,
     tell,
 )
+from sharewright.progress import NoProgress
 from sharewright.settings import Settings
 
 if TYPE_CHECKING:
     from sharewright.clouds.libvirt.cloud import LibvirtCloud
 
 Say = Callable[[str], None]
+
+
+class Told(NoProgress):
+    """Progress that tells each step."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__()
+        self._say = say
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._say(name)
+        yield
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +76,8 @@ def purge_deployment(settings: Settings, say: Say) -> None:
         or (settings.state_path / "libvirt").exists()
     ):
         with libvirt_cloud(settings) as cloud:
-            cloud.purge(say)
+            cloud.check()  # starts the daemons if that is ours to do: nothing can be deleted without them
+            cloud.purge(Told(say))
             cloud.stop_daemons()
     for path in own_files(settings):
         path.unlink(missing_ok=True)
@@ -72,7 +87,7 @@ def purge_deployment(settings: Settings, say: Say) -> None:
 def power_off(settings: Settings, say: Say) -> None:
     """Power off every virtual machine of this deployment and end the daemons it started. Everything is kept."""
     with libvirt_cloud(settings) as cloud:
-        cloud.power_off(say)
+        cloud.stop(Told(say))
         cloud.stop_daemons()
 
 
