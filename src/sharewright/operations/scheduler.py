@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.drivers.contract import PoolStats, ShareDriver
-from sharewright.errors import CloudError, NoValidBackend
+from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import is_true, unsatisfied
 from sharewright.settings import Settings
@@ -98,10 +98,11 @@ class Scheduler:
         self._settings = settings
 
     def choose(self, share_id: str) -> Pool:
-        """The best pool for a share that exists as rows. Raises NoValidBackend, saying why for each backend."""
+        """The best pool for a share that exists as rows. Raises NoValidBackend, saying why for each backend;
+        CloudUnavailable when one of them does not report just now."""
         with self._store.read() as tx:
             request = read_request(tx, share_id)
-        failures = self._refresh()
+        failures, silent = self._refresh()
         with self._store.read() as tx:
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
             services = read_services(tx)
@@ -109,30 +110,34 @@ class Scheduler:
         for pool in candidates:
             failure = service_failure(pool, services) or pool_failure(pool, request)
             if failure:
-                failures[pool.backend] = failure
+                failures.setdefault(pool.backend, failure)
             else:
                 passed.append(pool)
+        if not passed and silent:  # one of these might have done; ask again later
+            raise CloudUnavailable(no_backend_message(request, failures), hint="The request is tried again.")
         if not passed:
             raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
         return max(passed, key=weight)
 
-    def _refresh(self) -> dict[str, str]:
-        """Bring missing and old reports up to date. Returns backend → why it has none."""
+    def _refresh(self) -> tuple[dict[str, str], bool]:
+        """Bring missing and old reports up to date. Returns backend → why it has none, and whether that may pass."""
         oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
         with self._store.read() as tx:
             fresh = set(tx.execute(select(pools.c.backend).where(pools.c.reported_at >= oldest)).scalars())
-        failures = {}
+        failures: dict[str, str] = {}
+        silent = False
         for name, driver in self._drivers.items():
             if name in fresh:
                 continue
             try:
                 stats = driver.pools()
             except CloudError as error:
-                failures[name] = f"its cloud does not report: {error.message}"
+                failures[name] = f"its cloud does not report: {error.message.rstrip('.')}"
+                silent = silent or isinstance(error, CloudUnavailable)
                 continue
             with self._store.begin() as tx:
                 write_pools(tx, self._settings, name, stats)
-        return failures
+        return failures, silent
 
 
 def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequence[PoolStats]) -> None:

@@ -1,0 +1,244 @@
+"""One failure at each cloud or guest call of each story, before or after the call's effect.
+
+Whatever call fails, and however: the story ends in a documented state, the cloud holds what the rows say and nothing
+else, the quota is right, and deleting everything leaves an empty cloud.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from sharewright.clouds.simulated.state import SimulatedState
+from sharewright.errors import CloudError, CloudUnavailable, SharewrightError
+from sharewright.store.database import Store
+from sharewright.store.tables import share_access_rules, share_servers, shares
+from story_world import World, make_world
+
+Moment = Literal["before", "after"]
+
+
+class Saboteur:
+    """Counts the calls that reach a simulated cloud and its guests, and fails the chosen one."""
+
+    def __init__(self, target: int = -1, error: type[SharewrightError] = CloudError, moment: Moment = "before") -> None:
+        self.calls: list[str] = []
+        self._target = target
+        self._error = error
+        self._moment = moment
+
+    @contextmanager
+    def on(self, state: SimulatedState) -> Iterator[None]:
+        real = state.call
+
+        @contextmanager
+        def call(method: str, *, timeout: float | None = None, cloud: bool = True) -> Iterator[None]:
+            chosen = len(self.calls) == self._target
+            self.calls.append(method)
+            if chosen and self._moment == "before":
+                raise self._error(f"Sabotage before {method}.")
+            with real(method, timeout=timeout, cloud=cloud):
+                yield
+            if chosen:
+                raise self._error(f"Sabotage after {method}.")
+
+        state.call = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del state.call  # type: ignore[method-assign]
+
+
+class Laboratory:
+    """Runs one story again and again, each time in a fresh world with another call failing."""
+
+    def __init__(self, template: Path, directory: Path) -> None:
+        self._template = template
+        self._directory = directory
+        self._number = 0
+
+    @contextmanager
+    def world(self) -> Iterator[World]:
+        self._number += 1
+        directory = self._directory / str(self._number)
+        directory.mkdir()
+        shutil.copyfile(self._template, directory / "store.db")
+        store = Store(f"sqlite:///{directory / 'store.db'}")
+        try:
+            with make_world(store, directory / "state") as world:
+                yield world
+        finally:
+            store.close()
+            shutil.rmtree(directory)
+
+    def run(
+        self,
+        prepare: Callable[[World], str],
+        act: Callable[[World, str], None],
+        error: type[SharewrightError],
+        moment: Moment,
+        examine: Callable[[World, str], None],
+    ) -> int:
+        """Fail each call in turn; return how many there were."""
+        with self.world() as world:
+            share, census = prepare(world), Saboteur()
+            with census.on(world.cloud.state):
+                act(world, share)
+                world.run()
+        for target, method in enumerate(census.calls):
+            with self.world() as world:
+                share, saboteur = prepare(world), Saboteur(target, error, moment)
+                with saboteur.on(world.cloud.state):
+                    act(world, share)
+                    world.run()
+                assert len(saboteur.calls) > target
+                try:
+                    examine(world, share)
+                    world.check_consistent()
+                    delete_everything(world)
+                except AssertionError as failure:
+                    failure.add_note(f"call {target} ({method}) failed {moment} its effect with {error.__name__}")
+                    raise
+        return len(census.calls)
+
+
+@pytest.fixture
+def laboratory(sqlite_template: Path, tmp_path: Path) -> Iterator[Laboratory]:
+    """In memory where that is possible: a hundred worlds need no disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="stories-", dir=memory if memory.is_dir() else tmp_path) as directory:
+        yield Laboratory(sqlite_template, Path(directory))
+
+
+def delete_everything(world: World) -> None:
+    """What users and maintenance do; ends with an empty cloud and no quota in use."""
+    for row in world.rows(shares):
+        world.request_delete(row.id)
+    world.run()
+    assert world.rows(shares) == []
+    assert world.usage() == (0, 0)
+    for server in world.rows(share_servers):
+        world.request_server_operation("delete_share_server", server.id)
+    world.run()
+    assert world.rows(share_servers) == []
+    world.check_empty()
+    assert world.cloud.state.violations() == []
+
+
+# ---- create ----
+
+
+def nothing(world: World) -> str:
+    """A fresh world: the share's server has to be made as well."""
+    return ""
+
+
+def act_create(world: World, _: str) -> None:
+    world.request_share()
+
+
+def examine_final_failure(world: World, _: str) -> None:
+    """Made, or failed with everything removed and the reason told."""
+    (share,) = world.rows(shares)
+    if share.status == "available":
+        assert world.exports(share.id) == []
+        assert world.messages(share.id) == []
+        return
+    assert share.status == "error"
+    (message,) = world.messages(share.id)
+    assert "Sabotage" in message.detail
+    assert list(world.cloud.volumes.list_volumes()) == []
+    assert world.rows(share_servers, status="creating") == []
+
+
+def examine_available(world: World, _: str) -> None:
+    (share,) = world.rows(shares)
+    assert share.status == "available"
+    assert world.exports(share.id) == []
+    assert len(world.cloud.volumes.list_volumes()) == 1
+    assert len(world.cloud.compute.list_instances()) == 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_create_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(nothing, act_create, CloudError, moment, examine_final_failure) >= 11
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_create_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(nothing, act_create, CloudUnavailable, moment, examine_available) >= 11
+
+
+# ---- rules ----
+
+
+def a_share(world: World) -> str:
+    share = world.request_share()
+    world.request_rule(share, "10.20.0.99", "ro")
+    world.run()
+    return share
+
+
+def act_rules(world: World, share: str) -> None:
+    (old,) = world.rows(share_access_rules, share_id=share)
+    world.request_deny(share, old.id)
+    world.request_rule(share, "10.20.0.1")
+
+
+def examine_rules(world: World, share: str) -> None:
+    states = world.rules(share)
+    if states == {"10.20.0.1": "active"}:
+        assert world.exports(share) == [["10.20.0.1/32", "rw"]]
+    else:
+        assert set(states.values()) == {"error"}
+        assert "Sabotage" in world.messages(share)[0].detail
+    assert world.share(share).status == "available"
+
+
+def examine_rules_in_force(world: World, share: str) -> None:
+    assert world.rules(share) == {"10.20.0.1": "active"}
+    assert world.exports(share) == [["10.20.0.1/32", "rw"]]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_rules_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_rules, CloudError, moment, examine_rules) >= 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_rules_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_rules, CloudUnavailable, moment, examine_rules_in_force) >= 1
+
+
+# ---- delete ----
+
+
+def act_delete(world: World, share: str) -> None:
+    world.request_delete(share)
+
+
+def examine_deleted_or_error(world: World, share: str) -> None:
+    if world.rows(shares):
+        assert world.share(share).status == "error_deleting"
+        assert "Sabotage" in world.messages(share)[0].detail
+
+
+def examine_deleted(world: World, share: str) -> None:
+    assert world.rows(shares) == []
+    assert list(world.cloud.volumes.list_volumes()) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_delete_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_delete, CloudError, moment, examine_deleted_or_error) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_delete_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_delete, CloudUnavailable, moment, examine_deleted) >= 4
