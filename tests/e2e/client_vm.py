@@ -82,7 +82,7 @@ class ClientVm:
             raise CommandFailed(command, code, output)
         return output
 
-    def mount(self, export: str, path: str, *, options: str = "vers=4.2,hard,noresvport") -> None:
+    def mount(self, export: str, path: str, *, options: str = "vers=4.2,hard") -> None:
         self.run(f"mkdir -p {shlex.quote(path)} && mount -t nfs -o {options} {shlex.quote(export)} {shlex.quote(path)}")
 
     def unmount(self, path: str) -> None:
