@@ -18,7 +18,7 @@ import pytest
 from sharewright.clouds.simulated.state import SimulatedState
 from sharewright.errors import CloudError, CloudUnavailable, SharewrightError
 from sharewright.store.database import Store
-from sharewright.store.tables import share_access_rules, share_servers, shares
+from sharewright.store.tables import metadata, share_access_rules, share_servers, shares
 from story_world import World, make_world
 
 Moment = Literal["before", "after"]
@@ -58,24 +58,20 @@ class Saboteur:
 class Laboratory:
     """Runs one story again and again, each time in a fresh world with another call failing."""
 
-    def __init__(self, template: Path, directory: Path) -> None:
-        self._template = template
+    def __init__(self, store: Store, directory: Path) -> None:
+        self._store = store
         self._directory = directory
         self._number = 0
 
     @contextmanager
     def world(self) -> Iterator[World]:
+        """An empty store (the same object: statements stay compiled) and a new cloud."""
         self._number += 1
-        directory = self._directory / str(self._number)
-        directory.mkdir()
-        shutil.copyfile(self._template, directory / "store.db")
-        store = Store(f"sqlite:///{directory / 'store.db'}")
-        try:
-            with make_world(store, directory / "state") as world:
-                yield world
-        finally:
-            store.close()
-            shutil.rmtree(directory)
+        with self._store.begin() as tx:
+            for table in reversed(metadata.sorted_tables):
+                tx.execute(table.delete())
+        with make_world(self._store, self._directory / str(self._number)) as world:
+            yield world
 
     def run(
         self,
@@ -108,12 +104,16 @@ class Laboratory:
         return len(census.calls)
 
 
-@pytest.fixture
-def laboratory(sqlite_template: Path, tmp_path: Path) -> Iterator[Laboratory]:
+@pytest.fixture(scope="module")
+def laboratory(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """In memory where that is possible: a hundred worlds need no disk."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="stories-", dir=memory if memory.is_dir() else tmp_path) as directory:
-        yield Laboratory(sqlite_template, Path(directory))
+    place = memory if memory.is_dir() else tmp_path_factory.mktemp("stories")
+    with tempfile.TemporaryDirectory(prefix="stories-", dir=place) as directory:
+        shutil.copyfile(sqlite_template, Path(directory) / "store.db")
+        store = Store(f"sqlite:///{directory}/store.db")
+        yield Laboratory(store, Path(directory))
+        store.close()
 
 
 def delete_everything(world: World) -> None:
