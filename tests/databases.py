@@ -52,8 +52,15 @@ class PostgresCluster:
             store.close()
             self._template = name
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {self._template if migrated else 'template0'}")
+        template = self._template if migrated else "template0"
+        # Copying files instead of logging pages: three times as fast where nothing has to survive a power failure.
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self.url(name)
+
+    def disconnect_all(self, url: str) -> None:
+        """Break every connection to a database, as a restart of the server would."""
+        name = url.split("@/")[1].split("?")[0]
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
 
     def drop_database(self, url: str) -> None:
         name = url.split("@/")[1].split("?")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -261,6 +262,7 @@ def test_many_claimers_share_the_work_without_overlap(store: Store, open_store: 
                 with lock:
                     if len(done) == len(order):
                         return
+                time.sleep(0.02)
                 continue
             key, number = order[claimed.operation.id]
             with lock:
