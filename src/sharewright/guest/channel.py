@@ -46,6 +46,10 @@ logging.getLogger(SSH_LOG).addHandler(logging.NullHandler())
 logging.getLogger(SSH_LOG).propagate = False
 
 
+class Verdict(msgspec.Struct):
+    ok: bool
+
+
 class Failure(msgspec.Struct):
     """``ok`` false: guest/document.py."""
 
@@ -100,11 +104,15 @@ class Connection:
             raise ConnectionBroken(str(error) or type(error).__name__) from error
         self.used = time.monotonic()
         try:
-            if msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("ok") != b"true":
+            if not msgspec.json.decode(line, type=Verdict).ok:
                 raise _error(msgspec.json.decode(line, type=Failure))
             return msgspec.json.decode(line, type=answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ConnectionBroken(f"the answer cannot be read: {error}") from error
+            self.close()
+            raise GuestError(
+                f"The service VM at {self.address.host} answers what cannot be read: {error}.",
+                hint="The key's forced command in the VM has to be the guest program, and nothing may write before it.",
+            ) from error
 
     def _read_line(self, end: float) -> bytes:
         searched = 0

@@ -46,8 +46,10 @@ def clients(rules: tuple[Rule, ...]) -> tuple[list[tuple[str, str]], dict[str, s
 
 def options(share: Share) -> str:
     """Export options that all clients of a share have in common. ``mp``: only while something is mounted there, never
-    the server's own disk. ``fsid`` is the share's for life, so that handles outlive server and file system moves."""
-    return f"sync,no_subtree_check,{share.squash},mp,fsid={share.id},sec=sys"
+    the server's own disk. ``fsid`` is the share's for life, so that handles outlive server and file system moves.
+    No ``sec=``: given here, it would bind read-only to its flavour, whatever the clients' own options say (measured
+    with nfs-utils 2.6); the default is sys."""
+    return f"sync,no_subtree_check,{share.squash},mp,fsid={share.id}"
 
 
 def exports_text(shares: list[Share]) -> str:
