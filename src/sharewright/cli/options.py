@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -99,6 +101,35 @@ def prepare_state_dir(settings: Settings) -> Path:
             hint="Run as root, or name a directory of your own as state_dir.",
         ) from error
     return path
+
+
+@contextmanager
+def state_dir_in_use(settings: Settings) -> Iterator[None]:
+    """Hold the state directory, together with any number of other processes, against ``sharewright purge``."""
+    with (prepare_state_dir(settings) / MARKER).open("rb") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandFailed(f"{settings.state_dir} is being purged.", hint="Wait for its end.") from None
+        yield
+
+
+@contextmanager
+def state_dir_for_purge(settings: Settings) -> Iterator[None]:
+    """Hold the state directory alone, if there is one. Raises CommandFailed while a process of ours uses it."""
+    path = settings.state_path / MARKER
+    if not path.exists():
+        yield
+        return
+    with path.open("rb") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandFailed(
+                f"A process of Sharewright uses {settings.state_dir}.",
+                hint="Stop the service first (./quickstart --down, systemctl stop sharewright).",
+            ) from None
+        yield
 
 
 def open_store(settings: Settings) -> Store:

@@ -16,6 +16,7 @@ from sharewright.cli.options import (
     Commands,
     add_command,
     read_settings,
+    state_dir_for_purge,
     tell,
 )
 from sharewright.progress import NoProgress
@@ -62,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         tell(f"This deletes all shares of deployment {settings.deployment} with their data, and {settings.state_dir}.")
         if input(f"Type the deployment's name ({settings.deployment}) to go on: ").strip() != settings.deployment:
             raise CommandFailed("Nothing was deleted.")
-    purge_deployment(settings, tell)
+    with state_dir_for_purge(settings):
+        purge_deployment(settings, tell)
     return 0
 
 

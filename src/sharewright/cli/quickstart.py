@@ -23,8 +23,9 @@ from typing import Any
 
 from sharewright.cli import processes
 from sharewright.cli.client_machine import ClientMachine
+from sharewright.cli.image import image_path
 from sharewright.cli.main import complain
-from sharewright.cli.options import prepare_state_dir
+from sharewright.cli.options import prepare_state_dir, state_dir_for_purge, state_dir_in_use
 from sharewright.cli.purge import power_off, purge_deployment
 from sharewright.cli.steps import Steps
 from sharewright.clouds.contract import Cloud, Subnet, TenantNetworks
@@ -109,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.down:
             return down(places, steps)
         configure(level="debug" if parsed.debug else "warning")
-        return Quickstart(places, steps, port=parsed.port, network=parsed.network).run()
+        return Quickstart(
+            places, steps, port=parsed.port, network=parsed.network, image=Path(parsed.image) if parsed.image else None
+        ).run()
     except KeyboardInterrupt:
         print(
             "\ninterrupted. Run ./quickstart again to go on, or ./quickstart --purge to remove everything.",
@@ -148,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="CIDR",
         help="the demo network (default: 10.99.0.0/24)",
     )
+    parser.add_argument("--image", metavar="DIR", help="use this service image instead of building one")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and more of the log")
     return parser
 
@@ -155,7 +159,10 @@ def parser() -> argparse.ArgumentParser:
 class Quickstart:
     """One run."""
 
-    def __init__(self, places: Places, steps: Steps, *, port: int, network: IPv4Network) -> None:
+    def __init__(
+        self, places: Places, steps: Steps, *, port: int, network: IPv4Network, image: Path | None = None
+    ) -> None:
+        self._image = image
         self._places = places
         self._steps = steps
         self._port = port
@@ -164,10 +171,11 @@ class Quickstart:
 
     def run(self) -> int:
         settings = self._configure()
-        image = settings.state_path / "images" / "service"
-        with self._steps.step("Service image"):
-            build_image(image, progress=self._steps.say)
-        with closing(open_cloud(settings, settings.backends[BACKEND])) as cloud:
+        image = image_path(settings)
+        if self._image is None:
+            with self._steps.step("Service image"):
+                build_image(image, progress=self._steps.say)
+        with state_dir_in_use(settings), closing(open_cloud(settings, settings.backends[BACKEND])) as cloud:
             with self._steps.step("libvirt"):
                 cloud.check()
             self._start_service()
@@ -197,6 +205,8 @@ class Quickstart:
             f'deployment = "{deployment}"\n\n[api]\nlisten = "127.0.0.1"\nport = {self._port}\n\n'
             f'[backends.{BACKEND}]\ncloud = "libvirt"\n'
         )
+        if self._image is not None:
+            text += f"image = {json.dumps(str(self._image.absolute()))}\n"
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
         path = self._places.configuration
         if path.exists() and path.read_text() != text:
@@ -427,7 +437,7 @@ def purge(places: Places, steps: Steps) -> int:
         settings = load(places.configuration)
     else:
         settings = Settings(state_dir=str(places.state_dir))
-    with steps.step("Removing virtual machines, volumes, networks and files"):
+    with steps.step("Removing virtual machines, volumes, networks and files"), state_dir_for_purge(settings):
         purge_deployment(settings, steps.say)
     steps.say("Nothing is left. (Debian packages stay, and so does this folder.)")
     return 0

@@ -28,6 +28,7 @@ from sharewright.cli.options import (
     open_store,
     prepare_state_dir,
     read_settings,
+    state_dir_in_use,
     tell,
 )
 from sharewright.cli.processes import remove_pid, write_pid
@@ -132,7 +133,6 @@ def run_worker(stack: ExitStack, store: Store, settings: Settings) -> None:
     from sharewright.operations.assembly import assemble
     from sharewright.operations.worker import Worker
 
-    prepare_state_dir(settings)
     assembly = stack.enter_context(closing(assemble(settings, store)))
     stack.enter_context(Worker(store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds))
 
@@ -165,7 +165,8 @@ def running(arguments: argparse.Namespace, settings: Settings) -> Iterator[threa
     if arguments.pid_file:
         write_pid(arguments.pid_file)
     try:
-        yield stopping
+        with state_dir_in_use(settings):
+            yield stopping
     finally:
         if arguments.pid_file:
             remove_pid(arguments.pid_file)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sharewright.cli.main import main
-from sharewright.cli.options import MARKER, CommandFailed
+from sharewright.cli.options import MARKER, CommandFailed, state_dir_in_use
 from sharewright.cli.purge import remove_state_dir
+from sharewright.settings import load
 
 
 def simulated(tmp_path: Path) -> list[str]:
@@ -47,6 +48,16 @@ def test_a_database_outside_the_state_directory_goes_too(tmp_path: Path) -> None
     assert (tmp_path / "elsewhere.db").exists()
     assert main([*config, "purge", "--yes"]) == 0
     assert list(tmp_path.iterdir()) == [tmp_path / "sharewright.toml"]
+
+
+def test_not_while_a_process_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = simulated(tmp_path)
+    settings = load(Path(config[1]))
+    with state_dir_in_use(settings), state_dir_in_use(settings):
+        assert main([*config, "purge", "--yes"]) == 1
+        assert "Stop the service first" in capsys.readouterr().err
+        assert (tmp_path / "state" / MARKER).exists()
+    assert main([*config, "purge", "--yes"]) == 0
 
 
 def test_a_directory_without_our_mark_stays(tmp_path: Path) -> None:

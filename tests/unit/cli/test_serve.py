@@ -1,0 +1,127 @@
+"""``sharewright serve --cloud simulated`` as a user runs it: a process, signals, the stock way to talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOBODY = 65534
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(tmp_path: Path, *arguments: str, **more: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and the API's base URL, once it answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "sharewright.cli.main", "serve", "--cloud", "simulated", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, text=True, **more)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            with suppress(OSError), urllib.request.urlopen(f"{base}/healthcheck", timeout=2):
+                break
+            time.sleep(0.1)
+        yield process, base
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+def call(base: str, method: str, path: str, body: Any = None) -> Any:
+    request = urllib.request.Request(
+        f"{base}/v2{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "X-OpenStack-Manila-API-Version": "2.51"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+def test_without_root_a_share_becomes_available(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in list(tmp_path.parents)[:3]:
+        if parent.stat().st_uid == os.geteuid() and str(parent) != "/tmp":
+            parent.chmod(0o755)
+    unprivileged = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    with serving(tmp_path, env=environment, cwd="/", **unprivileged) as (process, base):
+        log = (tmp_path / "log").read_text()
+        assert "SIMULATED" in log
+        found = re.search(r"--neutron-net-id (\S+) .*?--neutron-subnet-id (\S+)", log, re.DOTALL)
+        assert found is not None
+        network = call(
+            base,
+            "POST",
+            "/share-networks",
+            {"share_network": {"neutron_net_id": found[1], "neutron_subnet_id": found[2]}},
+        )["share_network"]
+        share = call(
+            base,
+            "POST",
+            "/shares",
+            {"share": {"share_proto": "NFS", "size": 1, "share_network_id": network["id"], "name": "one"}},
+        )["share"]
+        end = time.monotonic() + 60
+        while share["status"] == "creating" and time.monotonic() < end:
+            time.sleep(0.2)
+            share = call(base, "GET", f"/shares/{share['id']}")["share"]
+        assert share["status"] == "available", (tmp_path / "log").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert not list(tmp_path.glob("sharewright-simulated-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    pid_file = tmp_path / "pid"
+    arguments = ["--state-dir", str(tmp_path / "state"), "--pid-file", str(pid_file)]
+    with serving(tmp_path, *arguments) as (process, _base):
+        assert int(pid_file.read_text()) == process.pid
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    assert not pid_file.exists()
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert (tmp_path / "state" / "sharewright.db").exists()
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "sharewright.cli.main", "serve", "--cloud", "simulated",
+                "--port", str(holder.getsockname()[1]), "--state-dir", str(tmp_path / "state"),
+            ],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot be listened on" in done.stderr
+    assert "Traceback" not in done.stderr
