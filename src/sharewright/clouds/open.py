@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from sharewright.clouds.contract import Cloud
-from sharewright.errors import Unsupported
 from sharewright.settings import Backend, Settings
 
 SIMULATED_FILE = "simulated-cloud.db"
@@ -25,4 +24,6 @@ def open_cloud(settings: Settings, backend: Backend) -> Cloud:
         from sharewright.clouds.simulated.cloud import SimulatedCloud
 
         return SimulatedCloud(settings.simulated, deployment=settings.deployment, path=simulated_path(settings))
-    raise Unsupported("The libvirt cloud is not part of this version.")
+    from sharewright.clouds.libvirt.cloud import LibvirtCloud
+
+    return LibvirtCloud(settings.libvirt, deployment=settings.deployment, state_dir=settings.state_path)

@@ -1,1 +1,1 @@
-"""The embedded engine: libvirt/QEMU on one Linux host."""
+"""The embedded engine: libvirt/QEMU on one Linux host. Import LibvirtCloud from .cloud; it needs libvirt-python."""

@@ -1,0 +1,105 @@
+"""The libvirt cloud: one Linux host with QEMU, storage in a directory, networks of bridges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharewright.clouds.libvirt.accelerator import repair_device
+from sharewright.clouds.libvirt.compute import LibvirtCompute
+from sharewright.clouds.libvirt.connection import Connection, traversal_problem
+from sharewright.clouds.libvirt.daemons import Daemons
+from sharewright.clouds.libvirt.layout import Layout
+from sharewright.clouds.libvirt.networks import LibvirtNetworks
+from sharewright.clouds.libvirt.records import Locks
+from sharewright.clouds.libvirt.storage import LibvirtVolumes
+from sharewright.errors import CloudError
+from sharewright.progress import Progress
+from sharewright.settings import Libvirt
+
+SHUTDOWN_SECONDS = 20.0
+
+
+class LibvirtCloud:
+    """Contract Cloud. Any number of objects in any number of processes may serve one deployment at the same time;
+    all of them share ``state_dir``, and two deployments never do."""
+
+    def __init__(self, settings: Libvirt, *, deployment: str, state_dir: Path) -> None:
+        self._deployment = deployment
+        layout = Layout(deployment, state_dir.absolute())
+        try:
+            layout.make()
+        except OSError as error:
+            raise CloudError(
+                f"The state directory {state_dir} cannot be used: {error.strerror}.", hint="Run as root."
+            ) from error
+        self._layout = layout
+        self._daemons = Daemons(layout.daemons)
+        self._connection = Connection(settings.uri, self._daemons if settings.start_daemons else None)
+        locks = Locks(layout.locks)
+        self._networks = LibvirtNetworks(self._connection, layout, locks)
+        self._compute = LibvirtCompute(self._connection, layout, locks, self._networks, settings.accelerator)
+        self._volumes = LibvirtVolumes(
+            self._connection, layout, locks, settings.volume_format, holds=self._compute.holds
+        )
+        self._compute.use_volumes(self._volumes)
+
+    @property
+    def name(self) -> str:
+        return "libvirt"
+
+    @property
+    def deployment(self) -> str:
+        return self._deployment
+
+    @property
+    def volumes(self) -> LibvirtVolumes:
+        return self._volumes
+
+    @property
+    def networks(self) -> LibvirtNetworks:
+        return self._networks
+
+    @property
+    def compute(self) -> LibvirtCompute:
+        return self._compute
+
+    def check(self) -> None:
+        """Connect (starting the daemons when that is ours to do), and mend what the host may have lost: the storage
+        pool, the firewall."""
+        repair_device()
+        with self._connection.use("asking for its version") as connection:
+            connection.getVersion()
+        problem = traversal_problem(self._layout.volumes)
+        if problem:
+            raise CloudError(f"QEMU's user cannot pass through {problem} to the volumes.", hint=f"chmod o+x {problem}.")
+        self._volumes.ensure_pool()
+        self._networks.restore()
+
+    def accelerator(self) -> str:
+        """ "kvm" or "tcg": what instances run on."""
+        return self._compute.accelerator()
+
+    def stop(self, progress: Progress) -> None:
+        """Shut down all instances and networks of this deployment, to be started again by their next use."""
+        with progress.step("stop instances"):
+            self._compute.stop_all(timeout=SHUTDOWN_SECONDS)
+        with progress.step("stop networks"):
+            self._networks.deactivate()
+
+    def purge(self, progress: Progress) -> None:
+        """Delete everything of this deployment, shares' data included: instances, networks, volumes, firewall."""
+        with progress.step("delete instances"):
+            self._compute.purge()
+        with progress.step("delete networks"):
+            self._networks.purge()
+        with progress.step("delete volumes"):
+            self._volumes.purge()
+        self._layout.remove()
+
+    def stop_daemons(self) -> list[str]:
+        """End the daemons that we started, and only those; their names."""
+        self._connection.close()
+        return self._daemons.stop()
+
+    def close(self) -> None:
+        self._connection.close()
