@@ -23,9 +23,12 @@ from typing import Annotated, Final
 
 import bcrypt
 import msgspec
+import structlog
 from msgspec import Meta
 
 from sharewright.errors import ConfigurationError, InvalidInput
+
+log = structlog.get_logger()
 
 MAXIMUM_PASSWORD_BYTES: Final = 72  # what bcrypt looks at
 _CACHE_SECONDS: Final = 300.0
@@ -130,7 +133,7 @@ class PasswordVerifier:
         self._known: dict[bytes, float] = {}
         self._lock = threading.Lock()
         self._turn = threading.Semaphore(2)
-        self._decoy: str | None = None
+        self._decoy = hash_password(secrets.token_hex(16))
 
     def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password is right. ``None``, an unknown user, takes as long as a wrong password."""
@@ -145,7 +148,7 @@ class PasswordVerifier:
             if acceptable and self._known.get(digest, 0.0) > now:
                 return True
         with self._turn:
-            right = bcrypt.checkpw(encoded, (password_hash or self._decoy_hash()).encode())
+            right = bcrypt.checkpw(encoded, (password_hash or self._decoy).encode())
         if not (right and acceptable):
             return False
         with self._lock:
@@ -153,11 +156,6 @@ class PasswordVerifier:
                 self._known.clear()
             self._known[digest] = now + _CACHE_SECONDS
         return True
-
-    def _decoy_hash(self) -> str:
-        if self._decoy is None:
-            self._decoy = hash_password(secrets.token_hex(16))
-        return self._decoy
 
 
 class UserFile:
@@ -176,9 +174,8 @@ class UserFile:
                 self._stamp = stamp
                 try:
                     self._users = read_users(self._path)
-                except ConfigurationError:
-                    # Nobody gets in who was not in before; the operator sees it with `sharewright config check`.
-                    return self._users
+                except ConfigurationError as error:
+                    log.error("The password file is broken; its last good content stays in force.", error=str(error))
             return self._users
 
     def _signature(self) -> tuple[int, int, int, int] | None:

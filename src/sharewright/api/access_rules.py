@@ -1,0 +1,107 @@
+"""Access rules: actions on a share, and /share-access-rules from 2.45 on."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.metadata import all_items
+from sharewright.api.resource import (
+    Field,
+    Filter,
+    Identifier,
+    Name,
+    Record,
+    Resource,
+    StringMap,
+    Timestamp,
+    Viewer,
+    timestamp,
+    unwrap,
+)
+from sharewright.api.routing import Call, Route
+from sharewright.errors import InvalidInput
+from sharewright.services import access_rules as service
+from sharewright.states import AccessState
+
+
+def _old_state(record: Record, viewer: Viewer) -> str:
+    """Before 2.28 there was one state on the way in and one on the way out."""
+    if record["state"] in AccessState.LEAVING:
+        return "deleting"
+    return "new" if record["state"] in AccessState.TRANSITIONAL else str(record["state"])
+
+
+ACCESS_RULE: Final = Resource(
+    name="access",
+    plural="access_list",
+    collection="share-access-rules",
+    fields=(
+        Field("id", Identifier, summary=True),
+        Field("share_id", Identifier),
+        Field("access_type", Identifier, summary=True, create=True, required=True),
+        Field("access_to", Identifier, summary=True, create=True, required=True),
+        Field("access_level", Name, summary=True, create=True),
+        Field("state", str, source=_old_state, until=27, summary=True),
+        Field("state", str, since=28, summary=True),
+        Field("access_key", Name, since=21, summary=True),
+        Field("created_at", Timestamp, source=timestamp("created_at"), since=33, summary=True),
+        Field("updated_at", Timestamp | None, source=timestamp("updated_at"), since=33, summary=True),
+        Field("metadata", StringMap, since=45, summary=True, create=True, accepts=StringMap | None),
+    ),
+    filters=(Filter("metadata", kind="map", since=45),),
+)
+
+
+def allow(call: Call, share_id: str) -> Any:
+    body = unwrap(call.body, "allow_access", "os-allow_access")
+    values = ACCESS_RULE.parse_values(body, call.version, "create")
+    return ACCESS_RULE.show(service.allow(call.deployment, call.context, share_id, values), call)
+
+
+def deny(call: Call, share_id: str) -> None:
+    access_id = unwrap(call.body, "deny_access", "os-deny_access").get("access_id")
+    if not isinstance(access_id, str) or not access_id:
+        raise InvalidInput("access_id is required.")
+    service.deny(call.deployment, call.context, share_id, access_id)
+
+
+def list_of_share(call: Call, share_id: str) -> Any:
+    records = service.list_rules(call.deployment, call.context, share_id, rule="share:access_get_all")
+    return ACCESS_RULE.show_all(records, call, summary=True)
+
+
+def list_all(call: Call) -> Any:
+    share_id = call.query.get("share_id", "")
+    if not share_id:
+        raise InvalidInput("The field 'share_id' has to be specified.")
+    metadata = call.filters(ACCESS_RULE).get("metadata")
+    records = service.list_rules(call.deployment, call.context, share_id, metadata=metadata)
+    return ACCESS_RULE.show_all(records, call, summary=True)
+
+
+def show(call: Call, access_id: str) -> Any:
+    return ACCESS_RULE.show(service.show(call.deployment, call.context, access_id), call)
+
+
+def write_metadata(call: Call, access_id: str) -> Any:
+    items = all_items(call)
+    return {"metadata": service.write_metadata(call.deployment, call.context, access_id, items)}
+
+
+def delete_metadata(call: Call, access_id: str, key: str) -> None:
+    service.delete_metadata(call.deployment, call.context, access_id, key)
+
+
+_ACTION = "/shares/{share_id}/action"
+ROUTES: Final = (
+    Route("POST", _ACTION, allow, until=6, action="os-allow_access"),
+    Route("POST", _ACTION, allow, since=7, action="allow_access"),
+    Route("POST", _ACTION, deny, until=6, status=202, action="os-deny_access"),
+    Route("POST", _ACTION, deny, since=7, status=202, action="deny_access"),
+    Route("POST", _ACTION, list_of_share, until=6, action="os-access_list"),
+    Route("POST", _ACTION, list_of_share, since=7, until=44, action="access_list"),
+    Route("GET", "/share-access-rules", list_all, since=45),
+    Route("GET", "/share-access-rules/{access_id}", show, since=45),
+    Route("PUT", "/share-access-rules/{access_id}/metadata", write_metadata, since=45),
+    Route("DELETE", "/share-access-rules/{access_id}/metadata/{key}", delete_metadata, since=45),
+)

@@ -1,0 +1,94 @@
+"""Share instances, for administrators: /share_instances and /shares/{id}/instances."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.resource import (
+    Field,
+    Filter,
+    Flag,
+    Identifier,
+    Name,
+    Record,
+    Resource,
+    Timestamp,
+    Viewer,
+    constant,
+    timestamp,
+)
+from sharewright.api.routing import Call, Route
+from sharewright.api.shares import wanted_status
+from sharewright.services import share_instances as service
+
+
+def _paths(record: Record, viewer: Viewer) -> list[str]:
+    return [record["export_location"]] if record["export_location"] else []
+
+
+def _old_rules_status(record: Record, viewer: Viewer) -> str:
+    status = str(record["access_rules_status"])
+    return "out_of_sync" if status == "syncing" else status
+
+
+SHARE_INSTANCE: Final = Resource(
+    name="share_instance",
+    plural="share_instances",
+    collection="share_instances",
+    linked=True,
+    fields=(
+        Field("id", Identifier),
+        Field("share_id", Identifier),
+        Field("status", str),
+        Field("host", Name),
+        Field("availability_zone", Name),
+        Field("share_network_id", Name),
+        Field("share_server_id", Name),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        Field("export_location", Name, until=8),
+        Field("export_locations", list[str], source=_paths, until=8),
+        Field("access_rules_status", str, source=_old_rules_status, since=10, until=27),
+        Field("access_rules_status", str, since=28),
+        Field("replica_state", Name, source=constant(None), since=11),
+        Field("share_type_id", Identifier, since=22),
+        Field("cast_rules_to_readonly", Flag, source=constant(False), since=30),
+        Field("progress", Name, since=54),
+        Field("updated_at", Timestamp | None, source=timestamp("updated_at"), since=71),
+    ),
+    filters=(Filter("export_location_id", since=35), Filter("export_location_path", kind="like", since=35)),
+    sort_keys={name: name for name in service.COLUMNS},
+)
+
+
+def list_all(call: Call) -> Any:
+    page = call.page(SHARE_INSTANCE)
+    records = service.list_instances(call.deployment, call.context, call.filters(SHARE_INSTANCE), page)
+    return SHARE_INSTANCE.show_all(records, call) | call.next_page(SHARE_INSTANCE, records, page)
+
+
+def list_of_share(call: Call, share_id: str) -> Any:
+    return SHARE_INSTANCE.show_all(service.of_share(call.deployment, call.context, share_id), call)
+
+
+def show(call: Call, share_instance_id: str) -> Any:
+    return SHARE_INSTANCE.show(service.show(call.deployment, call.context, share_instance_id), call)
+
+
+def reset_status(call: Call, share_instance_id: str) -> None:
+    service.reset_status(call.deployment, call.context, share_instance_id, wanted_status(call))
+
+
+def force_delete(call: Call, share_instance_id: str) -> None:
+    service.force_delete(call.deployment, call.context, share_instance_id)
+
+
+_ACTION = "/share_instances/{share_instance_id}/action"
+ROUTES: Final = (
+    Route("GET", "/share_instances", list_all, since=3),
+    Route("GET", "/share_instances/{share_instance_id}", show, since=3),
+    Route("GET", "/shares/{share_id}/instances", list_of_share, since=3),
+    Route("POST", _ACTION, reset_status, since=3, until=6, status=202, action="os-reset_status"),
+    Route("POST", _ACTION, reset_status, since=7, status=202, action="reset_status"),
+    Route("POST", _ACTION, force_delete, since=3, until=6, status=202, action="os-force_delete"),
+    Route("POST", _ACTION, force_delete, since=7, status=202, action="force_delete"),
+)

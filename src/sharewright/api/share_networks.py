@@ -1,0 +1,143 @@
+"""Share networks: /share-networks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.resource import (
+    Computed,
+    Field,
+    Filter,
+    Flag,
+    Identifier,
+    Name,
+    Record,
+    Resource,
+    Timestamp,
+    Viewer,
+    constant,
+    timestamp,
+)
+from sharewright.api.routing import Call, Route
+from sharewright.api.share_network_subnets import SUBNET
+from sharewright.api.shares import all_projects, wanted_status
+from sharewright.errors import InvalidInput
+from sharewright.services import share_networks as service
+
+
+def _of_subnet(name: str) -> Computed:
+    """Before 2.51 a share network had one subnet, whose values were its own."""
+
+    def compute(record: Record, viewer: Viewer) -> Any:
+        return record["subnets"][0][name] if record["subnets"] else None
+
+    return compute
+
+
+def _subnets(record: Record, viewer: Viewer) -> list[dict[str, Any]]:
+    view = SUBNET.view(viewer, summary=True)
+    return [view(subnet, viewer) for subnet in record["subnets"]]
+
+
+def _idle(record: Record, viewer: Viewer) -> bool:
+    """Whether it can be changed: no backend changes the network or security service of a share server in use."""
+    return not record["in_use"]
+
+
+SHARE_NETWORK: Final = Resource(
+    name="share_network",
+    plural="share_networks",
+    collection="share-networks",
+    fields=(
+        Field("id", Identifier, summary=True),
+        Field("name", Name, summary=True, create=True, update=True),
+        Field("description", Name, create=True, update=True),
+        Field("project_id", str),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        Field("updated_at", Timestamp | None, source=timestamp("updated_at")),
+        Field("neutron_net_id", Name, source=_of_subnet("neutron_net_id"), until=50),
+        Field("neutron_subnet_id", Name, source=_of_subnet("neutron_subnet_id"), until=50),
+        Field("neutron_net_id", Name, shown=False, create=True, update=True),
+        Field("neutron_subnet_id", Name, shown=False, create=True, update=True),
+        Field("nova_net_id", Name, source=constant(None), until=25, create=True),
+        Field("network_type", Name, source=_of_subnet("network_type"), until=50),
+        Field("segmentation_id", int | None, source=_of_subnet("segmentation_id"), until=50),
+        Field("cidr", Name, source=_of_subnet("cidr"), until=50),
+        Field("ip_version", int | None, source=_of_subnet("ip_version"), until=50),
+        Field("gateway", Name, source=_of_subnet("gateway"), since=18, until=50),
+        Field("mtu", int | None, source=_of_subnet("mtu"), since=20, until=50),
+        Field("availability_zone", Name, since=51, shown=False, create=True),
+        Field("share_network_subnets", list[dict[str, Any]], source=_subnets, since=51),
+        Field("status", str, since=63),
+        Field("security_service_update_support", Flag, source=_idle, since=63),
+        Field("network_allocation_update_support", Flag, source=_idle, since=70),
+    ),
+    filters=(
+        Filter("name", kind="like"),
+        Filter("description", kind="like"),
+        Filter("status", since=63),
+        Filter("neutron_net_id", kind="like"),
+        Filter("neutron_subnet_id", kind="like"),
+        Filter("cidr", kind="like"),
+        Filter("ip_version", kind="integer"),
+        Filter("network_type", admin=True),
+        Filter("segmentation_id", kind="integer", admin=True),
+        Filter("security_service_id"),
+        Filter("created_since"),
+        Filter("created_before"),
+        Filter("project_id", admin=True),
+    ),
+    sort_keys={name: name for name in service.COLUMNS},
+)
+
+
+def list_summaries(call: Call) -> Any:
+    return _list(call, summary=True)
+
+
+def list_details(call: Call) -> Any:
+    return _list(call, summary=False)
+
+
+def _list(call: Call, *, summary: bool) -> Any:
+    page = call.page(SHARE_NETWORK)
+    records = service.list_networks(
+        call.deployment, call.context, call.filters(SHARE_NETWORK), page, all_projects=all_projects(call)
+    )
+    return SHARE_NETWORK.show_all(records, call, summary=summary) | call.next_page(SHARE_NETWORK, records, page)
+
+
+def show(call: Call, share_network_id: str) -> Any:
+    return SHARE_NETWORK.show(service.show(call.deployment, call.context, share_network_id), call)
+
+
+def create(call: Call) -> Any:
+    values = SHARE_NETWORK.parse(call.body, call.version, "create")
+    if values.pop("nova_net_id", None):
+        raise InvalidInput("nova networking is not supported.", hint="Give neutron_net_id and neutron_subnet_id.")
+    return SHARE_NETWORK.show(service.create(call.deployment, call.context, values), call)
+
+
+def update(call: Call, share_network_id: str) -> Any:
+    values = SHARE_NETWORK.parse(call.body, call.version, "update")
+    return SHARE_NETWORK.show(service.change(call.deployment, call.context, share_network_id, values), call)
+
+
+def delete(call: Call, share_network_id: str) -> None:
+    service.remove(call.deployment, call.context, share_network_id)
+
+
+def reset_status(call: Call, share_network_id: str) -> None:
+    service.reset_status(call.deployment, call.context, share_network_id, wanted_status(call))
+
+
+_ONE = "/share-networks/{share_network_id}"
+ROUTES: Final = (
+    Route("GET", "/share-networks", list_summaries),
+    Route("POST", "/share-networks", create),
+    Route("GET", "/share-networks/detail", list_details),
+    Route("GET", _ONE, show),
+    Route("PUT", _ONE, update),
+    Route("DELETE", _ONE, delete, status=202),
+    Route("POST", f"{_ONE}/action", reset_status, since=63, status=202, action="reset_status"),
+)

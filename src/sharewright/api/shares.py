@@ -1,0 +1,211 @@
+"""Shares: /shares and the actions on one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.resource import (
+    Field,
+    Filter,
+    Flag,
+    Identifier,
+    Name,
+    PositiveInteger,
+    Record,
+    Resource,
+    StringMap,
+    Timestamp,
+    Viewer,
+    constant,
+    parse_flag,
+    timestamp,
+    unwrap,
+)
+from sharewright.api.routing import Call, Route
+from sharewright.errors import InvalidInput
+from sharewright.services import shares as service
+
+
+def _paths(record: Record, viewer: Viewer) -> list[str]:
+    return [record["export_location"]] if record["export_location"] else []
+
+
+def _old_rules_status(record: Record, viewer: Viewer) -> str:
+    """Before 2.28 "syncing" was out_of_sync."""
+    status = str(record["access_rules_status"])
+    return "out_of_sync" if status == "syncing" else status
+
+
+SHARE: Final = Resource(
+    name="share",
+    plural="shares",
+    collection="shares",
+    linked=True,
+    fields=(
+        Field("id", Identifier, summary=True),
+        Field("name", Name, summary=True, create=True, update=True, aliases=("display_name",)),
+        Field("description", str | None, create=True, update=True, aliases=("display_description",), accepts=Name),
+        Field("size", PositiveInteger, create=True, required=True),
+        Field("share_proto", Identifier, source="protocol", key="protocol", create=True, required=True),
+        Field("status", str),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        Field("availability_zone", Name, shown=False, since=1, create=True),
+        Field("availability_zone", Name),
+        Field("project_id", str),
+        Field("user_id", str, since=16),
+        Field("host", Name, admin=True),
+        Field("share_server_id", Name, admin=True),
+        Field("share_network_id", Identifier | None, create=True),
+        Field("metadata", StringMap, create=True, accepts=StringMap | None),
+        Field("is_public", Flag, create=True, update=True),
+        # The type's name stood where its id stands from 2.6 on; a request may use either.
+        Field("share_type", Name, source="share_type_name", until=5, create=True, aliases=("volume_type",)),
+        Field("volume_type", Name, source="share_type_name", until=5),
+        Field("share_type", Name, source="share_type_id", since=6, create=True, aliases=("volume_type",)),
+        Field("volume_type", Name, source="share_type_id", since=6),
+        Field("share_type_name", Name, since=6),
+        Field("export_location", Name, until=8),
+        Field("export_locations", list[str], source=_paths, until=8),
+        Field("snapshot_id", Name, source=constant(None), create=True),
+        Field("snapshot_support", Flag, since=2),
+        Field(
+            "consistency_group_id", Name, source=constant(None), since=4, until=30, key="share_group_id", create=True
+        ),
+        Field("source_cgsnapshot_member_id", Name, source=constant(None), since=4, until=30),
+        Field("task_state", Name, source=constant(None), since=5),
+        Field("access_rules_status", str, source=_old_rules_status, since=10, until=27),
+        Field("access_rules_status", str, since=28),
+        Field("replication_type", Name, source=constant(None), since=11),
+        Field("has_replicas", Flag, source=constant(False), since=11),
+        Field("create_share_from_snapshot_support", Flag, since=24),
+        Field("revert_to_snapshot_support", Flag, since=27),
+        Field("share_group_id", Name, source=constant(None), since=31, create=True),
+        Field("source_share_group_snapshot_member_id", Name, source=constant(None), since=31),
+        Field("mount_snapshot_support", Flag, since=32),
+        Field("progress", Name, since=54),
+        Field("scheduler_hints", StringMap | None, since=65, shown=False, create=True),
+        Field("is_soft_deleted", Flag, source=constant(False), since=69),
+        Field("scheduled_to_be_deleted_at", Timestamp | None, source=constant(None), since=69),
+        Field("source_backup_id", Name, source=constant(None), since=80),
+        # Of later microversions: known, so that they are not refused as unknown, but without an effect here.
+        Field("mount_point_name", Name, source=constant(None), since=84),
+        Field("encryption_key_ref", Name, source=constant(None), since=90),
+    ),
+    filters=(
+        Filter("name", kind="like"),
+        Filter("display_name", key="name"),
+        Filter("description", kind="like"),
+        Filter("display_description", key="description"),
+        Filter("status"),
+        Filter("share_type_id"),
+        Filter("volume_type_id", key="share_type_id"),
+        Filter("share_network_id"),
+        Filter("share_server_id"),  # refused to all but admins, not ignored
+        Filter("host", admin=True),
+        Filter("snapshot_id"),
+        Filter("is_public", kind="flag"),
+        Filter("metadata", kind="map"),
+        Filter("extra_specs", kind="map"),
+        Filter("consistency_group_id", key="share_group_id", since=4, until=30),
+        Filter("share_group_id", since=31),
+        Filter("export_location_id", since=35),
+        Filter("export_location_path", kind="like", since=35),
+        Filter("is_soft_deleted", kind="flag", since=69),
+        Filter("project_id", admin=True),
+    ),
+    sort_keys={
+        name: name
+        for name in (
+            "id", "name", "status", "size", "host", "availability_zone", "user_id", "project_id", "created_at",
+            "updated_at", "share_type_id", "share_network_id",
+        )
+    }
+    | {
+        "display_name": "name",
+        "share_proto": "protocol",
+        "share_type": "share_type_id",
+        "volume_type_id": "share_type_id",
+        "share_network": "share_network_id",
+    },
+)  # fmt: skip
+
+
+def list_summaries(call: Call) -> Any:
+    return _list(call, detail=False)
+
+
+def list_details(call: Call) -> Any:
+    return _list(call, detail=True)
+
+
+def _list(call: Call, *, detail: bool) -> Any:
+    page = call.page(SHARE)
+    counted = call.version >= 42 and parse_flag(call.query.get("with_count", "false"), "with_count")
+    records, total = service.list_shares(
+        call.deployment,
+        call.context,
+        call.filters(SHARE),
+        page,
+        all_projects=all_projects(call),
+        detail=detail,
+        with_count=counted,
+    )
+    answer = SHARE.show_all(records, call, summary=not detail)
+    if total is not None:
+        answer["count"] = total
+    return answer | call.next_page(SHARE, records, page)
+
+
+def all_projects(call: Call) -> bool:
+    """Whether the request asks for other projects' things too; only an admin gets them."""
+    given = call.query.get("all_tenants") or call.query.get("all_projects")
+    return bool(given) and parse_flag(given or "", "all_tenants")
+
+
+def create(call: Call) -> Any:
+    values = SHARE.parse(call.body, call.version, "create")
+    return SHARE.show(service.create(call.deployment, call.context, values), call)
+
+
+def show(call: Call, share_id: str) -> Any:
+    return SHARE.show(service.show(call.deployment, call.context, share_id), call)
+
+
+def update(call: Call, share_id: str) -> Any:
+    values = SHARE.parse(call.body, call.version, "update")
+    return SHARE.show(service.change(call.deployment, call.context, share_id, values), call)
+
+
+def delete(call: Call, share_id: str) -> None:
+    service.delete(call.deployment, call.context, share_id)
+
+
+def force_delete(call: Call, share_id: str) -> None:
+    service.delete(call.deployment, call.context, share_id, force=True)
+
+
+def reset_status(call: Call, share_id: str) -> None:
+    service.reset_status(call.deployment, call.context, share_id, wanted_status(call))
+
+
+def wanted_status(call: Call) -> str:
+    """The status in a reset_status action, under its new or old name."""
+    values = unwrap(call.body, "reset_status", "os-reset_status")
+    status = values.get("status")
+    if not isinstance(status, str) or len(values) != 1:
+        raise InvalidInput("Must specify a valid status, and nothing else.")
+    return status
+
+
+ROUTES: Final = (
+    Route("GET", "/shares", list_summaries),
+    Route("POST", "/shares", create),
+    Route("GET", "/shares/detail", list_details),
+    Route("GET", "/shares/{share_id}", show),
+    Route("PUT", "/shares/{share_id}", update),
+    Route("DELETE", "/shares/{share_id}", delete, status=202),
+    Route("POST", "/shares/{share_id}/action", reset_status, until=6, status=202, action="os-reset_status"),
+    Route("POST", "/shares/{share_id}/action", reset_status, since=7, status=202, action="reset_status"),
+    Route("POST", "/shares/{share_id}/action", force_delete, until=6, status=202, action="os-force_delete"),
+    Route("POST", "/shares/{share_id}/action", force_delete, since=7, status=202, action="force_delete"),
+)

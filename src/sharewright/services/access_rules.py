@@ -1,0 +1,165 @@
+"""Access rules: who may mount a share. Rows say what should be; update_access operations make it so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, exists, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import InvalidInput, NotFound
+from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.services import shares as share_service
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.policy import authorize, can_see
+from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.transitions import SHARE
+from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
+from sharewright.services.work import submit_once
+from sharewright.states import AccessRulesStatus, AccessState
+from sharewright.store.tables import share_access_metadata, share_access_rules, shares
+
+_OWNER = share_access_metadata.c.access_id
+
+
+def allow(deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any]) -> Record:
+    """Add a rule: access_type, access_to, access_level (default rw), metadata."""
+    kind = check_access_type(values["access_type"])
+    address = check_address(values["access_to"])
+    level = check_access_level(values.get("access_level"))
+    metadata = check_metadata(values.get("metadata") or {})
+    identifier, now = new_id(), utcnow()
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, share_id, "share:allow_access", lock=True)
+        _check_state(share, "allow_access", "New access rules cannot be applied")
+        same = select(share_access_rules.c.id).where(
+            share_access_rules.c.share_id == share_id,
+            share_access_rules.c.access_type == kind,
+            share_access_rules.c.access_to == address,
+        )
+        if tx.execute(same).first() is not None:
+            raise InvalidInput(f"Share access {kind}:{address} exists.")
+        tx.execute(
+            share_access_rules.insert().values(
+                id=identifier,
+                share_id=share_id,
+                access_type=kind,
+                access_to=address,
+                access_level=level,
+                state=AccessState.QUEUED_TO_APPLY,
+                created_at=now,
+            )
+        )
+        write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
+        _begin_change(tx, deployment, context, share_id)
+        record = _find(tx, context, identifier)
+    deployment.wake()
+    return record
+
+
+def deny(deployment: Deployment, context: RequestContext, share_id: str, access_id: str) -> None:
+    """Remove a rule. One that is being removed already stays so."""
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, share_id, "share:deny_access", lock=True)
+        rule = fetch_one(
+            tx,
+            select(share_access_rules).where(
+                share_access_rules.c.id == access_id, share_access_rules.c.share_id == share_id
+            ),
+        )
+        if rule is None:
+            raise NotFound(f"Access rule {access_id[:64]} could not be found on share {share_id}.")
+        _check_state(share, "deny_access", "Access rules cannot be denied")
+        if rule["state"] in AccessState.LEAVING:
+            return
+        tx.execute(
+            update(share_access_rules)
+            .where(share_access_rules.c.id == access_id)
+            .values(state=AccessState.QUEUED_TO_DENY, updated_at=utcnow())
+        )
+        _begin_change(tx, deployment, context, share_id)
+    deployment.wake()
+
+
+def list_rules(
+    deployment: Deployment,
+    context: RequestContext,
+    share_id: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    rule: str = "share_access_rule:index",
+) -> list[dict[str, Any]]:
+    """The rules of a share, oldest first, with their metadata."""
+    statement = (
+        select(share_access_rules)
+        .where(share_access_rules.c.share_id == share_id)
+        .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
+    )
+    for key, value in (metadata or {}).items():
+        item = share_access_metadata
+        statement = statement.where(
+            exists().where(item.c.access_id == share_access_rules.c.id, item.c.key == key, item.c.value == value)
+        )
+    with deployment.store.read() as tx:
+        share_service.find(tx, context, share_id, rule)
+        return _complete(tx, fetch(tx, statement))
+
+
+def show(deployment: Deployment, context: RequestContext, access_id: str) -> Record:
+    with deployment.store.read() as tx:
+        return _find(tx, context, access_id)
+
+
+def write_metadata(deployment: Deployment, context: RequestContext, access_id: str, values: Any) -> dict[str, str]:
+    """Set keys of a rule's metadata; returns all."""
+    checked = check_metadata(values)
+    with deployment.store.begin() as tx:
+        _find(tx, context, access_id, "share_access_metadata:update")
+        write_map(tx, share_access_metadata, _OWNER, access_id, checked, replace=False)
+        return read_maps(tx, share_access_metadata, _OWNER, [access_id])[access_id]
+
+
+def delete_metadata(deployment: Deployment, context: RequestContext, access_id: str, key: str) -> None:
+    with deployment.store.begin() as tx:
+        _find(tx, context, access_id, "share_access_metadata:delete")
+        removed = tx.execute(
+            share_access_metadata.delete().where(
+                share_access_metadata.c.access_id == access_id, share_access_metadata.c.key == key
+            )
+        )
+        if not removed.rowcount:
+            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+
+
+def _find(
+    tx: Connection, context: RequestContext, access_id: str, rule_name: str = "share_access_rule:get"
+) -> dict[str, Any]:
+    rule = None
+    if is_id(access_id):
+        rule = fetch_one(
+            tx,
+            select(share_access_rules, shares.c.project_id)
+            .join(shares, shares.c.id == share_access_rules.c.share_id)
+            .where(share_access_rules.c.id == access_id),
+        )
+    if rule is None or not can_see(context, rule["project_id"]):
+        raise NotFound(f"Access rule {access_id[:64]} could not be found.")
+    authorize(context, rule_name, rule["project_id"])
+    return _complete(tx, [rule])[0]
+
+
+def _complete(tx: Connection, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    attach(rules, "metadata", read_maps(tx, share_access_metadata, _OWNER, [rule["id"] for rule in rules]))
+    return rules
+
+
+def _check_state(share: Record, action: str, refused: str) -> None:
+    if not share["host"]:
+        raise InvalidInput(f"{refused} while the share lacks a valid host (status '{share['status']}').")
+    SHARE[action].check("Share", share["id"], share["status"])
+
+
+def _begin_change(tx: Connection, deployment: Deployment, context: RequestContext, share_id: str) -> None:
+    tx.execute(update(shares).where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
+    submit_once(tx, deployment, context, "update_access", "share", share_id)

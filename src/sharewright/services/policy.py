@@ -1,0 +1,77 @@
+"""Who may do what. Rules carry Manila's names and its defaults with project personas (reader, member, admin).
+
+A *reader* rule is for every role of the resource's project, a *member* rule for those that may change things there, an
+*admin* rule for administrators, who may do everything in every project.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sharewright.context import RequestContext
+from sharewright.errors import Forbidden
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+_READER: Final = _names(
+    "share:get share:get_all share:get_share_metadata share:access_get share:access_get_all"
+    " share_export_location:index share_export_location:show share_export_location_metadata:get"
+    " share_access_rule:get share_access_rule:index"
+    " share_network:show share_network:index share_network:detail"
+    " share_network_subnet:show share_network_subnet:index share_network_subnet:get_metadata"
+    " share_type:show share_type:index share_type:default"
+    " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
+)
+_MEMBER: Final = _names(
+    "share:create share:update share:delete share:update_share_metadata share:delete_share_metadata"
+    " share:allow_access share:deny_access"
+    " share_access_metadata:update share_access_metadata:delete"
+    " share_network:create share_network:update share_network:delete"
+    " share_network_subnet:create share_network_subnet:delete"
+    " share_network_subnet:update_metadata share_network_subnet:delete_metadata"
+    " message:delete"
+)
+_ADMIN: Final = _names(
+    "share:reset_status share:force_delete share:list_by_host share:list_by_share_server_id share:list_all_projects"
+    " share:create_public_share share:set_public_share share:update_admin_only_metadata"
+    " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
+    " share_instance_export_location:index share_instance_export_location:show"
+    " share_network:get_all_share_networks share_network:reset_status"
+    " share_type:create share_type:update share_type:delete share_type:list_project_access"
+    " share_type:add_project_access share_type:remove_project_access"
+    " share_types_extra_spec:create share_types_extra_spec:show share_types_extra_spec:index"
+    " share_types_extra_spec:update share_types_extra_spec:delete"
+    " share_server:index share_server:show share_server:details share_server:delete share_server:reset_status"
+    " service:index service:update scheduler_stats:pools:index scheduler_stats:pools:detail"
+    " quota_set:update quota_set:delete quota_class_set:update"
+)
+
+RULES: Final[dict[str, str]] = {
+    **dict.fromkeys(_READER, "reader"),
+    **dict.fromkeys(_MEMBER, "member"),
+    **dict.fromkeys(_ADMIN, "admin"),
+}
+
+
+def allows(context: RequestContext, rule: str, project_id: str | None = None) -> bool:
+    """Whether the caller may do it, to a resource of ``project_id`` (None: of the caller's own)."""
+    if context.is_admin:
+        return True
+    if project_id is not None and project_id != context.project_id:
+        return False
+    needed = RULES[rule]
+    return needed in context.roles or (needed == "reader" and "member" in context.roles)
+
+
+def authorize(context: RequestContext, rule: str, project_id: str | None = None) -> None:
+    """Raise Forbidden when the caller may not do it."""
+    if not allows(context, rule, project_id):
+        raise Forbidden(f"Policy doesn't allow {rule} to be performed.")
+
+
+def can_see(context: RequestContext, project_id: str) -> bool:
+    """Whether a resource of that project exists for the caller at all; to others it answers as if it did not."""
+    return context.is_admin or project_id == context.project_id

@@ -1,0 +1,100 @@
+"""Share instances: the parts of a share that exist on backends (for administrators)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import InvalidInput, NotFound
+from sharewright.identifiers import utcnow
+from sharewright.services import shares as share_service
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.lists import Page, contains, fetch_page
+from sharewright.services.policy import authorize
+from sharewright.services.shares import FIRST_PATH
+from sharewright.states import ShareStatus
+from sharewright.store.tables import share_export_locations, share_instances, shares
+
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_instances.c[name] for name in ("id", "status", "host", "created_at", "updated_at", "share_id")
+}
+
+
+def find(tx: Connection, context: RequestContext, identifier: str, rule: str = "share_instance:show") -> dict[str, Any]:
+    """An instance's row with what it has from its share. Raises Forbidden or NotFound."""
+    authorize(context, rule)
+    row = fetch_one(tx, _select().where(share_instances.c.id == identifier))
+    if row is None:
+        raise NotFound(f"Share instance {identifier[:64]} could not be found.")
+    return row
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    with deployment.store.read() as tx:
+        return find(tx, context, identifier)
+
+
+def list_instances(
+    deployment: Deployment, context: RequestContext, filters: Mapping[str, Any], page: Page
+) -> list[dict[str, Any]]:
+    """All instances of all projects, or those with an export location. One statement."""
+    authorize(context, "share_instance:index")
+    statement = _select()
+    locations = select(share_export_locations.c.share_instance_id)
+    if "export_location_id" in filters:
+        statement = statement.where(
+            share_instances.c.id.in_(locations.where(share_export_locations.c.id == filters["export_location_id"]))
+        )
+    if "export_location_path" in filters:
+        statement = statement.where(
+            share_instances.c.id.in_(locations.where(share_export_locations.c.path == filters["export_location_path"]))
+        )
+    if "export_location_path~" in filters:
+        path = contains(share_export_locations.c.path, filters["export_location_path~"])
+        statement = statement.where(share_instances.c.id.in_(locations.where(path)))
+    with deployment.store.read() as tx:
+        return fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_instances.c.id)
+
+
+def of_share(deployment: Deployment, context: RequestContext, share_id: str) -> list[dict[str, Any]]:
+    authorize(context, "share_instance:show")
+    with deployment.store.read() as tx:
+        share_service.find(tx, context, share_id)
+        statement = _select().where(share_instances.c.share_id == share_id)
+        return fetch(tx, statement.order_by(share_instances.c.created_at))
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set an instance's status (admin); the share shows its instance's."""
+    authorize(context, "share_instance:reset_status")
+    if status not in ShareStatus.ALL:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(ShareStatus.ALL)}.")
+    with deployment.store.begin() as tx:
+        share_id = find(tx, context, identifier)["share_id"]
+        now = utcnow()
+        tx.execute(
+            update(share_instances).where(share_instances.c.id == identifier).values(status=status, updated_at=now)
+        )
+        tx.execute(update(shares).where(shares.c.id == share_id).values(status=status, updated_at=now))
+
+
+def force_delete(deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    """Delete an instance whatever its state. A share has one instance, so the share goes with it."""
+    authorize(context, "share_instance:force_delete")
+    with deployment.store.read() as tx:
+        share_id = find(tx, context, identifier)["share_id"]
+    share_service.delete(deployment, context, share_id, force=True)
+
+
+def _select() -> Select[Any]:
+    return select(
+        share_instances,
+        shares.c.share_type_id,
+        shares.c.access_rules_status,
+        shares.c.progress,
+        shares.c.project_id,
+        FIRST_PATH.label("export_location"),
+    ).join(shares, shares.c.id == share_instances.c.share_id)

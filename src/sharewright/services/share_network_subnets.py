@@ -1,0 +1,199 @@
+"""Subnets of share networks: one per availability zone, or a default one for all zones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, InvalidInput, NotFound
+from sharewright.identifiers import new_id, utcnow
+from sharewright.services import share_networks as network_service
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.validation import check_identifier, check_metadata
+from sharewright.services.work import submit
+from sharewright.states import OperationState, ServerStatus
+from sharewright.store.tables import (
+    availability_zones,
+    operations,
+    share_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+)
+
+
+def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A new subnet's values: both ids of the tenant's network and subnet (UUIDs) or neither; metadata."""
+    network, subnet = values.get("neutron_net_id"), values.get("neutron_subnet_id")
+    if bool(network) != bool(subnet):
+        raise InvalidInput(
+            "Both neutron_net_id and neutron_subnet_id should be specified, or neither.",
+            hint="`sharewright network list` shows the networks of this host.",
+        )
+    return {
+        "neutron_net_id": check_identifier(network, "neutron_net_id") if network else None,
+        "neutron_subnet_id": check_identifier(subnet, "neutron_subnet_id") if subnet else None,
+        "availability_zone": values.get("availability_zone") or None,
+        "metadata": check_metadata(values.get("metadata") or {}),
+    }
+
+
+def check_zone(tx: Connection, zone: str | None) -> None:
+    """Raise InvalidInput when there is no such availability zone."""
+    if zone and tx.execute(select(availability_zones.c.id).where(availability_zones.c.name == zone)).first() is None:
+        raise InvalidInput(f"The provided availability zone {zone[:64]} does not exist.")
+
+
+def insert(tx: Connection, share_network_id: str, values: Mapping[str, Any]) -> str:
+    identifier = new_id()
+    tx.execute(
+        share_network_subnets.insert().values(
+            id=identifier, share_network_id=share_network_id, created_at=utcnow(), **values
+        )
+    )
+    return identifier
+
+
+def list_subnets(deployment: Deployment, context: RequestContext, share_network_id: str) -> list[dict[str, Any]]:
+    with deployment.store.read() as tx:
+        network = network_service.find(tx, context, share_network_id, "share_network_subnet:index")
+        rows = fetch(
+            tx,
+            select(share_network_subnets)
+            .where(share_network_subnets.c.share_network_id == share_network_id)
+            .order_by(share_network_subnets.c.created_at, share_network_subnets.c.id),
+        )
+    return [{**row, "share_network_name": network["name"]} for row in rows]
+
+
+def show(deployment: Deployment, context: RequestContext, share_network_id: str, identifier: str) -> Record:
+    with deployment.store.read() as tx:
+        return _find(tx, context, share_network_id, identifier, "share_network_subnet:show")
+
+
+def create(deployment: Deployment, context: RequestContext, share_network_id: str, values: Mapping[str, Any]) -> Record:
+    """Add a subnet for a zone that has none yet. (No backend serves several subnets in one zone.)"""
+    checked = check_values(values)
+    with deployment.store.begin() as tx:
+        network_service.find(tx, context, share_network_id, "share_network_subnet:create", lock=True)
+        zone = checked["availability_zone"]
+        check_zone(tx, zone)
+        present = share_network_subnets.c.availability_zone
+        same = select(share_network_subnets.c.id).where(
+            share_network_subnets.c.share_network_id == share_network_id,
+            present.is_(None) if zone is None else present == zone,
+        )
+        if tx.execute(same).first() is not None:
+            where = f"availability zone {zone}" if zone else "all zones (the default one)"
+            raise Conflict(
+                f"Another share network subnet for {where} exists, and no backend supports more than one.",
+                hint="Name another availability zone, or delete that subnet first.",
+            )
+        identifier = insert(tx, share_network_id, checked)
+        return _find(tx, context, share_network_id, identifier, "share_network_subnet:show")
+
+
+def remove(deployment: Deployment, context: RequestContext, share_network_id: str, identifier: str) -> None:
+    """Delete a subnet that no share uses; its idle share servers are removed by operations."""
+    with deployment.store.begin() as tx:
+        network_service.find(tx, context, share_network_id, "share_network_subnet:delete", lock=True)
+        _find(tx, context, share_network_id, identifier, "share_network_subnet:delete")
+        on_it = select(share_servers.c.id).where(share_servers.c.share_network_subnet_id == identifier)
+        used = exists().where(
+            share_instances.c.share_network_id == share_network_id,
+            or_(share_instances.c.share_server_id.in_(on_it), share_instances.c.share_server_id.is_(None)),
+        )
+        if tx.execute(select(used)).scalar_one():
+            raise Conflict(
+                f"Share network subnet {identifier} cannot be deleted: it has shares.", hint="Delete them first."
+            )
+        leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id == identifier)
+        tx.execute(delete(share_network_subnets).where(share_network_subnets.c.id == identifier))
+    deployment.wake()
+
+
+def leave_servers(
+    tx: Connection, deployment: Deployment, context: RequestContext, condition: ColumnElement[bool]
+) -> None:
+    """Take idle share servers out of use, cut them from their subnet, and ask for their removal."""
+    servers = fetch(tx, select(share_servers.c.id).where(condition).with_for_update())
+    for server in servers:
+        tx.execute(
+            update(share_servers)
+            .where(share_servers.c.id == server["id"])
+            .values(status=ServerStatus.DELETING, share_network_subnet_id=None, updated_at=utcnow())
+        )
+        asked = tx.execute(
+            select(operations.c.id).where(
+                operations.c.kind == "delete_share_server",
+                operations.c.resource_id == server["id"],
+                operations.c.state.in_(OperationState.OPEN),
+            )
+        ).first()
+        if asked is None:
+            submit(tx, deployment, context, "delete_share_server", "share_server", server["id"])
+
+
+# ---- metadata (2.78 on) ----------------------------------------------------------------------------------------------
+
+
+def read_metadata(
+    deployment: Deployment, context: RequestContext, share_network_id: str, identifier: str
+) -> dict[str, str]:
+    with deployment.store.read() as tx:
+        return dict(_find(tx, context, share_network_id, identifier, "share_network_subnet:get_metadata")["metadata"])
+
+
+def write_metadata(
+    deployment: Deployment,
+    context: RequestContext,
+    share_network_id: str,
+    identifier: str,
+    values: Any,
+    *,
+    replace: bool,
+) -> dict[str, str]:
+    """Set keys (``replace``: and remove the others). Returns all."""
+    checked = check_metadata(values)
+    with deployment.store.begin() as tx:
+        network_service.find(tx, context, share_network_id, "share_network_subnet:update_metadata", lock=True)
+        present = _find(tx, context, share_network_id, identifier, "share_network_subnet:update_metadata")["metadata"]
+        merged = checked if replace else {**present, **checked}
+        _write_metadata(tx, identifier, merged)
+        return merged
+
+
+def delete_metadata(
+    deployment: Deployment, context: RequestContext, share_network_id: str, identifier: str, key: str
+) -> None:
+    with deployment.store.begin() as tx:
+        network_service.find(tx, context, share_network_id, "share_network_subnet:delete_metadata", lock=True)
+        rule = "share_network_subnet:delete_metadata"
+        present = dict(_find(tx, context, share_network_id, identifier, rule)["metadata"])
+        if present.pop(key, None) is None:
+            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        _write_metadata(tx, identifier, present)
+
+
+def _write_metadata(tx: Connection, identifier: str, values: Mapping[str, str]) -> None:
+    tx.execute(
+        update(share_network_subnets)
+        .where(share_network_subnets.c.id == identifier)
+        .values(metadata=dict(values), updated_at=utcnow())
+    )
+
+
+def _find(tx: Connection, context: RequestContext, share_network_id: str, identifier: str, rule: str) -> dict[str, Any]:
+    network_service.find(tx, context, share_network_id, rule)
+    row = fetch_one(
+        tx,
+        select(share_network_subnets, share_networks.c.name.label("share_network_name"))
+        .join(share_networks, share_networks.c.id == share_network_subnets.c.share_network_id)
+        .where(share_network_subnets.c.id == identifier, share_network_subnets.c.share_network_id == share_network_id),
+    )
+    if row is None:
+        raise NotFound(f"Share network subnet {identifier[:64]} could not be found.")
+    return row

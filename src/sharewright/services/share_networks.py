@@ -1,0 +1,219 @@
+"""Share networks: the tenants' networks on which their share servers live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, false, func, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
+from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.services import share_network_subnets as subnet_service
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
+from sharewright.services.lists import Page, contains, fetch_page
+from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.transitions import SHARE_NETWORK_STATUSES
+from sharewright.store.quotas import release, reserve
+from sharewright.store.tables import share_network_subnets, share_networks, share_servers, shares
+
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_networks.c[name] for name in ("id", "name", "created_at", "updated_at", "project_id", "status")
+}
+_OWN: Final = ("name", "description", "status")
+_OF_SUBNETS: Final = (
+    "neutron_net_id", "neutron_subnet_id", "cidr", "ip_version", "network_type", "segmentation_id",
+)  # fmt: skip
+
+
+def find(
+    tx: Connection, context: RequestContext, identifier: str, rule: str = "share_network:show", *, lock: bool = False
+) -> dict[str, Any]:
+    """A share network's row. Raises NotFound or Forbidden. ``lock`` holds it until the transaction ends."""
+    statement = select(share_networks).where(share_networks.c.id == identifier)
+    row = fetch_one(tx, statement.with_for_update() if lock else statement) if is_id(identifier) else None
+    if row is None or not can_see(context, row["project_id"]):
+        raise NotFound(f"Share network {identifier[:64]} could not be found.")
+    authorize(context, rule, row["project_id"])
+    return row
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    with deployment.store.read() as tx:
+        find(tx, context, identifier)
+        return _read(tx, identifier)
+
+
+def list_networks(
+    deployment: Deployment,
+    context: RequestContext,
+    filters: Mapping[str, Any],
+    page: Page,
+    *,
+    all_projects: bool = False,
+) -> list[dict[str, Any]]:
+    """The share networks of a project (an admin: of all), with their subnets. Two statements."""
+    authorize(context, "share_network:index")
+    statement = _select()
+    if all_projects and allows(context, "share_network:get_all_share_networks"):
+        if "project_id" in filters:
+            statement = statement.where(share_networks.c.project_id == filters["project_id"])
+    else:
+        statement = statement.where(share_networks.c.project_id == context.project_id)
+    statement = statement.where(*_conditions(filters))
+    with deployment.store.read() as tx:
+        return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_networks.c.id))
+
+
+def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
+    """A share network with its first subnet: name, description, neutron_net_id, neutron_subnet_id, availability_zone.
+
+    That the cloud has the network is found out when the first share server is made on it.
+    """
+    authorize(context, "share_network:create")
+    subnet = subnet_service.check_values(values)
+    identifier = new_id()
+    with deployment.store.begin() as tx:
+        subnet_service.check_zone(tx, subnet["availability_zone"])
+        reserve(
+            tx,
+            deployment.settings.quotas,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            amounts={"share_networks": 1},
+        )
+        tx.execute(
+            share_networks.insert().values(
+                id=identifier,
+                project_id=context.project_id,
+                user_id=context.user_id,
+                name=values.get("name"),
+                description=values.get("description"),
+                status="active",
+                created_at=utcnow(),
+            )
+        )
+        subnet_service.insert(tx, identifier, subnet)
+        return _read(tx, identifier)
+
+
+def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
+    """Change name and description; the tenant's network and subnet only while nothing uses the share network."""
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_network:update", lock=True)
+        network = {key: values[key] for key in ("neutron_net_id", "neutron_subnet_id") if values.get(key)}
+        if network:
+            _change_subnet(tx, identifier, network)
+        own = {key: values[key] for key in ("name", "description") if key in values}
+        tx.execute(update(share_networks).where(share_networks.c.id == identifier).values(**own, updated_at=utcnow()))
+        return _read(tx, identifier)
+
+
+def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    """Delete a share network that no share uses. Its idle share servers are removed by operations."""
+    with deployment.store.begin() as tx:
+        network = find(tx, context, identifier, "share_network:delete", lock=True)
+        used = tx.execute(
+            select(func.count()).select_from(shares).where(shares.c.share_network_id == identifier)
+        ).scalar_one()
+        if used:
+            raise Conflict(
+                f"Can not delete share network {identifier}, it has {used} share(s).", hint="Delete them first."
+            )
+        subnets = select(share_network_subnets.c.id).where(share_network_subnets.c.share_network_id == identifier)
+        subnet_service.leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(subnets))
+        tx.execute(
+            update(share_servers).where(share_servers.c.share_network_id == identifier).values(share_network_id=None)
+        )
+        tx.execute(delete(share_network_subnets).where(share_network_subnets.c.share_network_id == identifier))
+        tx.execute(delete(share_networks).where(share_networks.c.id == identifier))
+        release(tx, project_id=network["project_id"], user_id=network["user_id"], amounts={"share_networks": 1})
+    deployment.wake()
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set the status (admin)."""
+    authorize(context, "share_network:reset_status")
+    if status not in SHARE_NETWORK_STATUSES:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(SHARE_NETWORK_STATUSES)}.")
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_network:reset_status", lock=True)
+        tx.execute(
+            update(share_networks).where(share_networks.c.id == identifier).values(status=status, updated_at=utcnow())
+        )
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _select() -> Select[Any]:
+    in_use = exists().where(share_servers.c.share_network_id == share_networks.c.id)
+    return select(share_networks, in_use.label("in_use"))
+
+
+def _read(tx: Connection, identifier: str) -> dict[str, Any]:
+    return _complete(tx, fetch(tx, _select().where(share_networks.c.id == identifier)))[0]
+
+
+def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Attach subnets; those of the first one also at the top, where they were before 2.51."""
+    identifiers = [record["id"] for record in records]
+    rows: list[dict[str, Any]] = []
+    if identifiers:
+        rows = fetch(
+            tx,
+            select(share_network_subnets)
+            .where(share_network_subnets.c.share_network_id.in_(identifiers))
+            .order_by(share_network_subnets.c.created_at, share_network_subnets.c.id),
+        )
+    subnets = group(rows, "share_network_id")
+    for record in records:
+        record["subnets"] = subnets.get(record["id"], [])
+    return records
+
+
+def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    network, subnet = share_networks.c, share_network_subnets.c
+    conditions: list[ColumnElement[bool]] = [network[key] == filters[key] for key in _OWN if key in filters]
+    conditions += [contains(network[key], filters[f"{key}~"]) for key in _OWN if f"{key}~" in filters]
+    inner: list[ColumnElement[bool]] = [subnet[key] == filters[key] for key in _OF_SUBNETS if key in filters]
+    inner += [contains(subnet[key], filters[f"{key}~"]) for key in _OF_SUBNETS if f"{key}~" in filters]
+    if inner:
+        conditions.append(exists().where(subnet.share_network_id == network.id, *inner))
+    if filters.get("security_service_id"):
+        conditions.append(false())  # no share network can have one yet
+    if "created_since" in filters:
+        conditions.append(network.created_at >= _day(filters["created_since"], "created_since"))
+    if "created_before" in filters:
+        conditions.append(network.created_at <= _day(filters["created_before"], "created_before"))
+    return conditions
+
+
+def _day(text: str, name: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d")
+    except ValueError:
+        raise InvalidInput(f"Invalid input for {name}: expected a date such as 2026-11-23.") from None
+
+
+def _change_subnet(tx: Connection, identifier: str, network: dict[str, str]) -> None:
+    if tx.execute(select(share_servers.c.id).where(share_servers.c.share_network_id == identifier).limit(1)).first():
+        raise Forbidden(f"Cannot update share network {identifier}: share servers use it.")
+    subnets = fetch(tx, select(share_network_subnets).where(share_network_subnets.c.share_network_id == identifier))
+    if len(subnets) != 1:
+        raise InvalidInput("The share network has several subnets, or none; add and delete subnets instead.")
+    merged = {key: network.get(key, subnets[0][key]) for key in ("neutron_net_id", "neutron_subnet_id")}
+    checked = subnet_service.check_values(merged)
+    tx.execute(
+        update(share_network_subnets)
+        .where(share_network_subnets.c.id == subnets[0]["id"])
+        .values(
+            neutron_net_id=checked["neutron_net_id"],
+            neutron_subnet_id=checked["neutron_subnet_id"],
+            # What was learned of the network before is not true of the new one.
+            network_type=None, segmentation_id=None, cidr=None, gateway=None, ip_version=None, mtu=None,
+            updated_at=utcnow(),
+        )
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""Share servers, for administrators: what there is, and removing one that nothing uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, false, or_, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, InvalidInput, NotFound
+from sharewright.identifiers import is_id, utcnow
+from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import authorize
+from sharewright.services.transitions import SHARE_SERVER, SHARE_SERVER_STATUSES
+from sharewright.services.work import submit
+from sharewright.states import ServerStatus
+from sharewright.store.tables import service_instances, share_instances, share_networks, share_servers
+
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_servers.c[name] for name in ("id", "status", "host", "project_id", "created_at", "updated_at")
+}
+
+
+def list_servers(
+    deployment: Deployment, context: RequestContext, filters: Mapping[str, Any], page: Page
+) -> list[dict[str, Any]]:
+    """The share servers of all projects. One statement."""
+    authorize(context, "share_server:index")
+    statement = _select()
+    for key in ("host", "status", "project_id"):
+        if key in filters:
+            statement = statement.where(share_servers.c[key] == filters[key])
+    if "identifier" in filters:
+        statement = statement.where(share_servers.c.id == filters["identifier"])
+    if "share_network_subnet_id" in filters:
+        statement = statement.where(share_servers.c.share_network_subnet_id == filters["share_network_subnet_id"])
+    if "share_network_id" in filters:
+        wanted = filters["share_network_id"]
+        statement = statement.where(or_(share_networks.c.id == wanted, share_networks.c.name == wanted))
+    if filters.get("source_share_server_id"):
+        statement = statement.where(false())  # servers are not migrated
+    with deployment.store.read() as tx:
+        return fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_servers.c.id)
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    """A server, with ``backend_details`` of its service instance (no secrets)."""
+    authorize(context, "share_server:show")
+    with deployment.store.read() as tx:
+        return {**_find(tx, identifier), "backend_details": _details(tx, identifier)}
+
+
+def details(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    authorize(context, "share_server:details")
+    with deployment.store.read() as tx:
+        _find(tx, identifier)
+        return _details(tx, identifier)
+
+
+def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    """Accept the deletion of a server without shares."""
+    authorize(context, "share_server:delete")
+    with deployment.store.begin() as tx:
+        server = _find(tx, identifier, lock=True)
+        used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
+        if tx.execute(used).first() is not None:
+            raise Conflict(f"Share server {identifier} is in use: it has shares.", hint="Delete them first.")
+        SHARE_SERVER["delete"].check("Share server", identifier, server["status"])
+        tx.execute(
+            update(share_servers)
+            .where(share_servers.c.id == identifier)
+            .values(status=ServerStatus.DELETING, updated_at=utcnow())
+        )
+        submit(tx, deployment, context, "delete_share_server", "share_server", identifier)
+    deployment.wake()
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set the status (admin)."""
+    authorize(context, "share_server:reset_status")
+    if status not in SHARE_SERVER_STATUSES:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(SHARE_SERVER_STATUSES)}.")
+    with deployment.store.begin() as tx:
+        _find(tx, identifier, lock=True)
+        tx.execute(
+            update(share_servers).where(share_servers.c.id == identifier).values(status=status, updated_at=utcnow())
+        )
+
+
+def _select() -> Select[Any]:
+    return select(share_servers, share_networks.c.name.label("share_network_name")).join(
+        share_networks, share_networks.c.id == share_servers.c.share_network_id, isouter=True
+    )
+
+
+def _find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, Any]:
+    statement = _select().where(share_servers.c.id == identifier)
+    if lock:
+        statement = statement.with_for_update(of=share_servers)
+    row = fetch_one(tx, statement) if is_id(identifier) else None
+    if row is None:
+        raise NotFound(f"Share server {identifier[:64]} could not be found.")
+    return row
+
+
+def _details(tx: Connection, identifier: str) -> dict[str, Any]:
+    """Flat strings, under the names that upstream's generic driver uses where there is one."""
+    row = fetch_one(tx, select(service_instances).where(service_instances.c.id == identifier))
+    if row is None:
+        return {}
+    shown = {
+        "instance_id": row["instance_id"],
+        "ip": row["management_address"],
+        "public_address": ", ".join(row["export_addresses"] or []),
+        "service_port_id": next(
+            (port.get("port_id") for port in row["ports"] or [] if port.get("role") == "service"), None
+        ),
+        "layout": row["layout"],
+    }
+    return {key: str(value) for key, value in shown.items() if value}

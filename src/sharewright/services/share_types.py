@@ -1,0 +1,291 @@
+"""Share types with their extra specs, and which projects may use private ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
+from sharewright.identifiers import new_id, utcnow
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import authorize
+from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.validation import BOOLEAN_SPECS, check_extra_specs, parse_boolean_spec
+from sharewright.store.tables import (
+    quota_usages,
+    quotas,
+    share_type_extra_specs,
+    share_type_projects,
+    share_types,
+    shares,
+)
+
+REQUIRED_SPEC: Final = "driver_handles_share_servers"
+# What everybody sees of a type; the other specs are the administrators'.
+TENANT_VISIBLE: Final = (
+    *BOOLEAN_SPECS, "replication_type", "availability_zones", "mount_point_name_support",
+    "provisioning:max_share_size", "provisioning:min_share_size", "provisioning:max_share_extend_size",
+)  # fmt: skip
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_types.c[name] for name in ("id", "name", "created_at", "updated_at")
+}
+_OWNER = share_type_extra_specs.c.share_type_id
+
+
+def choose(tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str | None) -> dict[str, Any]:
+    """The type for a new share: the one named, or the default. Raises NotFound or InvalidInput."""
+    if name_or_id:
+        return _find(tx, deployment, context, name_or_id)
+    try:
+        return _find(tx, deployment, context, deployment.settings.default_share_type)
+    except NotFound:
+        raise InvalidInput(
+            "A share type must be specified: there is no default share type.",
+            hint="An administrator can set default_share_type to an existing one.",
+        ) from None
+
+
+def show(deployment: Deployment, context: RequestContext, name_or_id: str) -> Record:
+    authorize(context, "share_type:show")
+    with deployment.store.read() as tx:
+        return _find(tx, deployment, context, name_or_id)
+
+
+def show_default(deployment: Deployment, context: RequestContext) -> Record:
+    authorize(context, "share_type:default")
+    with deployment.store.read() as tx:
+        try:
+            return _find(tx, deployment, context, deployment.settings.default_share_type)
+        except NotFound:
+            raise NotFound("Default share type not found.") from None
+
+
+def list_types(
+    deployment: Deployment,
+    context: RequestContext,
+    page: Page,
+    *,
+    is_public: bool | None = None,
+    extra_specs: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """The types the caller may use; an admin sees private ones too unless ``is_public`` chooses. Two statements."""
+    authorize(context, "share_type:index")
+    statement = select(share_types).where(*_usable(context))
+    if is_public is not None:
+        statement = statement.where(share_types.c.is_public.is_(is_public))
+    for key, value in (extra_specs or {}).items():
+        spec = share_type_extra_specs
+        statement = statement.where(
+            exists().where(spec.c.share_type_id == share_types.c.id, spec.c.key == key, spec.c.value == value)
+        )
+    with deployment.store.read() as tx:
+        return _complete(tx, deployment, fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_types.c.id))
+
+
+def create(
+    deployment: Deployment, context: RequestContext, values: Mapping[str, Any], *, implied_snapshots: bool = False
+) -> Record:
+    """A new type: name, description, is_public, extra_specs. ``implied_snapshots``: before 2.24 a type without
+    snapshot_support has it."""
+    authorize(context, "share_type:create")
+    specs = check_extra_specs(values.get("extra_specs") or {})
+    _check_required(specs)
+    if implied_snapshots:
+        specs.setdefault("snapshot_support", "True")
+    identifier = new_id()
+    try:
+        with deployment.store.begin() as tx:
+            tx.execute(
+                share_types.insert().values(
+                    id=identifier,
+                    name=_check_name(values.get("name")),
+                    description=values.get("description"),
+                    is_public=values.get("is_public", True),
+                    created_at=utcnow(),
+                )
+            )
+            write_map(tx, share_type_extra_specs, _OWNER, identifier, specs, replace=False)
+            return _find(tx, deployment, context, identifier)
+    except IntegrityError:
+        raise Conflict(f"Share Type {values['name']} already exists.") from None
+
+
+def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
+    """Change name, description or is_public."""
+    authorize(context, "share_type:update")
+    if not values:
+        raise InvalidInput("Specify share type name, description, share_type_access:is_public or a combination.")
+    if "name" in values:
+        _check_name(values["name"])
+    try:
+        with deployment.store.begin() as tx:
+            share_type = _find(tx, deployment, context, identifier, by_name=False)
+            tx.execute(
+                update(share_types).where(share_types.c.id == share_type["id"]).values(**values, updated_at=utcnow())
+            )
+            return _find(tx, deployment, context, identifier, by_name=False)
+    except IntegrityError:
+        raise Conflict(f"Share Type {values['name']} already exists.") from None
+
+
+def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    """Delete a type that no share has, with its quotas."""
+    authorize(context, "share_type:delete")
+    try:
+        with deployment.store.begin() as tx:
+            share_type = _find(tx, deployment, context, identifier, by_name=False)
+            if tx.execute(select(shares.c.id).where(shares.c.share_type_id == identifier).limit(1)).first():
+                raise InvalidInput(f"Target share type {share_type['name']} is still in use.")
+            tx.execute(delete(share_types).where(share_types.c.id == identifier))
+            tx.execute(delete(quotas).where(quotas.c.share_type_id == identifier))
+            tx.execute(delete(quota_usages).where(quota_usages.c.share_type_id == identifier))
+    except IntegrityError:  # a share took it in this moment
+        raise InvalidInput("Target share type is still in use.") from None
+
+
+# ---- extra specs -----------------------------------------------------------------------------------------------------
+
+
+def read_specs(deployment: Deployment, context: RequestContext, identifier: str) -> dict[str, str]:
+    authorize(context, "share_types_extra_spec:index")
+    with deployment.store.read() as tx:
+        return dict(_find(tx, deployment, context, identifier, by_name=False)["extra_specs"])
+
+
+def write_specs(
+    deployment: Deployment, context: RequestContext, identifier: str, values: Any, *, rule: str = "create"
+) -> dict[str, str]:
+    """Set extra specs; shares keep what they were made with. Returns those that were set."""
+    authorize(context, f"share_types_extra_spec:{rule}")
+    specs = check_extra_specs(values)
+    if REQUIRED_SPEC in specs:
+        _check_required(specs)
+    with deployment.store.begin() as tx:
+        _find(tx, deployment, context, identifier, by_name=False)
+        write_map(tx, share_type_extra_specs, _OWNER, identifier, specs, replace=False)
+    return specs
+
+
+def delete_spec(
+    deployment: Deployment, context: RequestContext, identifier: str, key: str, *, kept: Sequence[str] = ()
+) -> None:
+    """Remove an extra spec, but not a required one (nor one of ``kept``)."""
+    authorize(context, "share_types_extra_spec:delete")
+    with deployment.store.begin() as tx:
+        specs = _find(tx, deployment, context, identifier, by_name=False)["extra_specs"]
+        if key == REQUIRED_SPEC or key in kept:
+            raise Forbidden(f"Extra spec '{key}' is required and cannot be deleted.")
+        if key not in specs:
+            raise NotFound(f"Share type {identifier} has no extra spec {key[:64]}.")
+        tx.execute(
+            delete(share_type_extra_specs).where(
+                share_type_extra_specs.c.share_type_id == identifier, share_type_extra_specs.c.key == key
+            )
+        )
+
+
+# ---- access of projects ----------------------------------------------------------------------------------------------
+
+
+def list_projects(deployment: Deployment, context: RequestContext, identifier: str) -> list[dict[str, Any]]:
+    """The projects that may use a private type."""
+    authorize(context, "share_type:list_project_access")
+    with deployment.store.read() as tx:
+        share_type = _find(tx, deployment, context, identifier, by_name=False)
+        if share_type["is_public"]:
+            raise NotFound("Access list not available for public share types.")
+        return fetch(
+            tx,
+            select(share_type_projects)
+            .where(share_type_projects.c.share_type_id == identifier)
+            .order_by(share_type_projects.c.project_id),
+        )
+
+
+def add_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
+    authorize(context, "share_type:add_project_access")
+    try:
+        with deployment.store.begin() as tx:
+            _private(tx, deployment, context, identifier)
+            tx.execute(share_type_projects.insert().values(share_type_id=identifier, project_id=project_id))
+    except IntegrityError:
+        raise Conflict(f"Share type access for {identifier} / {project_id} combination already exists.") from None
+
+
+def remove_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
+    authorize(context, "share_type:remove_project_access")
+    with deployment.store.begin() as tx:
+        _private(tx, deployment, context, identifier)
+        removed = tx.execute(
+            delete(share_type_projects).where(
+                share_type_projects.c.share_type_id == identifier, share_type_projects.c.project_id == project_id
+            )
+        )
+        if not removed.rowcount:
+            raise NotFound(f"Share type access not found for {identifier} / {project_id[:64]} combination.")
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _private(tx: Connection, deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    if _find(tx, deployment, context, identifier, by_name=False)["is_public"]:
+        raise Conflict("Type access modification is not applicable to public share type.")
+
+
+def _find(
+    tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str, *, by_name: bool = True
+) -> dict[str, Any]:
+    """A type the caller may use; by id before by name."""
+    wanted: ColumnElement[bool] = share_types.c.id == name_or_id
+    if by_name:
+        wanted = or_(wanted, share_types.c.name == name_or_id)
+    rows = fetch(tx, select(share_types).where(wanted, *_usable(context)))
+    if not rows:
+        raise NotFound(f"Share type {name_or_id[:64]} could not be found.")
+    best = next((row for row in rows if row["id"] == name_or_id), rows[0])
+    return _complete(tx, deployment, [best])[0]
+
+
+def _usable(context: RequestContext) -> list[ColumnElement[bool]]:
+    if context.is_admin:
+        return []
+    granted = exists().where(
+        share_type_projects.c.share_type_id == share_types.c.id,
+        share_type_projects.c.project_id == context.project_id,
+    )
+    return [or_(share_types.c.is_public.is_(True), granted)]
+
+
+def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    attach(
+        records,
+        "extra_specs",
+        read_maps(tx, share_type_extra_specs, _OWNER, [record["id"] for record in records]),
+    )
+    for record in records:
+        record["is_default"] = record["name"] == deployment.settings.default_share_type
+    return records
+
+
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > 255:
+        raise InvalidInput("A share type needs a name of 1 to 255 characters.")
+    return name
+
+
+def _check_required(specs: Mapping[str, str]) -> None:
+    if REQUIRED_SPEC not in specs:
+        raise InvalidInput(f"Required extra spec {REQUIRED_SPEC} is not set.", hint="Set it to True or False.")
+    parse_boolean_spec(REQUIRED_SPEC, specs[REQUIRED_SPEC])
+
+
+def by_id(tx: Connection, identifier: str) -> dict[str, Any] | None:
+    """A type's row, for quotas, whoever asks."""
+    statement = select(share_types).where(or_(share_types.c.id == identifier, share_types.c.name == identifier))
+    return fetch_one(tx, statement)

@@ -1,0 +1,389 @@
+"""Shares: what a request may do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, or_, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import Forbidden, InvalidInput, NotFound
+from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.services import share_types as types
+from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.lists import Page, contains, count, fetch_page
+from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.transitions import SHARE
+from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
+from sharewright.services.work import submit
+from sharewright.states import ShareStatus
+from sharewright.store.quotas import check_share_size, read_limits, reserve
+from sharewright.store.tables import (
+    availability_zones,
+    share_export_locations,
+    share_instances,
+    share_metadata,
+    share_network_subnets,
+    share_networks,
+    share_type_extra_specs,
+    share_types,
+    shares,
+)
+
+ADMIN_METADATA: Final = ("__affinity_same_host", "__affinity_different_host")
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: shares.c[name]
+    for name in (
+        "id", "status", "size", "host", "protocol", "availability_zone", "user_id", "project_id", "created_at",
+        "updated_at", "name", "share_type_id", "share_network_id",
+    )
+}  # fmt: skip
+_EXACT: Final = (
+    "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host",
+)  # fmt: skip
+_PUBLIC_RULES: Final = frozenset(
+    {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
+)
+FIRST_PATH: Final = (
+    select(share_export_locations.c.path)
+    .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
+    .where(share_instances.c.share_id == shares.c.id, share_export_locations.c.is_admin_only.is_(False))
+    .order_by(share_export_locations.c.preferred.desc(), share_export_locations.c.path)
+    .limit(1)
+    .correlate(shares)
+    .scalar_subquery()
+)
+
+
+def find(
+    tx: Connection, context: RequestContext, identifier: str, rule: str = "share:get", *, lock: bool = False
+) -> dict[str, Any]:
+    """A share's row with its type's name. NotFound when it is not there for this caller, Forbidden when the caller may
+    see it (a public share) but not do this. ``lock`` holds the row until the transaction ends."""
+    statement = _select().where(shares.c.id == identifier)
+    if lock:
+        statement = statement.with_for_update(of=shares)
+    share = fetch_one(tx, statement) if is_id(identifier) else None
+    if share is None or not (share["is_public"] or can_see(context, share["project_id"])):
+        raise NotFound(f"Share {identifier[:64]} could not be found.")
+    # A public share may be read by every project; its rules, and changes, are its own project's business.
+    authorize(context, rule, None if rule in _PUBLIC_RULES else share["project_id"])
+    return share
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    """One share, with its metadata."""
+    with deployment.store.read() as tx:
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def list_shares(
+    deployment: Deployment,
+    context: RequestContext,
+    filters: Mapping[str, Any],
+    page: Page,
+    *,
+    all_projects: bool = False,
+    detail: bool = False,
+    with_count: bool = False,
+) -> tuple[list[dict[str, Any]], int | None]:
+    """The shares of one page, and how many there are in all when asked. Two statements at most (three with a count)."""
+    authorize(context, "share:get_all")
+    if "share_server_id" in filters:
+        authorize(context, "share:list_by_share_server_id")
+    statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
+    with deployment.store.read() as tx:
+        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id)
+        total = count(tx, statement) if with_count else None
+        return (_complete(tx, records) if detail else records), total
+
+
+def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
+    """Accept a new share: its rows, the quota and the operation in one transaction.
+
+    ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
+    availability_zone, is_public, metadata, scheduler_hints.
+    """
+    authorize(context, "share:create")
+    if values.get("is_public"):
+        authorize(context, "share:create_public_share")
+    protocol = check_protocol(values["protocol"])
+    metadata = check_metadata(values.get("metadata") or {})
+    check_admin_metadata(context, metadata)
+    _refuse_unbuilt(values)
+    identifier, now = new_id(), utcnow()
+    with deployment.store.begin() as tx:
+        share_type = types.choose(tx, deployment, context, values.get("share_type"))
+        specs = share_type["extra_specs"]
+        check_size(specs, values["size"])
+        zone = _choose_zone(tx, specs, values.get("availability_zone"))
+        network_id = _choose_network(tx, context, specs, values.get("share_network_id"), zone)
+        quotas = deployment.settings.quotas
+        check_share_size(
+            read_limits(tx, quotas, context.project_id),
+            values["size"],
+            user_id=context.user_id,
+            share_type_id=share_type["id"],
+        )
+        reserve(
+            tx,
+            quotas,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            share_type_id=share_type["id"],
+            amounts={"shares": 1, "gigabytes": values["size"]},
+        )
+        tx.execute(
+            shares.insert().values(
+                id=identifier,
+                project_id=context.project_id,
+                user_id=context.user_id,
+                name=values.get("name"),
+                description=values.get("description"),
+                size=values["size"],
+                protocol=protocol,
+                is_public=bool(values.get("is_public")),
+                share_type_id=share_type["id"],
+                status=ShareStatus.CREATING,
+                progress=None,
+                availability_zone=zone,
+                share_network_id=network_id,
+                created_at=now,
+                **{name: _is_true(specs, name) for name in _SUPPORT},
+            )
+        )
+        tx.execute(
+            share_instances.insert().values(
+                id=new_id(),
+                share_id=identifier,
+                status=ShareStatus.CREATING,
+                availability_zone=zone,
+                share_network_id=network_id,
+                size=values["size"],
+                created_at=now,
+            )
+        )
+        write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
+        submit(tx, deployment, context, "create_share", "share", identifier)
+        record = _complete(tx, [find(tx, context, identifier)])[0]
+    deployment.wake()
+    return record
+
+
+def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
+    """Change name, description or is_public."""
+    with deployment.store.begin() as tx:
+        share = find(tx, context, identifier, "share:update", lock=True)
+        if "is_public" in values and values["is_public"] != share["is_public"]:
+            authorize(context, "share:set_public_share", share["project_id"])
+        changed = {key: values[key] for key in ("name", "description", "is_public") if key in values}
+        if changed:
+            tx.execute(update(shares).where(shares.c.id == identifier).values(**changed, updated_at=utcnow()))
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
+    """Accept a deletion; ``force`` (admin) from every state, whatever is left of the share."""
+    action = "force_delete" if force else "delete"
+    with deployment.store.begin() as tx:
+        share = find(tx, context, identifier, f"share:{action}", lock=True)
+        SHARE[action].check("Share", identifier, share["status"])
+        write_status(tx, identifier, ShareStatus.DELETING)
+        submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
+    deployment.wake()
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set the status of a share and its instances (admin). Nothing else happens."""
+    if status not in ShareStatus.ALL:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(ShareStatus.ALL)}.")
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share:reset_status", lock=True)
+        write_status(tx, identifier, status)
+
+
+def write_status(tx: Connection, identifier: str, status: str) -> None:
+    """Write the status of a share and of its instances."""
+    now = utcnow()
+    tx.execute(update(shares).where(shares.c.id == identifier).values(status=status, updated_at=now))
+    tx.execute(
+        update(share_instances).where(share_instances.c.share_id == identifier).values(status=status, updated_at=now)
+    )
+
+
+# ---- metadata --------------------------------------------------------------------------------------------------------
+
+
+def read_metadata(deployment: Deployment, context: RequestContext, identifier: str) -> dict[str, str]:
+    with deployment.store.read() as tx:
+        find(tx, context, identifier, "share:get_share_metadata")
+        return read_maps(tx, share_metadata, share_metadata.c.share_id, [identifier])[identifier]
+
+
+def write_metadata(
+    deployment: Deployment, context: RequestContext, identifier: str, values: Any, *, replace: bool
+) -> dict[str, str]:
+    """Set keys (``replace``: and remove the others, except those that only admins may touch). Returns all."""
+    checked = check_metadata(values)
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share:update_share_metadata", lock=True)
+        check_admin_metadata(context, checked)
+        owner = share_metadata.c.share_id
+        if replace and not allows(context, "share:update_admin_only_metadata"):
+            present = read_maps(tx, share_metadata, owner, [identifier])[identifier]
+            checked = {key: present[key] for key in ADMIN_METADATA if key in present} | checked
+        write_map(tx, share_metadata, owner, identifier, checked, replace=replace)
+        return read_maps(tx, share_metadata, owner, [identifier])[identifier]
+
+
+def delete_metadata(deployment: Deployment, context: RequestContext, identifier: str, key: str) -> None:
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share:delete_share_metadata", lock=True)
+        check_admin_metadata(context, {key: ""})
+        removed = tx.execute(
+            share_metadata.delete().where(share_metadata.c.share_id == identifier, share_metadata.c.key == key)
+        )
+        if not removed.rowcount:
+            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+
+
+def check_admin_metadata(context: RequestContext, values: Mapping[str, Any]) -> None:
+    if any(key in ADMIN_METADATA for key in values) and not allows(context, "share:update_admin_only_metadata"):
+        raise Forbidden(f"Only administrators may change the metadata {', '.join(ADMIN_METADATA)}.")
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+_SUPPORT: Final = (
+    "snapshot_support", "create_share_from_snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support",
+)  # fmt: skip
+
+
+def _select() -> Select[Any]:
+    return select(shares, share_types.c.name.label("share_type_name"), FIRST_PATH.label("export_location")).join(
+        share_types, share_types.c.id == shares.c.share_type_id
+    )
+
+
+def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    identifiers = [record["id"] for record in records]
+    attach(records, "metadata", read_maps(tx, share_metadata, share_metadata.c.share_id, identifiers))
+    return records
+
+
+def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
+    if all_projects and allows(context, "share:list_all_projects"):
+        conditions: list[ColumnElement[bool]] = []
+        if "project_id" in filters:
+            conditions.append(shares.c.project_id == filters["project_id"])
+        if "is_public" in filters:
+            conditions.append(shares.c.is_public.is_(filters["is_public"]))
+        return conditions
+    own = shares.c.project_id == context.project_id
+    # Manila: public shares of others appear beside one's own only when they are asked for.
+    return [or_(own, shares.c.is_public.is_(True)) if filters.get("is_public") else own]
+
+
+def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [shares.c[name] == filters[name] for name in _EXACT if name in filters]
+    conditions += [contains(shares.c[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
+    if filters.get("snapshot_id") or filters.get("share_group_id") or filters.get("is_soft_deleted"):
+        conditions.append(false())  # no share can have them yet
+    for key, value in filters.get("metadata", {}).items():
+        conditions.append(
+            exists().where(
+                share_metadata.c.share_id == shares.c.id, share_metadata.c.key == key, share_metadata.c.value == value
+            )
+        )
+    for key, value in filters.get("extra_specs", {}).items():
+        spec = share_type_extra_specs
+        conditions.append(
+            exists().where(spec.c.share_type_id == shares.c.share_type_id, spec.c.key == key, spec.c.value == value)
+        )
+    locations: list[ColumnElement[bool]] = []
+    if "export_location_id" in filters:
+        locations.append(share_export_locations.c.id == filters["export_location_id"])
+    if "export_location_path" in filters:
+        locations.append(share_export_locations.c.path == filters["export_location_path"])
+    if "export_location_path~" in filters:
+        locations.append(contains(share_export_locations.c.path, filters["export_location_path~"]))
+    if locations:
+        conditions.append(
+            shares.c.id.in_(
+                select(share_instances.c.share_id)
+                .join(share_export_locations, share_export_locations.c.share_instance_id == share_instances.c.id)
+                .where(and_(*locations))
+            )
+        )
+    return conditions
+
+
+def check_size(specs: Mapping[str, str], size: int) -> None:
+    """The share type's own limits of size, in GiB."""
+    smallest, largest = specs.get("provisioning:min_share_size"), specs.get("provisioning:max_share_size")
+    if smallest and size < int(smallest):
+        raise InvalidInput(f"Share size {size} is less than {smallest} GiB, the share type's minimum.")
+    if largest and size > int(largest):
+        raise InvalidInput(f"Share size {size} is greater than {largest} GiB, the share type's maximum.")
+
+
+def _choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:
+    """The zone asked for, which must exist and be one of the type's."""
+    if not zone:
+        return None
+    if tx.execute(select(availability_zones.c.id).where(availability_zones.c.name == zone)).first() is None:
+        raise NotFound(f"Availability zone {zone[:64]} could not be found.")
+    allowed = [name.strip() for name in specs.get("availability_zones", "").split(",") if name.strip()]
+    if allowed and zone not in allowed:
+        raise InvalidInput(
+            f"The share type is not supported within availability zone {zone}; it is in {', '.join(allowed)}."
+        )
+    return zone
+
+
+def _choose_network(
+    tx: Connection, context: RequestContext, specs: Mapping[str, str], identifier: str | None, zone: str | None
+) -> str | None:
+    """The share network asked for, which must be the caller's, usable, and have a subnet for the zone."""
+    handles_servers = _is_true(specs, "driver_handles_share_servers")
+    if not identifier:
+        if handles_servers:
+            raise InvalidInput(
+                "Share network must be set when the driver_handles_share_servers extra spec is true.",
+                hint="Make one with: openstack share network create --neutron-net-id … --neutron-subnet-id …",
+            )
+        return None
+    if not handles_servers:
+        raise InvalidInput("Share network must not be set when the driver_handles_share_servers extra spec is false.")
+    network = fetch_one(tx, select(share_networks).where(share_networks.c.id == identifier).with_for_update(read=True))
+    if network is None or not can_see(context, network["project_id"]):
+        raise NotFound(f"Share network {identifier[:64]} could not be found.")
+    if network["status"] != "active":
+        raise InvalidInput(f"Share network {identifier} is in status '{network['status']}', not 'active'.")
+    zones = set(
+        tx.execute(
+            select(share_network_subnets.c.availability_zone).where(
+                share_network_subnets.c.share_network_id == identifier
+            )
+        ).scalars()
+    )
+    if not zones or (zone is not None and not zones & {zone, None}):
+        raise InvalidInput(
+            "A share network subnet was not found for the requested availability zone.",
+            hint="Add one to the share network, without a zone for all zones.",
+        )
+    return identifier
+
+
+def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
+    """What names a thing that cannot exist here yet."""
+    if values.get("snapshot_id"):
+        raise NotFound(f"Snapshot {str(values['snapshot_id'])[:64]} could not be found.")
+    if values.get("share_group_id"):
+        raise NotFound(f"Share group {str(values['share_group_id'])[:64]} could not be found.")
+
+
+def _is_true(specs: Mapping[str, str], name: str) -> bool:
+    return name in specs and parse_boolean_spec(name, specs[name])

@@ -1,0 +1,111 @@
+"""What runs and where: services, pools, availability zones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import InvalidInput, NotFound
+from sharewright.identifiers import utcnow
+from sharewright.operations.extra_specs import unsatisfied
+from sharewright.operations.registration import DOWN_AFTER
+from sharewright.services import share_types
+from sharewright.services.deployment import Deployment, fetch
+from sharewright.services.policy import authorize
+from sharewright.store.tables import availability_zones, pools, workers
+
+
+def list_services(deployment: Deployment, context: RequestContext, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every process that reports, oldest first, with state (up, down) and status (enabled, disabled)."""
+    authorize(context, "service:index")
+    statement = select(workers).order_by(workers.c.number)
+    with deployment.store.read() as tx:
+        rows = fetch(tx, statement)
+    oldest = utcnow() - DOWN_AFTER
+    for row in rows:
+        row["zone"] = row["availability_zone"]
+        row["status"] = "disabled" if row["disabled"] else "enabled"
+        row["state"] = "up" if row["heartbeat_at"] >= oldest else "down"
+    wanted = {key: filters[key] for key in ("host", "binary", "zone", "state", "status") if key in filters}
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def enable_service(
+    deployment: Deployment, context: RequestContext, *, host: str, binary: str, enabled: bool, reason: str | None = None
+) -> None:
+    """Let the scheduler use a service or not. Shares that it has are served on."""
+    authorize(context, "service:update")
+    with deployment.store.begin() as tx:
+        changed = tx.execute(
+            update(workers)
+            .where(workers.c.host == host, workers.c.binary == binary)
+            .values(disabled=not enabled, disabled_reason=None if enabled else reason)
+        )
+        if not changed.rowcount:
+            raise NotFound(f"Service {binary[:64]} on host {host[:64]} could not be found.")
+
+
+def list_pools(
+    deployment: Deployment, context: RequestContext, filters: Mapping[str, Any], *, detail: bool
+) -> list[dict[str, Any]]:
+    """The pools as last reported. ``host``, ``backend`` and ``pool`` are regular expressions for the whole value;
+    ``share_type`` (id or name) keeps those whose capabilities meet its extra specs, ``capabilities`` likewise."""
+    authorize(context, "scheduler_stats:pools:detail" if detail else "scheduler_stats:pools:index")
+    with deployment.store.read() as tx:
+        rows = fetch(tx, select(pools).order_by(pools.c.host))
+        specs: dict[str, str] = {}
+        if filters.get("share_type"):
+            specs = dict(share_types.choose(tx, deployment, context, filters["share_type"])["extra_specs"])
+    specs |= filters.get("capabilities", {})
+    patterns = {key: _pattern(filters[key], key) for key in ("host", "backend", "pool") if filters.get(key)}
+    shown = []
+    for row in rows:
+        record = _pool(row)
+        if any(not pattern.fullmatch(record[key]) for key, pattern in patterns.items()):
+            continue
+        if specs and unsatisfied(specs, record["capabilities"]):
+            continue
+        shown.append(record)
+    return shown
+
+
+def list_zones(deployment: Deployment, context: RequestContext) -> list[dict[str, Any]]:
+    authorize(context, "availability_zone:index")
+    with deployment.store.read() as tx:
+        return fetch(tx, select(availability_zones).order_by(availability_zones.c.name))
+
+
+def _pool(row: Mapping[str, Any]) -> dict[str, Any]:
+    host, _, rest = row["host"].partition("@")
+    backend, _, pool = rest.partition("#")
+    unknown = "unknown"
+    return {
+        "name": row["host"],
+        "host": host,
+        "backend": backend,
+        "pool": pool,
+        "capabilities": {
+            **row["capabilities"],
+            "pool_name": pool,
+            "share_backend_name": row["capabilities"].get("share_backend_name", backend),
+            "total_capacity_gb": unknown if row["total_capacity"] is None else row["total_capacity"],
+            "free_capacity_gb": unknown if row["free_capacity"] is None else row["free_capacity"],
+            "allocated_capacity_gb": row["provisioned_capacity"],
+            "provisioned_capacity_gb": row["provisioned_capacity"],
+            "reserved_percentage": row["reserved_percentage"],
+            "timestamp": row["reported_at"].isoformat(timespec="microseconds"),
+        },
+    }
+
+
+def _pattern(text: str, name: str) -> re.Pattern[str]:
+    try:
+        if len(text) > 255:
+            raise ValueError
+        return re.compile(text)
+    except (re.error, ValueError, RecursionError, OverflowError):
+        raise InvalidInput(f"Invalid input for {name}: not a regular expression.") from None

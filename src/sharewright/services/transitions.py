@@ -1,0 +1,65 @@
+"""State machines: what a request may do to a thing in which state, and what it becomes.
+
+Work that is under way moves states on in operations/; this table is about requests. From every state in which nothing
+is under way, deleting is allowed; an administrator may force it, or reset the status, from all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sharewright.errors import Forbidden, InvalidInput, SharewrightError
+from sharewright.states import ServerStatus, ShareStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """``sources``: states it is allowed from; ``target``: the state it leads to at once (None: the same)."""
+
+    sources: frozenset[str]
+    target: str | None
+    refusal: type[SharewrightError] = Forbidden
+
+    def check(self, what: str, identifier: str, status: str) -> None:
+        """Raise the refusal when the state does not allow it."""
+        if status not in self.sources:
+            raise self.refusal(
+                f"{what} {identifier} is in status '{status}'; it must be one of {', '.join(sorted(self.sources))}."
+            )
+
+
+# Nothing is under way in these, so a user may delete, whatever went wrong before.
+_RESTING: Final = frozenset(
+    {
+        "available", "error", "inactive", "error_deleting", "manage_error", "unmanage_error", "extending_error",
+        "shrinking_error", "shrinking_possible_data_loss_error", "reverting_error", "backup_restoring_error",
+    }
+)  # fmt: skip
+# Manila refuses rules on a share without a host or in any of these, and new ones also on a share in error.
+_NO_RULES_IN: Final = frozenset(
+    {
+        "creating", "creating_from_snapshot", "deleting", "deleted", "error_deleting", "manage_starting",
+        "manage_error", "unmanage_starting", "unmanage_error", "unmanaged", "migrating_to", "restoring",
+        "reverting", "extending", "shrinking", "inactive",
+    }
+)  # fmt: skip
+
+SHARE: Final[Mapping[str, Transition]] = {
+    "delete": Transition(sources=_RESTING, target=ShareStatus.DELETING),
+    "force_delete": Transition(sources=frozenset(ShareStatus.ALL), target=ShareStatus.DELETING),
+    "allow_access": Transition(
+        sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
+    ),
+    "deny_access": Transition(sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN, target=None, refusal=InvalidInput),
+}
+
+SHARE_SERVER: Final[Mapping[str, Transition]] = {
+    "delete": Transition(
+        sources=frozenset({ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.INACTIVE}),
+        target=ServerStatus.DELETING,
+    ),
+}
+SHARE_SERVER_STATUSES: Final = ("active", "error", "deleting", "creating", "inactive")
+SHARE_NETWORK_STATUSES: Final = ("active", "error", "network_change")

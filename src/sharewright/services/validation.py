@@ -1,0 +1,148 @@
+"""What values may be, with Manila's limits and messages. Every function returns the canonical value or raises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from sharewright.errors import InvalidInput
+from sharewright.identifiers import is_id
+
+Text255 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
+
+# What the backends can export. Manila knows the others and refuses those that are not enabled.
+PROTOCOLS: Final = ("NFS",)
+ACCESS_LEVELS: Final = ("rw", "ro")
+_KNOWN_ACCESS_TYPES: Final = ("ip", "user", "cert", "cephx")
+_SPEC_KEY: Final = re.compile(r"^[\w.\-: ]{1,255}$")
+BOOLEAN_SPECS: Final = (
+    "driver_handles_share_servers", "snapshot_support", "create_share_from_snapshot_support",
+    "revert_to_snapshot_support", "mount_snapshot_support",
+)  # fmt: skip
+_SIZE_SPECS: Final = frozenset(
+    {"provisioning:min_share_size", "provisioning:max_share_size", "provisioning:max_share_extend_size"}
+)
+_TRUE: Final = frozenset({"true", "1", "t", "yes", "y", "on"})
+_FALSE: Final = frozenset({"false", "0", "f", "no", "n", "off"})
+
+
+def check_protocol(value: str) -> str:
+    """The protocol in capitals."""
+    protocol = value.upper()
+    if protocol not in PROTOCOLS:
+        raise InvalidInput(
+            f"Invalid share protocol provided: {protocol[:32]}. It is either disabled or unsupported."
+            f" Available protocols: {', '.join(PROTOCOLS)}."
+        )
+    return protocol
+
+
+def check_access_type(value: str) -> str:
+    if value == "ip":
+        return value
+    if value in _KNOWN_ACCESS_TYPES:
+        raise InvalidInput(f"Access type '{value}' is not supported by the share's protocol; use 'ip'.")
+    raise InvalidInput(f"Invalid access type '{value[:32]}'. Only ip access type is supported.")
+
+
+def check_access_level(value: str | None) -> str:
+    """The level; none given means rw."""
+    if value is None:
+        return "rw"
+    if value not in ACCESS_LEVELS:
+        raise InvalidInput(
+            f"Invalid or unsupported share access level: {value[:32]}. Use {' or '.join(ACCESS_LEVELS)}."
+        )
+    return value
+
+
+def check_address(value: str) -> str:
+    """An IPv4 address, or a network in CIDR form without bits behind its prefix, in canonical form. /32 is an
+    address."""
+    text = value.strip()
+    try:
+        if "/" not in text:
+            return str(IPv4Address(text))
+        address, prefix = text.split("/", 1)
+        if not prefix.isdecimal():
+            raise ValueError("the prefix length is not a number")
+        network = IPv4Network(f"{IPv4Address(address)}/{int(prefix)}", strict=True)
+    except ValueError as error:
+        if _is_ipv6(text):
+            raise InvalidInput(
+                f"IPv6 address {text[:64]} is not supported: the share servers have IPv4 addresses only.",
+                hint="Give the client's IPv4 address.",
+            ) from None
+        raise InvalidInput(
+            f"Invalid IP access: '{value[:64]}' is not an IPv4 address or CIDR network ({error})."
+        ) from None
+    return str(network.network_address) if network.prefixlen == 32 else str(network)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return isinstance(ip_network(text, strict=False), IPv6Network)
+    except ValueError:
+        return False
+
+
+def check_metadata(values: Any, *, what: str = "Metadata") -> dict[str, str]:
+    """Keys and values of metadata: strings of 1 to 255 and 1 to 1023 characters."""
+    if not isinstance(values, Mapping):
+        raise InvalidInput(f"{what} must be an object of strings.")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidInput(f"{what} property values must be strings.")
+        if not key.strip():
+            raise InvalidInput(f"{what} property key is blank.")
+        if len(key) > 255 or "\0" in key:
+            raise InvalidInput(f"{what} property key is greater than 255 characters or has a NUL.")
+        if not value.strip():
+            raise InvalidInput(f"{what} property value is blank.")
+        if len(value) > 1023 or "\0" in value:
+            raise InvalidInput(f"{what} property value is greater than 1023 characters or has a NUL.")
+    return dict(values)
+
+
+def check_identifier(value: str, what: str) -> str:
+    """A UUID, for things that a cloud knows by one."""
+    if not is_id(value):
+        raise InvalidInput(f"{what} '{value[:64]}' is not a UUID.")
+    return value.lower()
+
+
+def parse_boolean_spec(key: str, value: Any) -> bool:
+    """A boolean extra spec, in any of its written forms, also Manila's "<is> True"."""
+    text = str(value).strip().lower().removeprefix("<is>").strip()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise InvalidInput(f"Invalid extra spec {key}: '{str(value)[:64]}' is not a boolean.")
+
+
+def check_extra_specs(values: Any) -> dict[str, str]:
+    """Extra specs of a share type: keys of letters, digits and ``_.-:``, values of 1 to 255 characters."""
+    if not isinstance(values, Mapping):
+        raise InvalidInput("Extra specs must be an object of strings.")
+    checked: dict[str, str] = {}
+    for key, value in values.items():
+        if not isinstance(key, str) or not _SPEC_KEY.match(key) or not key.strip():
+            raise InvalidInput(
+                "Key names can only contain alphanumeric characters, underscores, periods, colons and hyphens,"
+                " 1 to 255 of them."
+            )
+        if isinstance(value, bool) and key in BOOLEAN_SPECS:
+            value = str(value)
+        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 255 or "\0" in value:
+            raise InvalidInput(f"Extra spec {key} needs a string of 1 to 255 characters.")
+        if key in BOOLEAN_SPECS:
+            parse_boolean_spec(key, value)
+        if key in _SIZE_SPECS and not re.fullmatch(r"[1-9][0-9]{0,8}", value.strip()):
+            raise InvalidInput(f"Extra spec {key} needs a whole number of GiB, at least 1.")
+        checked[key] = value
+    return checked
