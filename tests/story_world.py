@@ -49,12 +49,12 @@ USER = "22222222-2222-4222-8222-222222222222"
 BACKEND = "alpha"
 
 
-def make_settings(state_dir: Path, **backend: Any) -> Settings:
+def make_settings(state_dir: Path, *, lease_seconds: float = 3.0, **backend: Any) -> Settings:
     """Short times, one simulated backend."""
     options: dict[str, Any] = {"cloud": "simulated", "guest_seconds": 2.0, "boot_seconds": 5.0} | backend
     return Settings(
         state_dir=str(state_dir),
-        worker=Worker(threads=8, lease_seconds=3.0, poll_seconds=0.05, operation_seconds=60.0),
+        worker=Worker(threads=8, lease_seconds=lease_seconds, poll_seconds=0.05, operation_seconds=60.0),
         backends={BACKEND: Backend(**options)},
     )
 

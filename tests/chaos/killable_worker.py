@@ -1,0 +1,114 @@
+"""A worker process that kills itself with SIGKILL at the n-th boundary of its operations.
+
+Boundaries are where the outside world changes or may have changed: before and after each call to the cloud or a guest,
+and before and after each commit to the store; only those in threads that run operations count. Processes are forked
+from a server that has everything imported, so that hundreds of them are affordable.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sharewright.clouds.simulated.state import SimulatedState
+from sharewright.operations.assembly import assemble
+from sharewright.operations.worker import Worker
+from sharewright.store.database import Store
+from story_world import make_settings
+
+LEASE_SECONDS = 1.0
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["killable_worker"])
+
+
+class Boundaries:
+    """Counts boundaries, and ends the process at number ``kill_at`` (from 1; 0: never). ``count`` is shared memory."""
+
+    def __init__(self, kill_at: int, count: Any) -> None:
+        self._kill_at = kill_at
+        self._count = count
+        self._lock = threading.Lock()
+
+    def cross(self) -> None:
+        if not threading.current_thread().name.startswith("operation-"):
+            return
+        with self._lock:
+            self._count.value += 1
+            if self._count.value == self._kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)  # the signal is on its way
+
+    def install(self) -> None:
+        """Put them around the store's transactions and the simulated cloud's calls, for this whole process."""
+        begin, call = Store.begin, SimulatedState.call
+
+        @contextmanager
+        def watched_begin(store: Store) -> Iterator[Connection]:
+            with begin(store) as tx:
+                yield tx
+                self.cross()
+            self.cross()
+
+        @contextmanager
+        def watched_call(
+            state: SimulatedState, method: str, *, timeout: float | None = None, cloud: bool = True
+        ) -> Iterator[None]:
+            self.cross()
+            with call(state, method, timeout=timeout, cloud=cloud):
+                yield
+            self.cross()
+
+        Store.begin = watched_begin  # type: ignore[method-assign]
+        SimulatedState.call = watched_call  # type: ignore[method-assign]
+
+
+def work(url: str, state_dir: str, kill_at: int, count: Any) -> None:
+    """The process: a real worker until it is killed."""
+    Boundaries(kill_at, count).install()
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+    store = Store(url)
+    settings = make_settings(Path(state_dir), lease_seconds=LEASE_SECONDS)
+    worker = Worker(store, assemble(settings, store).stories, settings)
+    worker.start()
+    while True:
+        time.sleep(60)
+
+
+class Victim:
+    """Runs a killable worker; ``crossed`` tells how many boundaries it has crossed."""
+
+    def __init__(self, url: str, state_dir: Path, kill_at: int = 0) -> None:
+        self._count = context.Value("i", 0)
+        self._process: ForkServerProcess = context.Process(
+            target=work, args=(url, str(state_dir), kill_at, self._count), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def killed(self) -> bool:
+        return self._process.exitcode == -signal.SIGKILL
+
+    @property
+    def crossed(self) -> int:
+        return int(self._count.value)
+
+    def end(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join(10)
