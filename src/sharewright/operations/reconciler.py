@@ -76,7 +76,7 @@ class _Round:
             )
             rows = tx.execute(
                 select(shares.c.id, shares.c.project_id, shares.c.user_id, last.c.payload)
-                .join(last, and_(last.c.resource_id == shares.c.id, last.c.sequence == newest))
+                .select_from(shares.join(last, and_(last.c.resource_id == shares.c.id, last.c.sequence == newest)))
                 .where(
                     shares.c.status == status,
                     last.c.kind == kind,
