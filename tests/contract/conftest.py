@@ -1,0 +1,42 @@
+"""One suite, every cloud: simulated always, libvirt (marker e2e) where there is root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cloud_sites import LibvirtSite, SimulatedSite, Site
+
+from sharewright.clouds.contract import Cloud
+
+
+@pytest.fixture(params=["simulated", pytest.param("libvirt", marks=pytest.mark.e2e)])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if request.param == "libvirt":
+        if os.geteuid() != 0:
+            pytest.fail("The libvirt tests need root; leave them out with: -m 'not e2e'.")
+        place: Site = LibvirtSite()
+    else:
+        place = SimulatedSite(tmp_path)
+    try:
+        yield place
+    finally:
+        place.remove()
+
+
+@pytest.fixture
+def cloud(site: Site) -> Cloud:
+    cloud = site.open()
+    cloud.check()
+    return cloud
+
+
+@pytest.fixture
+def libvirt_site() -> Iterator[LibvirtSite]:
+    place = LibvirtSite()
+    try:
+        yield place
+    finally:
+        place.remove()

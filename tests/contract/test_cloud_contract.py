@@ -1,0 +1,449 @@
+"""Every rule of clouds/contract.py, against every cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import TypeVar
+
+import pytest
+from cloud_sites import SECONDS, Site, instance_spec, make_network, make_port, smaller
+
+from sharewright.clouds.contract import (
+    TAG_DEPLOYMENT,
+    Cloud,
+    PortSpec,
+    ServiceSubnetSpec,
+    Subnet,
+    TenantNetworks,
+    Volume,
+    VolumeSpec,
+    cloud_calls,
+)
+from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
+from sharewright.identifiers import is_id, new_id
+
+T = TypeVar("T")
+TAGS = {"sharewright_backend": "b", "sharewright_owner": "share_instance:1"}
+
+
+def volume_spec(name: str = "manila-share-1", size: int = 1) -> VolumeSpec:
+    return VolumeSpec(name=name, size=size, tags=TAGS)
+
+
+def make_volume(cloud: Cloud, name: str = "manila-share-1", size: int = 1) -> Volume:
+    return cloud.volumes.ensure_volume(volume_spec(name, size), timeout=SECONDS)
+
+
+def service_subnet(site: Site, cloud: Cloud, name: str = "service") -> Subnet:
+    spec = ServiceSubnetSpec(name=f"{cloud.deployment}-{name}", cidr=smaller(site.cidr()), tags=TAGS)
+    return cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+
+
+def at_once(*work: Callable[[], T]) -> list[T]:
+    with ThreadPoolExecutor(len(work)) as pool:
+        return [future.result() for future in [pool.submit(piece) for piece in work]]
+
+
+# ---- volumes ----
+
+
+def test_ensure_volume_twice_is_one_volume(site: Site, cloud: Cloud) -> None:
+    first = make_volume(cloud)
+    assert make_volume(cloud) == first
+    assert make_volume(site.open()) == first
+    assert first.size == 1
+    assert first.instance_id is None
+    assert first.tags == {**TAGS, TAG_DEPLOYMENT: cloud.deployment}
+    assert [volume.id for volume in cloud.volumes.list_volumes()] == [first.id]
+
+
+def test_serials_are_unique_and_full_length(cloud: Cloud) -> None:
+    serials = {make_volume(cloud, f"v{number}").serial for number in range(5)}
+    assert len(serials) == 5
+    assert all(is_id(serial) for serial in serials)
+
+
+def test_volume_of_another_size_is_a_contradiction(cloud: Cloud) -> None:
+    make_volume(cloud)
+    with pytest.raises(CloudError, match="exists with 1 GiB"):
+        make_volume(cloud, size=2)
+    assert [volume.size for volume in cloud.volumes.list_volumes()] == [1]
+
+
+def test_found_volume_equals_the_made_one(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    assert site.open().volumes.find_volume(volume.id) == volume
+    assert cloud.volumes.find_volume(new_id()) is None
+    assert cloud.volumes.find_volume("../../etc/passwd") is None
+
+
+def test_deleting_a_volume_twice_or_never_made_succeeds(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(new_id(), timeout=SECONDS)
+    cloud.volumes.delete_volume("no such thing", timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume.id) is None
+    assert list(cloud.volumes.list_volumes()) == []
+
+
+def test_capacity_counts_what_is_promised(cloud: Cloud) -> None:
+    before = cloud.volumes.capacity()
+    assert before.total
+    assert before.free is not None
+    assert 0 < before.free <= before.total
+    volume = make_volume(cloud, size=2)
+    assert cloud.volumes.capacity().provisioned == before.provisioned + 2
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert cloud.volumes.capacity().provisioned == before.provisioned
+
+
+def test_a_volume_too_large_is_refused_and_leaves_nothing(cloud: Cloud) -> None:
+    with pytest.raises(CloudCapacityExceeded) as caught:
+        make_volume(cloud, size=10**6)
+    assert caught.value.hint
+    assert list(cloud.volumes.list_volumes()) == []
+
+
+def test_threads_make_one_volume(cloud: Cloud) -> None:
+    volumes = at_once(*[lambda: make_volume(cloud)] * 8)
+    assert len({volume.id for volume in volumes}) == 1
+    assert len(cloud.volumes.list_volumes()) == 1
+
+
+def test_another_deployments_tag_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(CloudError, match="deployment"):
+        cloud.volumes.ensure_volume(
+            VolumeSpec(name="v", size=1, tags={TAG_DEPLOYMENT: "somebody-else"}), timeout=SECONDS
+        )
+    assert list(cloud.volumes.list_volumes()) == []
+
+
+# ---- only ours ----
+
+
+def test_other_deployments_are_neither_listed_nor_deleted(site: Site, cloud: Cloud) -> None:
+    other = site.open("other")
+    volume = make_volume(other)
+    network = make_network(site, other)
+    service = service_subnet(site, other)
+    port = make_port(other, service)
+    instance = other.compute.ensure_instance(instance_spec(site, other, port), timeout=SECONDS)
+    assert isinstance(cloud.networks, TenantNetworks)
+    assert isinstance(other.networks, TenantNetworks)
+
+    assert list(cloud.volumes.list_volumes()) == []
+    assert list(cloud.networks.list_networks()) == []
+    assert list(cloud.networks.list_service_subnets()) == []
+    assert list(cloud.networks.list_ports()) == []
+    assert list(cloud.compute.list_instances()) == []
+    assert cloud.volumes.find_volume(volume.id) is None
+    assert cloud.compute.find_instance(instance.id) is None
+
+    cloud.compute.delete_instance(instance.id, timeout=SECONDS)
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    cloud.networks.delete_service_subnet(service.id, timeout=SECONDS)
+    cloud.networks.delete_network(network.id)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert [item.id for item in other.volumes.list_volumes()] == [volume.id]
+    assert [item.id for item in other.networks.list_networks()] == [network.id]
+    assert [item.id for item, _ in other.networks.list_service_subnets()] == [service.id]
+    assert [item.id for item in other.networks.list_ports()] == [port.id]
+    assert [item.id for item in other.compute.list_instances()] == [instance.id]
+
+
+# ---- tenants' networks ----
+
+
+def test_network_and_its_subnet_are_found(site: Site, cloud: Cloud) -> None:
+    network = make_network(site, cloud)
+    (subnet,) = network.subnets
+    assert is_id(network.id)
+    assert is_id(subnet.id)
+    assert subnet.gateway == subnet.cidr.network_address + 1
+    again = site.open()
+    assert again.networks.find_subnet(network.id, None) == subnet
+    assert again.networks.find_subnet(network.id, subnet.id) == subnet
+    assert again.networks.find_subnet(network.id, network.id) == subnet
+    assert again.networks.find_subnet(network.id, new_id()) is None
+    assert again.networks.find_subnet(new_id(), None) is None
+    assert again.networks.find_subnet("no such thing", None) is None
+    assert isinstance(again.networks, TenantNetworks)
+    assert list(again.networks.list_networks()) == [network]
+
+
+def test_two_networks_of_one_name_are_refused(site: Site, cloud: Cloud) -> None:
+    network = make_network(site, cloud)
+    assert isinstance(cloud.networks, TenantNetworks)
+    with pytest.raises(CloudError, match="exists already"):
+        cloud.networks.create_network(network.name, site.cidr())
+
+
+def test_network_in_use_is_not_deleted(site: Site, cloud: Cloud) -> None:
+    network = make_network(site, cloud)
+    port = make_port(cloud, network.subnets[0])
+    assert isinstance(cloud.networks, TenantNetworks)
+    with pytest.raises(CloudError, match="still has port"):
+        cloud.networks.delete_network(network.id)
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    cloud.networks.delete_network(network.id)
+    cloud.networks.delete_network(network.id)
+    assert list(cloud.networks.list_networks()) == []
+    assert cloud.networks.find_subnet(network.id, None) is None
+
+
+def test_project_of_a_network_is_kept(site: Site, cloud: Cloud) -> None:
+    assert isinstance(cloud.networks, TenantNetworks)
+    cloud.networks.create_network(f"{cloud.deployment}-p", site.cidr(), project_id="project")
+    assert [network.project_id for network in cloud.networks.list_networks()] == ["project"]
+
+
+# ---- service subnets ----
+
+
+def test_ensure_service_subnet_twice_is_one(site: Site, cloud: Cloud) -> None:
+    spec = ServiceSubnetSpec(name=f"{cloud.deployment}-s", cidr=smaller(site.cidr()), tags=TAGS)
+    first = cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+    assert site.open().networks.ensure_service_subnet(spec, timeout=SECONDS) == first
+    assert first.cidr == spec.cidr
+    ((subnet, tags),) = cloud.networks.list_service_subnets()
+    assert subnet == first
+    assert tags == {**TAGS, TAG_DEPLOYMENT: cloud.deployment}
+
+
+def test_service_subnets_do_not_overlap(site: Site, cloud: Cloud) -> None:
+    cidr = smaller(site.cidr())
+    for name in ("a", "b"):
+        spec = ServiceSubnetSpec(name=f"{cloud.deployment}-{name}", cidr=cidr, tags=TAGS)
+        if name == "a":
+            cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+        else:
+            with pytest.raises(CloudError, match="overlap"):
+                cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+    assert len(cloud.networks.list_service_subnets()) == 1
+
+
+def test_service_subnet_with_another_range_is_a_contradiction(site: Site, cloud: Cloud) -> None:
+    service_subnet(site, cloud)
+    with pytest.raises(CloudError, match="exists with"):
+        service_subnet(site, cloud)
+
+
+def test_service_subnets_are_no_tenants_networks(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    assert cloud.networks.find_subnet(subnet.network_id, None) is None
+    assert isinstance(cloud.networks, TenantNetworks)
+    assert list(cloud.networks.list_networks()) == []
+    cloud.networks.delete_network(subnet.network_id)
+    assert len(cloud.networks.list_service_subnets()) == 1
+
+
+def test_service_subnet_is_deleted_when_empty(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    port = make_port(cloud, subnet)
+    with pytest.raises(CloudError, match="still has port"):
+        cloud.networks.delete_service_subnet(subnet.id, timeout=SECONDS)
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    cloud.networks.delete_service_subnet(subnet.id, timeout=SECONDS)
+    cloud.networks.delete_service_subnet(subnet.id, timeout=SECONDS)
+    cloud.networks.delete_service_subnet(new_id(), timeout=SECONDS)
+    assert list(cloud.networks.list_service_subnets()) == []
+
+
+# ---- ports ----
+
+
+def test_ports_are_unique_and_stable(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    ports = [make_port(cloud, subnet, f"p{number}") for number in range(4)]
+    assert len({port.address for port in ports}) == 4
+    assert len({port.mac for port in ports}) == 4
+    assert all(port.address in subnet.cidr for port in ports)
+    assert cloud.networks.management_address(subnet) not in {port.address for port in ports}
+    assert subnet.gateway not in {port.address for port in ports}
+    again = site.open()
+    assert [make_port(again, subnet, f"p{number}") for number in range(4)] == ports
+    assert sorted(again.networks.list_ports(), key=lambda port: port.name) == ports
+
+
+def test_a_freed_address_is_used_again(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    first, second = make_port(cloud, subnet, "p0"), make_port(cloud, subnet, "p1")
+    cloud.networks.delete_port(first.id, timeout=SECONDS)
+    cloud.networks.delete_port(first.id, timeout=SECONDS)
+    assert make_port(cloud, subnet, "p2").address == first.address
+    assert make_port(cloud, subnet, "p1") == second
+
+
+def test_a_subnet_without_free_addresses_says_so(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)  # a /28: 16 less network, broadcast, host
+    for number in range(13):
+        make_port(cloud, subnet, f"p{number}")
+    with pytest.raises(CloudCapacityExceeded, match="No free address"):
+        make_port(cloud, subnet, "p13")
+    assert len(cloud.networks.list_ports()) == 13
+
+
+def test_a_wanted_address_is_given_once(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    wanted = ip_address(int(subnet.cidr.network_address) + 9)
+
+    def ensure(name: str) -> object:
+        spec = PortSpec(name=f"{cloud.deployment}-{name}", subnet=subnet, tags=TAGS, allowed_tcp=(22,), address=wanted)
+        return cloud.networks.ensure_port(spec, timeout=SECONDS).address
+
+    assert ensure("a") == wanted
+    assert ensure("a") == wanted
+    with pytest.raises(CloudError, match="not free"):
+        ensure("b")
+
+
+def test_threads_get_different_addresses(site: Site, cloud: Cloud) -> None:
+    subnet = make_network(site, cloud).subnets[0]
+    ports = at_once(*[lambda number=number: make_port(cloud, subnet, f"p{number}") for number in range(8)])
+    assert len({port.address for port in ports}) == 8
+
+
+def test_port_on_a_missing_subnet_is_an_error(site: Site, cloud: Cloud) -> None:
+    subnet = make_network(site, cloud).subnets[0]
+    assert isinstance(cloud.networks, TenantNetworks)
+    cloud.networks.delete_network(subnet.network_id)
+    with pytest.raises(CloudObjectMissing):
+        make_port(cloud, subnet)
+    assert list(cloud.networks.list_ports()) == []
+
+
+# ---- instances ----
+
+
+def test_ensure_instance_twice_is_one_running_instance(site: Site, cloud: Cloud) -> None:
+    spec = instance_spec(site, cloud, make_port(cloud, service_subnet(site, cloud)))
+    first = cloud.compute.ensure_instance(spec, timeout=SECONDS)
+    assert first.running
+    assert first.failure == ""
+    assert first.tags == {**spec.tags, TAG_DEPLOYMENT: cloud.deployment}
+    again = site.open()
+    assert again.compute.ensure_instance(spec, timeout=SECONDS) == first
+    assert again.compute.find_instance(first.id) == first
+    assert list(again.compute.list_instances()) == [first]
+
+
+def test_instance_with_other_ports_is_a_contradiction(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    cloud.compute.ensure_instance(instance_spec(site, cloud, make_port(cloud, subnet, "a")), timeout=SECONDS)
+    with pytest.raises(CloudError, match="other ports"):
+        cloud.compute.ensure_instance(instance_spec(site, cloud, make_port(cloud, subnet, "b")), timeout=SECONDS)
+
+
+def test_instance_with_a_missing_port_leaves_nothing(site: Site, cloud: Cloud) -> None:
+    port = make_port(cloud, service_subnet(site, cloud))
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    with pytest.raises(CloudObjectMissing):
+        cloud.compute.ensure_instance(instance_spec(site, cloud, port), timeout=SECONDS)
+    assert list(cloud.compute.list_instances()) == []
+
+
+def test_deleted_instance_is_gone_and_keeps_its_volumes(site: Site, cloud: Cloud) -> None:
+    port = make_port(cloud, service_subnet(site, cloud))
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud, port), timeout=SECONDS)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    with pytest.raises(CloudError, match="in use"):
+        cloud.networks.delete_port(port.id, timeout=SECONDS)
+    cloud.compute.delete_instance(instance.id, timeout=SECONDS)
+    cloud.compute.delete_instance(instance.id, timeout=SECONDS)
+    assert cloud.compute.find_instance(instance.id) is None
+    assert cloud.volumes.find_volume(volume.id) == volume
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+
+
+def test_calls_on_missing_instances(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    for missing in (new_id(), "no such thing"):
+        cloud.compute.delete_instance(missing, timeout=SECONDS)
+        cloud.compute.detach_volume(missing, volume.id, timeout=SECONDS)
+        assert cloud.compute.find_instance(missing) is None
+        assert cloud.compute.console_log(missing) == ""
+        with pytest.raises(CloudObjectMissing):
+            cloud.compute.start_instance(missing, timeout=SECONDS)
+        with pytest.raises(CloudObjectMissing):
+            cloud.compute.reboot_instance(missing, timeout=SECONDS)
+        with pytest.raises(CloudObjectMissing):
+            cloud.compute.attach_volume(missing, volume.id, timeout=SECONDS)
+
+
+# ---- attachments ----
+
+
+def test_attach_and_detach_are_idempotent(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volume = make_volume(cloud)
+    for _ in range(2):
+        cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+        found = site.open().volumes.find_volume(volume.id)
+        assert found is not None
+        assert found.instance_id == instance.id
+    with pytest.raises(CloudError, match="attached to instance"):
+        cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    for _ in range(2):
+        cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+        assert cloud.volumes.find_volume(volume.id) == volume
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+    with pytest.raises(CloudObjectMissing):
+        cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+
+
+def test_volume_attached_elsewhere_is_refused(site: Site, cloud: Cloud) -> None:
+    first = cloud.compute.ensure_instance(instance_spec(site, cloud, name="a"), timeout=SECONDS)
+    second = cloud.compute.ensure_instance(instance_spec(site, cloud, name="b"), timeout=SECONDS)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(first.id, volume.id, timeout=SECONDS)
+    with pytest.raises(CloudError, match="attached to instance"):
+        cloud.compute.attach_volume(second.id, volume.id, timeout=SECONDS)
+    cloud.compute.detach_volume(second.id, volume.id, timeout=SECONDS)
+    found = cloud.volumes.find_volume(volume.id)
+    assert found is not None
+    assert found.instance_id == first.id
+    cloud.compute.delete_instance(first.id, timeout=SECONDS)
+    cloud.compute.attach_volume(second.id, volume.id, timeout=SECONDS)
+
+
+def test_reboot_keeps_volumes(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volumes = [make_volume(cloud, f"v{number}") for number in range(3)]
+    for volume in volumes:
+        cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    cloud.compute.detach_volume(instance.id, volumes[1].id, timeout=SECONDS)
+    cloud.compute.reboot_instance(instance.id, timeout=SECONDS)
+    assert cloud.compute.find_instance(instance.id) == instance
+    holders = {volume.name: volume.instance_id for volume in cloud.volumes.list_volumes()}
+    assert holders == {"v0": instance.id, "v1": None, "v2": instance.id}
+    cloud.compute.start_instance(instance.id, timeout=SECONDS)
+
+
+def test_forty_volumes_on_one_instance(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volumes = [make_volume(cloud, f"v{number}") for number in range(40)]
+
+    def attach(volume: Volume) -> None:
+        cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(attach, volumes))
+    assert {volume.instance_id for volume in cloud.volumes.list_volumes()} == {instance.id}
+    cloud.compute.reboot_instance(instance.id, timeout=SECONDS)
+    for volume in volumes[::2]:
+        cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+    assert sum(volume.instance_id == instance.id for volume in cloud.volumes.list_volumes()) == 20
+
+
+def test_calls_are_counted(cloud: Cloud) -> None:
+    before = cloud_calls.count
+    make_volume(cloud)
+    cloud.volumes.capacity()
+    cloud.networks.list_ports()
+    assert cloud_calls.count - before == 3
