@@ -30,7 +30,8 @@ def add(commands: Commands) -> None:
         help="make a tenant network",
         description="Make a tenant network with one subnet, and print the ids that a share network refers to.",
         examples="  sharewright network create blue 10.20.0.0/24\n"
-        "  openstack share network create --neutron-net-id … --neutron-subnet-id …",
+        "  openstack share network create --name blue\n"
+        "  openstack share network set blue --neutron-net-id ID --neutron-subnet-id SUBNET_ID",
     )
     create.add_argument("name")
     create.add_argument("cidr", type=cidr, help="for example 10.20.0.0/24")

@@ -279,9 +279,11 @@ class Quickstart:
             networks = self._openstack("network", "list")
             if not any(network["Name"] == NAME for network in networks):
                 with self._steps.step("openstack share network create"):
+                    # "create --neutron-net-id" makes the client ask a Neutron for the name; "set" takes ids as they are.
+                    self._openstack("network", "create", "--name", NAME)
                     self._openstack(
-                        "network", "create", "--name", NAME,
-                        "--neutron-net-id", subnet.network_id, "--neutron-subnet-id", subnet.id,
+                        "network", "set", NAME,
+                        "--neutron-net-id", subnet.network_id, "--neutron-subnet-id", subnet.id, form=False,
                     )  # fmt: skip
             with self._steps.step("openstack share create NFS 1 (the share server boots)"):
                 self._openstack(

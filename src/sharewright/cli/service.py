@@ -218,6 +218,6 @@ def introduce_simulation(settings: Settings) -> None:
     tell(f"  export SHAREWRIGHT_CONFIG={path}")
     if settings.identity.mode == "none":
         tell(f"  export OS_AUTH_TYPE=none OS_ENDPOINT=http://{settings.api.listen}:{settings.api.port}/v2")
-    tell(f"  openstack share network create --name demo --neutron-net-id {subnet.network_id} \\")
-    tell(f"      --neutron-subnet-id {subnet.id}")
+    tell("  openstack share network create --name demo")
+    tell(f"  openstack share network set demo --neutron-net-id {subnet.network_id} --neutron-subnet-id {subnet.id}")
     tell("  openstack share create NFS 1 --name demo --share-network demo --wait\n")
