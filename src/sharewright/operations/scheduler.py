@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +20,7 @@ from sharewright.drivers.contract import PoolStats, ShareDriver
 from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import is_true, unsatisfied
+from sharewright.operations.registration import DOWN_AFTER, SHARE
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import (
@@ -31,9 +32,6 @@ from sharewright.store.tables import (
     shares,
     workers,
 )
-
-SHARE_SERVICE: Final = "manila-share"
-DOWN_AFTER: Final = timedelta(seconds=60)  # without a heartbeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +252,7 @@ class Service:
 def read_services(tx: Connection) -> list[Service]:
     rows = tx.execute(
         select(workers.c.host, workers.c.disabled, workers.c.disabled_reason, workers.c.heartbeat_at).where(
-            workers.c.binary == SHARE_SERVICE
+            workers.c.binary == SHARE
         )
     )
     return [Service(**row._mapping) for row in rows]
