@@ -40,6 +40,7 @@ DEFAULT_STATE_DIR = Path("/var/lib/sharewright")
 NAME = "quickstart"  # of the network, the share network, the share, the client
 BACKEND = "libvirt"
 MEBIBYTES = 64
+BEGUN_VARIABLE = "SHAREWRIGHT_QUICKSTART_BEGUN"  # when the shell part began, in seconds since the epoch
 API_SECONDS = 180.0  # libvirtd's first start learns what QEMU can do, which takes most of a minute under emulation
 CLIENT_SECONDS = 300.0
 
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, and return the exit code."""
     parsed = parser().parse_args(arguments)
     places = Places(state_dir=Path(os.path.abspath(parsed.state_dir)))  # noqa: PTH100  symbolic links stay
-    steps = Steps()
+    steps = Steps(begun=os.environ.get(BEGUN_VARIABLE))
     try:
         if os.geteuid() != 0:
             raise SharewrightError(
@@ -185,12 +186,12 @@ class Quickstart:
                 subnet=subnet, backend=BACKEND,
             )  # fmt: skip
             boot = Background(lambda: self._boot(client))
-            export = self._share(subnet)
+            share = self._share(subnet)
             boot.wait()
-            self._allow(client.address)
-            figures = self._use(client, export)
+            self._allow(share, client.address)
+            figures = self._use(client, share.export)
         self._write_environment()
-        self._page(client, export, figures)
+        self._page(client, subnet, share.export, figures)
         return 0
 
     # ---- the deployment ----
@@ -268,42 +269,46 @@ class Quickstart:
 
     # ---- the story, told with the stock client ----
 
-    def _share(self, subnet: Subnet) -> str:
-        """Make the share, or find it from an earlier run; return its export path."""
-        share = self._openstack("show", NAME, missing=True)
-        if share and share["status"] == "error":
+    def _share(self, subnet: Subnet) -> Share:
+        """Make the share, or find it from an earlier run."""
+        found = self._openstack("list", "--name", NAME)
+        for share in [share for share in found if share["Status"].startswith("error")]:
             with self._steps.step("Removing the failed share of an earlier run"):
-                self._openstack("delete", NAME, "--wait", form=False)
-            share = None
-        if share is None:
+                self._openstack("delete", share["ID"], "--wait", form=False)
+                found.remove(share)
+        if found:
+            identifier = found[0]["ID"]
+        else:
             networks = self._openstack("network", "list")
             if not any(network["Name"] == NAME for network in networks):
                 with self._steps.step("openstack share network create"):
-                    # "create --neutron-net-id" makes the client ask a Neutron for the name; "set" takes ids as they are.
+                    # "create --neutron-net-id" makes the client look the id up in a Neutron; "set" sends it as it is.
                     self._openstack("network", "create", "--name", NAME)
                     self._openstack(
                         "network", "set", NAME,
                         "--neutron-net-id", subnet.network_id, "--neutron-subnet-id", subnet.id, form=False,
                     )  # fmt: skip
             with self._steps.step("openstack share create NFS 1 (the share server boots)"):
-                self._openstack(
+                identifier = self._openstack(
                     "create", "NFS", "1", "--name", NAME, "--share-type", "default", "--share-network", NAME, "--wait"
-                )
-                share = self._openstack("show", NAME)
+                )["id"]
+        share = self._openstack("show", identifier)
         if share["status"] != "available":
+            reasons = [message["User Message"] for message in self._openstack("message", "list")]
             raise SharewrightError(
-                f"The share is {share['status']}, not available.", hint="Its messages: openstack share message list"
+                f"The share is {share['status']}, not available. {' '.join(reasons[:3])}",
+                hint="See: openstack share message list",
             )
-        return export_path(share)
+        return Share(id=identifier, export=export_path(share))
 
-    def _allow(self, address: str) -> None:
+    def _allow(self, share: Share, address: str) -> None:
         with self._steps.step(f"openstack share access create … ip {address}"):
-            rules = self._openstack("access", "list", NAME)
+            rules = self._openstack("access", "list", share.id)
             if not any(rule["Access To"] == address and rule["State"] == "active" for rule in rules):
-                self._openstack("access", "create", NAME, "ip", address, "--access-level", "rw", "--wait")
+                self._openstack("access", "create", share.id, "ip", address, "--access-level", "rw", "--wait")
 
-    def _openstack(self, *arguments: str, missing: bool = False, form: bool = True) -> Any:
-        """Run ``openstack share ARGUMENTS`` and return its JSON. ``missing``: None when there is no such thing."""
+    def _openstack(self, *arguments: str, form: bool = True) -> Any:
+        """Run ``openstack share ARGUMENTS`` and return its JSON, or nothing when it prints none (``form``)."""
         command = [str(self._openstack_program), "share", *arguments, *(["-f", "json"] if form else [])]
         done = subprocess.run(
             command,
@@ -315,10 +320,9 @@ class Quickstart:
         )
         if done.returncode != 0:
             words = " ".join(["openstack", *command[1:]])
-            complaint = done.stderr.strip()
-            if missing and ("No share" in complaint or "not found" in complaint.lower() or "404" in complaint):
-                return None
-            raise SharewrightError(f"{words}\nexited with {done.returncode}: {complaint or done.stdout.strip()}")
+            raise SharewrightError(
+                f"{words}\nexited with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+            )
         return json.loads(done.stdout) if form else None
 
     def _client_environment(self) -> dict[str, str]:
@@ -328,7 +332,7 @@ class Quickstart:
     # ---- the proof, and the page ----
 
     def _use(self, client: ClientMachine, export: str) -> Figures:
-        with self._steps.step(f"The client mounts {export}, writes {MEBIBYTES} MiB, mounts again, reads them back"):
+        with self._steps.step(f"The client mounts it, writes {MEBIBYTES} MiB, mounts it again, reads them back"):
             answer = client.run(USE_SHARE, export, str(MEBIBYTES << 20), timeout=600).split()
         written, read_back = answer[0], answer[1]
         begun, ended, again, last = (float(value) for value in answer[2:6])
@@ -345,7 +349,7 @@ class Quickstart:
             f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
         )
 
-    def _page(self, client: ClientMachine, export: str, figures: Figures) -> None:
+    def _page(self, client: ClientMachine, subnet: Subnet, export: str, figures: Figures) -> None:
         wrote, read = MEBIBYTES / figures.write_seconds, MEBIBYTES / figures.read_seconds
         options = "" if self._places.state_dir == DEFAULT_STATE_DIR else f" --state-dir {self._places.state_dir}"
         print(f"""
@@ -355,7 +359,7 @@ and read them back ({read:.0f} MiB/s); SHA-256 equal: {figures.digest[:16]}…
 
   the share        {export}
   mount it         mount -t nfs4 -o vers=4.2 {export} /mnt
-                   on a machine of the network "{NAME}" ({self._network}) that has an access rule
+                   on a machine of the network "{NAME}" ({subnet.cidr}) that has an access rule
   the client       ssh -F {client.ssh_configuration} client        (a shell; its address is {client.address})
 
   use the API      source {self._places.environment}
@@ -369,6 +373,14 @@ and read them back ({read:.0f} MiB/s); SHA-256 equal: {figures.digest[:16]}…
   stop             sudo ./quickstart --down{options}         (shares are kept; ./quickstart goes on)
   remove all       sudo ./quickstart --purge{options}
 """)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The demo share."""
+
+    id: str
+    export: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 SIGN_OF_LIFE_SECONDS = 10.0
@@ -15,9 +15,17 @@ SIGN_OF_LIFE_SECONDS = 10.0
 class Steps:
     """Lines "[ 12 s] text". Steps may overlap in several threads."""
 
-    def __init__(self, stream: TextIO | None = None, *, sign_of_life: float = SIGN_OF_LIFE_SECONDS) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        sign_of_life: float = SIGN_OF_LIFE_SECONDS,
+        begun: str | None = None,  # when the work really began, in seconds since the epoch
+    ) -> None:
         self._stream = stream or sys.stdout
         self._begun = time.monotonic()
+        with suppress(TypeError, ValueError):
+            self._begun -= min(86400.0, max(0.0, time.time() - float(begun or "")))
         self._sign_of_life = sign_of_life
         self._lock = threading.Lock()
         self._failed: str | None = None
