@@ -17,7 +17,7 @@ from sharewright.errors import CloudError, DeadlineExceeded, NoValidBackend, Sha
 from sharewright.identifiers import derived_id, utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.messages import Action, Detail, write_message
-from sharewright.operations.scheduler import Scheduler
+from sharewright.operations.scheduler import Pool, Scheduler
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, read_share, write_status
 from sharewright.operations.share_servers import Placement, place
 from sharewright.progress import Progress
@@ -41,8 +41,7 @@ class CreateShare(BaseStory):
         share = self._read(operation)
         if share is None or share.status == ShareStatus.AVAILABLE:
             return Done()
-        driver = self._driver(share.backend) if share.backend else self._schedule(share, progress)
-        placement = self._place(driver, share, operation, progress)
+        driver, placement = self._place(share, operation, progress)
         driver.prepare_share(share.instance_id, progress)
         if placement.operation_id is not None:
             return WaitFor(placement.operation_id)
@@ -54,7 +53,9 @@ class CreateShare(BaseStory):
         with self._store.read() as tx:
             share = read_share(tx, operation.resource_id)
         if share is not None and share.backend is not None:
-            self._driver(share.backend).delete_share(share.instance_id, share.server_id, progress, force=True)
+            find_driver(self._drivers, share.backend).delete_share(
+                share.instance_id, share.server_id, progress, force=True
+            )
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         share = read_share(tx, operation.resource_id)
@@ -94,42 +95,40 @@ class CreateShare(BaseStory):
                 raise SharewrightError("The share was deleted while it was being created.")
         return share
 
-    def _driver(self, backend: str) -> ShareDriver:
-        return find_driver(self._drivers, backend)
-
-    def _schedule(self, share: ShareRow, progress: Progress) -> ShareDriver:
-        with progress.step("schedule"):
-            pool = self._scheduler.choose(share.id)
-            with self._store.begin() as tx:
-                progress.fence(tx)
-                now = utcnow()
-                tx.execute(
-                    share_instances.update()
-                    .where(share_instances.c.id == share.instance_id)
-                    .values(
-                        backend=pool.backend,
-                        host=pool.host,
-                        availability_zone=pool.availability_zone,
-                        updated_at=now,
-                    )
-                )
-                tx.execute(
-                    shares.update()
-                    .where(shares.c.id == share.id)
-                    .values(host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
-                )
-        return self._driver(pool.backend)
-
-    def _place(self, driver: ShareDriver, share: ShareRow, operation: Operation, progress: Progress) -> Placement:
-        with progress.step("share server"), self._store.begin() as tx:
+    def _place(self, share: ShareRow, operation: Operation, progress: Progress) -> tuple[ShareDriver, Placement]:
+        """The backend and the server: chosen, or as an earlier attempt chose them. One transaction writes both."""
+        pool = None
+        if share.backend is None:
+            with progress.step("schedule"):
+                pool = self._scheduler.choose(share.id)
+        driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
+        with self._store.begin() as tx:
             progress.fence(tx)
-            return place(
+            if pool is not None:
+                write_pool(tx, share, pool)
+            placement = place(
                 tx,
                 driver,
                 share.instance_id,
                 seconds=self._settings.worker.operation_seconds,
                 context=operation.context,
             )
+        return driver, placement
+
+
+def write_pool(tx: Connection, share: ShareRow, pool: Pool) -> None:
+    """Keep where the share is going to live."""
+    now = utcnow()
+    tx.execute(
+        share_instances.update()
+        .where(share_instances.c.id == share.instance_id)
+        .values(backend=pool.backend, host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
+    )
+    tx.execute(
+        shares.update()
+        .where(shares.c.id == share.id)
+        .values(host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
+    )
 
 
 def check_server_creation(operation: Operation) -> None:

@@ -84,9 +84,7 @@ class TestSpine:
         create(sqlite_world)
         assert sqlite_world.steps("create_share") == [
             "schedule",
-            "share server",
             "volume",
-            "share server",  # again, after waiting for the server
             "attach",
             "guest",
         ]

@@ -102,8 +102,7 @@ class GenericDriver:
             self._cloud,
             self._instances,
             server_id,
-            converge=lambda: self._converge(server_id, progress),
-            attach_seconds=self._settings.attach_seconds,
+            converge=lambda: self._converge(self._server(server_id), progress),
             progress=progress,
         )
 
@@ -122,10 +121,11 @@ class GenericDriver:
                 self._instances.attach_volume(server_id, volume_id, progress)
                 # From here on every document of the server holds the share.
                 remember(self._store, progress, share_instance_id, volume_attached=True)
+        server = self._server(server_id)
         with progress.step("guest"):
-            state = self._serve(share_instance_id, server_id, volume_id, progress)
+            state = self._serve(share_instance_id, server, volume_id, progress)
             remember(self._store, progress, share_instance_id, filesystem_ready=True, bytes_used=state.bytes_used)
-        return self._export_locations(share_instance_id, self._server(server_id))
+        return self._export_locations(share_instance_id, server)
 
     def delete_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
@@ -143,7 +143,7 @@ class GenericDriver:
                     self._cloud,
                     server,
                     share_instance_id,
-                    converge=lambda: self._converge(server.id, progress),
+                    converge=lambda: self._converge(server, progress),
                     force=force,
                     progress=progress,
                 )
@@ -157,7 +157,7 @@ class GenericDriver:
                 hint="Create the share again.",
             )
         with progress.step("guest"):
-            state = self._serve(share_instance_id, server_id, record.volume_id, progress)
+            state = self._serve(share_instance_id, self._server(server_id), record.volume_id, progress)
         with self._store.read() as tx:
             rules = tx.execute(
                 select(share_access_rules.c.id).where(share_access_rules.c.share_id == record.share_id)
@@ -196,12 +196,12 @@ class GenericDriver:
             )
         return volume
 
-    def _serve(self, share_instance_id: str, server_id: str, volume_id: str, progress: Progress) -> ShareState:
+    def _serve(self, share_instance_id: str, server: ServiceInstance, volume_id: str, progress: Progress) -> ShareState:
         """Converge the server and return the share's state in it; attach again, once, a disk the guest misses."""
-        state = self._share_state(share_instance_id, self._converge(server_id, progress))
+        state = self._share_state(share_instance_id, self._converge(server, progress))
         if state.error == "device_missing":
-            self._instances.attach_volume(server_id, volume_id, progress)
-            state = self._share_state(share_instance_id, self._converge(server_id, progress))
+            self._instances.attach_volume(server.id, volume_id, progress)
+            state = self._share_state(share_instance_id, self._converge(server, progress))
         failure = share_failure(state)
         if failure is not None:
             raise failure
@@ -214,13 +214,12 @@ class GenericDriver:
                 return share
         raise CloudUnavailable(f"The share server did not report share instance {share_instance_id}.")
 
-    def _converge(self, server_id: str, progress: Progress) -> State:
+    def _converge(self, server: ServiceInstance, progress: Progress) -> State:
         progress.check()
-        server = self._server(server_id)
         try:
             return self._convergence.converge(
-                server_id,
-                lambda: build_document(self._store, server_id, server.firewall),
+                server.id,
+                lambda: build_document(self._store, server.id, server.firewall),
                 self._within(self._settings.guest_seconds, progress),
             )
         except DeadlineExceeded as error:

@@ -28,7 +28,6 @@ def heal(
     server_id: str,
     *,
     converge: Callable[[], State],
-    attach_seconds: float,
     progress: Progress,
 ) -> bool:
     """Look first and act only on a difference. False: the server is not (wholly) back; look again later."""
