@@ -8,7 +8,7 @@ fraction of one. It is an uncompressed "newc" cpio archive, the format of the ke
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sharewright.errors import SharewrightError
@@ -63,20 +63,31 @@ def archive(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     return bytes(result)
 
 
-def build_initrd(root: Path, kernel_version: str, script: bytes, groups: Sequence[Sequence[str]]) -> bytes:
-    """The archive for the system in ``root``. ``groups`` are the modules to load first, and those to try next."""
-    modules = root / "lib/modules" / kernel_version
-    directories = ("bin", "dev", "proc", "root", "modules")
-    entries = [(name, stat.S_IFDIR | 0o755, b"") for name in directories]
-    # The kernel opens /dev/console before /init runs; a directory without it only costs a warning.
+def variables(text: str) -> bytes:
+    """The lines ``name = value`` of a sysctl.d file as ``path value``, path below /proc/sys."""
+    lines = []
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith(("#", ";")):
+            lines.append(f"{name.strip().replace('.', '/')} {value.strip()}\n")
+    return "".join(lines).encode()
+
+
+def build_initrd(root: Path, kernel_version: str, script: bytes, modules: Mapping[str, Sequence[str]]) -> bytes:
+    """The archive for the system in ``root``. ``modules`` are lists of modules for the script to load, by list name."""
+    place = root / "lib/modules" / kernel_version
+    entries = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "root", "modules")]
     entries.append(("bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes()))
     entries.append(("init", stat.S_IFREG | 0o755, script))
+    settings = (root / "etc/sysctl.d/sharewright.conf").read_text(encoding="utf-8")
+    entries.append(("variables", stat.S_IFREG | 0o644, variables(settings)))
     placed: set[str] = set()
-    for list_name, names in zip(("first", "second"), groups, strict=True):
-        paths = [path for path in module_files(modules, names) if path not in placed]
+    for list_name, names in modules.items():
+        paths = module_files(place, names)
         entries += [
-            (f"modules/{path.rsplit('/', 1)[-1]}", stat.S_IFREG | 0o644, (modules / path).read_bytes())
+            (f"modules/{path.rsplit('/', 1)[-1]}", stat.S_IFREG | 0o644, (place / path).read_bytes())
             for path in paths
+            if path not in placed
         ]
         placed.update(paths)
         listing = "".join(path.rsplit("/", 1)[-1] + "\n" for path in paths)

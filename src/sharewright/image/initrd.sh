@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # The whole initial RAM disk: load the drivers of the root disk, find the file system that the kernel's command line names
-# (root=UUID=… or LABEL=… or a device), hand over to it. Written for speed: a boot pays for every process.
+# (root=UUID=… or LABEL=… or a device), load the drivers that the boot needs next, set the kernel's variables of
+# /etc/sysctl.d (so early that no interface escapes them), hand over. Written for speed: a boot pays for every process.
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox mount -t proc proc /proc
 root= ; flags= ; init=/sbin/init ; mode=ro
@@ -28,6 +29,8 @@ until /bin/busybox mount -t ext4 -o "$mode$flags" "$root" /root 2>/dev/null; do
 	fi
 	/bin/busybox usleep 100000
 done
+insert last
+while read -r variable value; do echo "$value" >"/proc/sys/$variable"; done </variables
 /bin/busybox mount --move /dev /root/dev
 /bin/busybox umount /proc
 exec /bin/busybox switch_root /root "$init"

@@ -87,6 +87,11 @@ MASKED_UNITS = (
     "systemd-pcrphase-initrd.service",
     "systemd-pcrphase-sysinit.service",
     "systemd-binfmt.service",
+    # done by the initial RAM disk, or by the kernel's devtmpfs
+    "systemd-modules-load.service",
+    "systemd-sysctl.service",
+    "systemd-remount-fs.service",
+    "systemd-tmpfiles-setup-dev.service",
     "systemd-timesyncd.service",
     "systemd-networkd.service",
     "systemd-resolved.service",
@@ -133,9 +138,13 @@ KEPT_UDEV_RULES = (  # in /lib/udev/rules.d; the others are masked
     "99-nfs.rules",
     "99-systemd.rules",
 )
-# Kernel modules of the initial RAM disk, with what they depend on. The second group is tried when the first shows no
-# root disk.
-INITRD_MODULES = (("virtio_pci", "virtio_blk"), ("virtio_scsi", "sd_mod", "ata_piix", "nvme"))
+# Kernel modules that the initial RAM disk loads, with what they depend on: the root disk's; others to try when no root
+# disk has shown up; and what the boot needs next (here udev and modprobe would cost seconds).
+INITRD_MODULES = {
+    "first": ("virtio_pci", "virtio_blk"),
+    "second": ("virtio_scsi", "sd_mod", "ata_piix", "nvme"),
+    "last": ("virtio_net", "virtio_scsi", "sd_mod", "sr_mod", "isofs", "nf_tables", "nft_ct", "virtio_rng"),
+}
 
 KERNEL_ARGUMENTS = (
     "rw",
