@@ -120,14 +120,14 @@ def write_pool(tx: Connection, share: ShareRow, pool: Pool) -> None:
     """Keep where the share is going to live."""
     now = utcnow()
     tx.execute(
-        share_instances.update()
-        .where(share_instances.c.id == share.instance_id)
-        .values(backend=pool.backend, host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
-    )
-    tx.execute(
         shares.update()
         .where(shares.c.id == share.id)
         .values(host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
+    )
+    tx.execute(
+        share_instances.update()
+        .where(share_instances.c.id == share.instance_id)
+        .values(backend=pool.backend, host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
     )
 
 

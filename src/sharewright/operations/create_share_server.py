@@ -77,8 +77,8 @@ def finish(tx: Connection, server_id: str) -> None:
 
 def remove_server(tx: Connection, server_id: str) -> None:
     """Forget a server that no longer exists; shares that were meant for it are free for another."""
+    tx.execute(shares.update().where(shares.c.share_server_id == server_id).values(share_server_id=None))
     tx.execute(
         share_instances.update().where(share_instances.c.share_server_id == server_id).values(share_server_id=None)
     )
-    tx.execute(shares.update().where(shares.c.share_server_id == server_id).values(share_server_id=None))
     tx.execute(share_servers.delete().where(share_servers.c.id == server_id))

@@ -1,4 +1,8 @@
-"""Rows that the share stories read and write in the same way."""
+"""Rows that the share stories read and write in the same way.
+
+Every transaction, here and in services/, locks rows in one order, so that none waits for another in a circle: share
+network subnets, shares, share instances, access rules, share servers.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +67,14 @@ def write_status(tx: Connection, share_id: str, status: str, **values: object) -
     now = utcnow()
     spared = () if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else (ShareStatus.DELETING,)
     tx.execute(
-        share_instances.update()
-        .where(share_instances.c.share_id == share_id, share_instances.c.status.not_in(spared))
-        .values(status=status, updated_at=now)
-    )
-    tx.execute(
         shares.update()
         .where(shares.c.id == share_id, shares.c.status.not_in(spared))
         .values(status=status, updated_at=now, **values)
+    )
+    tx.execute(
+        share_instances.update()
+        .where(share_instances.c.share_id == share_id, share_instances.c.status.not_in(spared))
+        .values(status=status, updated_at=now)
     )
 
 

@@ -77,12 +77,12 @@ def place(
             server_id = _insert_server(tx, driver.backend, instance.host, instance.share_network_id, subnet_id)
             servers[server_id] = ServerStatus.CREATING
         now = utcnow()
+        tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
         tx.execute(
             share_instances.update()
             .where(share_instances.c.id == share_instance_id)
             .values(share_server_id=server_id, updated_at=now)
         )
-        tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
         tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(unused_since=None))
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)

@@ -64,6 +64,7 @@ class UpdateAccess(BaseStory):
         share = read_share(tx, operation.resource_id)
         if share is None:
             return
+        tx.execute(select(shares.c.id).where(shares.c.id == share.id).with_for_update())
         # Not in force, or not known to be gone: either way the user may delete the rule and ask again.
         tx.execute(
             share_access_rules.update()
@@ -89,6 +90,7 @@ class UpdateAccess(BaseStory):
 def begin_changes(tx: Connection, share_id: str) -> Changes:
     """Move queued rules on, and take up those that an earlier attempt had moved."""
     rules = share_access_rules
+    tx.execute(shares.update().where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
     for queued, begun in (
         (AccessState.QUEUED_TO_APPLY, AccessState.APPLYING),
         (AccessState.QUEUED_TO_DENY, AccessState.DENYING),
@@ -103,8 +105,6 @@ def begin_changes(tx: Connection, share_id: str) -> Changes:
             rules.c.share_id == share_id, rules.c.state.in_((AccessState.APPLYING, AccessState.DENYING))
         )
     ).all()
-    if found:
-        tx.execute(shares.update().where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
     return Changes(
         applying=frozenset(row.id for row in found if row.state == AccessState.APPLYING),
         denying=frozenset(row.id for row in found if row.state == AccessState.DENYING),
@@ -116,6 +116,7 @@ def finish(tx: Connection, share_id: str, changes: Changes, outcomes: Sequence[R
     rules = share_access_rules
     errors = {outcome.rule_id: outcome.error for outcome in outcomes}
     now = utcnow()
+    tx.execute(select(shares.c.id).where(shares.c.id == share_id).with_for_update())
     gone = [rule for rule in changes.denying if not errors.get(rule)]
     if gone:
         tx.execute(rules.delete().where(rules.c.id.in_(gone), rules.c.state == AccessState.DENYING))
