@@ -59,7 +59,7 @@ class Tracing:
             if progress.recall(f"step {number}"):
                 continue
             with progress.step(f"step {number}"):
-                time.sleep(random.uniform(0.01, 0.06))
+                time.sleep(random.uniform(0.02, 0.12))
                 with self._store.begin() as tx:
                     progress.fence(tx)
                     leave(tx, operation, f"step {number}")
