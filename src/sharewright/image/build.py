@@ -51,8 +51,8 @@ def build_image(
 ) -> ImageManifest:
     """Build the image unless one of the same recipe, mirror and guest program is there. Needs root.
 
-    ``target`` becomes a symbolic link to the directory just built, replaced in one step; directories of earlier images
-    stay, because the disks of running service VMs are overlays on them (see :func:`superseded_images`).
+    ``target`` becomes a symbolic link to the directory just built, replaced in one step. The image before it stays, for
+    who is just reading it; older ones go. (Running servers do not depend on either: a cloud keeps its own link or copy.)
     Raises SharewrightError; what was at ``target`` is then untouched.
     """
     recipe = Recipe(sources=sources_for(mirror), program=build_program(), program_identity=program_identity())
@@ -79,11 +79,10 @@ def _usable(target: Path, wanted: str) -> ImageManifest | None:
 
 
 def superseded_images(target: Path) -> list[Path]:
-    """Directories of earlier images of ``target``. Safe to delete once no VM's disk has its backing file there."""
+    """Directories of earlier images of ``target``, the latest first."""
     current = target.resolve()
-    return sorted(
-        path for path in target.parent.glob(f"{target.name}.*") if path.is_dir() and path.resolve() != current
-    )
+    earlier = [path for path in target.parent.glob(f"{target.name}.*") if path.is_dir() and path.resolve() != current]
+    return sorted(earlier, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def check_tools(target: Path) -> None:
@@ -223,7 +222,7 @@ class _Builder:
         """Give the new directory its name and point the link at it."""
         final = self.target.with_name(f"{self.target.name}.{self.hash[:12]}")
         number = 1
-        while final.exists():  # forced, or damaged; VMs may use it, so it stays
+        while final.exists():  # forced, or damaged: it stays until the link points elsewhere
             number += 1
             final = self.target.with_name(f"{self.target.name}.{self.hash[:12]}-{number}")
         (self.work / "out").rename(final)
@@ -232,6 +231,8 @@ class _Builder:
         link = self.work / "link"
         link.symlink_to(final.name)
         link.replace(self.target)
+        for old in superseded_images(self.target)[1:]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:
