@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 
 import paramiko
 
-from sharewright.clouds.contract import TAG_DEPLOYMENT, Cloud, Flavor, Instance, InstanceSpec, Port, PortSpec, Subnet
+from sharewright.clouds.contract import (
+    TAG_DEPLOYMENT,
+    TAG_OWNER,
+    Cloud,
+    Flavor,
+    Instance,
+    InstanceSpec,
+    Port,
+    PortSpec,
+    Subnet,
+)
+from sharewright.identifiers import derived_id
 from sharewright.service_instance.config_drive import Link, build
 from sharewright.service_instance.keys import new_key_pair
 
@@ -41,7 +52,7 @@ class ClientVm:
     @classmethod
     def boot(cls, cloud: Cloud, subnet: Subnet, name: str, image: str) -> ClientVm:
         """Start it; return before it has booted."""
-        tags = {TAG_DEPLOYMENT: "client-of-tests"}
+        tags = {TAG_DEPLOYMENT: cloud.deployment, TAG_OWNER: f"client_machine:{derived_id(cloud.deployment, name)}"}
         keys, host_keys = new_key_pair(), new_key_pair()
         port = cloud.networks.ensure_port(PortSpec(name=name, subnet=subnet, tags=tags, allowed_tcp=(22,)), timeout=60)
         files = build(

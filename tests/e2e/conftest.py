@@ -32,11 +32,12 @@ unused_server_seconds = 3600
 
 [backends.two_nics]
 image = "{IMAGE}"
+service_network_cidr = "10.253.0.0/18"
 
 [backends.one_nic]
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
-service_network_cidr = "10.253.128.0/20"
+service_network_cidr = "10.253.64.0/18"
 """
 
 
