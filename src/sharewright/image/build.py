@@ -52,7 +52,7 @@ def build_image(
     """Build the image unless one of the same recipe, mirror and guest program is there. Needs root.
 
     ``target`` becomes a symbolic link to the directory just built, replaced in one step. The image before it stays, for
-    who is just reading it; older ones go. (Running servers do not depend on either: a cloud keeps its own link or copy.)
+    who is just reading it; older ones go. (Running servers depend on neither: a cloud keeps its own link or copy.)
     Raises SharewrightError; what was at ``target`` is then untouched.
     """
     recipe = Recipe(sources=sources_for(mirror), program=build_program(), program_identity=program_identity())
