@@ -23,7 +23,7 @@ from sharewright.errors import LeaseLost
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import Finished, Operation
 from sharewright.states import OperationState
-from sharewright.store.database import Store, ring_after_commit
+from sharewright.store.database import Store, ring_after_commit, statements
 from sharewright.store.tables import leases, operation_steps, operations
 
 FIRST_BACK_OFF = 0.5  # seconds
@@ -33,7 +33,7 @@ LAST_BACK_OFF = 30.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A claimed operation with what the runner needs besides. ``failure`` is set when its failure is final already;
-    ``steps`` is the number of journal rows so far."""
+    ``steps`` is the number of journal rows so far, ``sql_statements`` what claiming cost."""
 
     operation: Operation
     crashes: int = 0
@@ -41,6 +41,7 @@ class Claim:
     failure: Mapping[str, Any] | None = None
     last_error: str | None = None
     steps: int = 0
+    sql_statements: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,9 @@ class Usage:
             columns.seconds: func.coalesce(columns.seconds, 0.0) + self.seconds,
             columns.cloud_calls: func.coalesce(columns.cloud_calls, 0) + self.cloud_calls,
             columns.guest_round_trips: func.coalesce(columns.guest_round_trips, 0) + self.guest_round_trips,
-            columns.sql_statements: func.coalesce(columns.sql_statements, 0) + self.sql_statements,
+            columns.sql_statements: func.coalesce(columns.sql_statements, 0)
+            + self.sql_statements
+            + 1,  # the statement that writes these sums
         }
 
 
@@ -122,6 +125,7 @@ def _eligible(now: ColumnElement[datetime], kinds: list[str]) -> ColumnElement[b
 
 
 def _claim(store: Store, worker_id: str, lease_seconds: float, kinds: list[str]) -> Claim | None:
+    before = statements.count
     with store.begin() as tx:
         now_expression = _now(tx)
         row = tx.execute(
@@ -177,6 +181,7 @@ def _claim(store: Store, worker_id: str, lease_seconds: float, kinds: list[str])
             failure=row.failure,
             last_error=row.error,
             steps=_steps(tx, row.id) if attempts > 1 else 0,
+            sql_statements=statements.count - before,
         )
 
 

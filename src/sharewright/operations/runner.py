@@ -57,10 +57,10 @@ class Result:
 
 
 class Meter:
-    """Counts what this thread does from now on."""
+    """Counts what this thread does from now on; ``sql_statements`` were sent for the attempt before."""
 
-    def __init__(self) -> None:
-        self._start = (time.monotonic(), cloud_calls.count, round_trips.count, statements.count)
+    def __init__(self, sql_statements: int = 0) -> None:
+        self._start = (time.monotonic(), cloud_calls.count, round_trips.count, statements.count - sql_statements)
 
     def read(self) -> Usage:
         seconds, calls, trips, sql = self._start
@@ -107,7 +107,7 @@ class _Attempt:
         self._claim = claim
         self._journal = journal
         self._operation = claim.operation
-        self._meter = Meter()
+        self._meter = Meter(claim.sql_statements)
 
     def run(self, grace_seconds: float, crash_limit: int) -> Result:
         claim = self._claim

@@ -409,7 +409,7 @@ availability_zones = Table(
     *_times(),
 )
 
-# ---- the built-in identity (mode "builtin"; users of the password file are not here) -----------------------------------
+# ---- the built-in identity (mode "builtin"; users of the password file are not here) ---------------------------------
 
 identity_projects = Table(
     "identity_projects",
