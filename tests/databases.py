@@ -22,7 +22,8 @@ import psycopg
 import pytest
 
 from sharewright.store.database import Store
-from sharewright.store.migrations import migrate
+from sharewright.store.migrations import migrate, newest_revision
+from sharewright.store.tables import metadata
 
 BACKENDS = ("sqlite", "postgresql")
 
@@ -34,6 +35,7 @@ class PostgresCluster:
         self.directory = directory
         self.user = user
         self._template: str | None = None
+        self._clean: list[str] = []
 
     def url(self, database: str) -> str:
         return f"postgresql://{self.user}@/{database}?host={self.directory}"
@@ -43,7 +45,9 @@ class PostgresCluster:
             connection.execute(statement.encode())
 
     def create_database(self, *, migrated: bool = True) -> str:
-        """The URL of a new database."""
+        """The URL of an empty database, with our tables if ``migrated``."""
+        if migrated and self._clean:
+            return self._clean.pop()
         if migrated and self._template is None:
             name = "template_migrated"
             self.execute(f"CREATE DATABASE {name}")
@@ -56,6 +60,23 @@ class PostgresCluster:
         # Copying files instead of logging pages: three times as fast where nothing has to survive a power failure.
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self.url(name)
+
+    def give_back(self, url: str) -> None:
+        """Empty a migrated database for the next test: making one takes a hundred times as long. One that a test
+        changed in other ways than by rows is dropped."""
+        self.disconnect_all(url)
+        names = {table.name for table in metadata.sorted_tables} | {"alembic_version"}
+        with psycopg.connect(url) as connection:
+            rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            version = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            intact = {name for (name,) in rows} == names and version == [(newest_revision(),)]
+            if intact:
+                for table in reversed(metadata.sorted_tables):
+                    connection.execute(f"DELETE FROM {table.name}".encode())
+        if intact:
+            self._clean.append(url)
+        else:
+            self.drop_database(url)
 
     def disconnect_all(self, url: str) -> None:
         """Break every connection to a database, as a restart of the server would."""
@@ -154,7 +175,7 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 def postgresql_url(postgres: PostgresCluster) -> Iterator[str]:
     url = postgres.create_database()
     yield url
-    postgres.drop_database(url)
+    postgres.give_back(url)
 
 
 @pytest.fixture(params=BACKENDS)
