@@ -192,12 +192,13 @@ def examine_image(path: Path) -> Iterator[Finding]:
             level="problem", subject="service image", text=f"there is none at {path}.", fix="sharewright image build"
         )
         return
-    wrong = [str(finding) for finding in check_image(path)]
+    findings = check_image(path)
+    wrong = [f"{finding.subject}: {finding.message}" for finding in findings if finding.severity == "error"]
     if wrong:
         yield Finding(
             level="problem",
             subject="service image",
-            text=f"{path}: {'; '.join(wrong)}.",
+            text=f"{path}: {' '.join(wrong)}",
             fix="sharewright image build --force, or bring an image that sharewright image check accepts",
         )
     elif path.is_dir() and not is_current(path):
@@ -276,7 +277,7 @@ def examine_database(settings: Settings) -> Iterator[Finding]:
     from sharewright.store.migrations import current_revision, newest_revision
 
     where = without_secrets(settings.database_url)
-    if not settings.database.url and not (settings.state_path / "sharewright.db").exists():
+    if settings.database_url.startswith("sqlite:///") and not Path(settings.database_url[10:]).exists():
         yield Finding(level="ok", subject="database", text=f"{where} will be made")
         return
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 from sharewright.cli.options import Commands, add_command, add_group, prepare_state_dir, read_settings, tell
@@ -46,13 +45,7 @@ def build(arguments: argparse.Namespace) -> int:
     target: Path = arguments.path or image_path(settings)
     if not arguments.path:
         prepare_state_dir(settings)
-    begun = time.monotonic()
-
-    def progress(text: str) -> None:
-        tell(f"[{time.monotonic() - begun:3.0f} s] {text}")
-
-    build_image(target, force=arguments.force, progress=progress)
-    progress(f"The service image is {target}.")
+    build_image(target, force=arguments.force, progress=tell)
     return 0
 
 
@@ -62,5 +55,9 @@ def check(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path or image_path(read_settings(arguments))
     findings = check_image(path)
     for finding in findings:
-        print(finding)
-    return 1 if findings else 0
+        print(f"{finding.severity:7} {finding.subject}: {finding.message}")
+        if finding.hint:
+            print(f"{'':7} → {finding.hint}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{path} {'is no service image' if errors else 'is a service image'}. Errors: {errors}.")
+    return 1 if errors else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -40,6 +41,7 @@ DEFAULT_STATE_DIR = Path("/var/lib/sharewright")
 NAME = "quickstart"  # of the network, the share network, the share, the client
 BACKEND = "libvirt"
 MEBIBYTES = 64
+CLOCK = re.compile(r"^\[ *\d+ s\] ")  # the image builder's own; ours counts from the beginning
 BEGUN_VARIABLE = "SHAREWRIGHT_QUICKSTART_BEGUN"  # when the shell part began, in seconds since the epoch
 API_SECONDS = 180.0  # libvirtd's first start learns what QEMU can do, which takes most of a minute under emulation
 CLIENT_SECONDS = 300.0
@@ -174,8 +176,8 @@ class Quickstart:
         settings = self._configure()
         image = image_path(settings)
         if self._image is None:
-            with self._steps.step("Service image"):
-                build_image(image, progress=self._steps.say)
+            with self._steps.step("Service image", tells=True):
+                build_image(image, progress=lambda text: self._steps.say(CLOCK.sub("Service image: ", text)))
         with state_dir_in_use(settings), closing(open_cloud(settings, settings.backends[BACKEND])) as cloud:
             with self._steps.step("libvirt"):
                 cloud.check()

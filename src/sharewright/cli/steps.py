@@ -44,8 +44,9 @@ class Steps:
             print(f"[{self.elapsed:3.0f} s] {text}", file=self._stream, flush=True)
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """One step: a line at its start, one every few seconds, one at its end when it took longer than a moment."""
+    def step(self, name: str, *, tells: bool = False) -> Iterator[None]:
+        """One step: a line at its start, one every few seconds, one at its end when it took longer than a moment.
+        ``tells``: the work itself gives signs of life."""
         begun = time.monotonic()
         self.say(f"{name} …")
         over = threading.Event()
@@ -55,7 +56,8 @@ class Steps:
                 self.say(f"{name} … {time.monotonic() - begun:.0f} s so far")
 
         thread = threading.Thread(target=live, name="sign-of-life", daemon=True)
-        thread.start()
+        if not tells:
+            thread.start()
         try:
             yield
         except BaseException:
@@ -64,6 +66,7 @@ class Steps:
             raise
         finally:
             over.set()
-            thread.join()
+            if not tells:
+                thread.join()
         if time.monotonic() - begun >= 1.0:
             self.say(f"{name}: done in {time.monotonic() - begun:.0f} s")
