@@ -66,6 +66,7 @@ class LibvirtCloud:
     def check(self) -> None:
         """Connect (starting the daemons when that is ours to do), and mend what the host may have lost: the storage
         pool, the firewall."""
+        self._layout.make()
         repair_device()
         with self._connection.use("asking for its version") as connection:
             connection.getVersion()
@@ -79,15 +80,17 @@ class LibvirtCloud:
         """ "kvm" or "tcg": what instances run on."""
         return self._compute.accelerator()
 
-    def stop(self, progress: Progress) -> None:
-        """Shut down all instances and networks of this deployment, to be started again by their next use."""
+    def stop(self, progress: Progress, *, shutdown_seconds: float = SHUTDOWN_SECONDS) -> None:
+        """Shut down all instances (by force those that do not follow in time) and networks of this deployment, to be
+        started again by their next use."""
         with progress.step("stop instances"):
-            self._compute.stop_all(timeout=SHUTDOWN_SECONDS)
+            self._compute.stop_all(timeout=shutdown_seconds)
         with progress.step("stop networks"):
             self._networks.deactivate()
 
     def purge(self, progress: Progress) -> None:
         """Delete everything of this deployment, shares' data included: instances, networks, volumes, firewall."""
+        self._layout.make()  # a purge may be repeated
         with progress.step("delete instances"):
             self._compute.purge()
         with progress.step("delete networks"):

@@ -111,10 +111,12 @@ class Connection:
         return CloudUnavailable(f"libvirt does not answer at {self._uri}: {error}.", hint=UNAVAILABLE_HINT)
 
     def _alive(self) -> bool:
+        """Asked of the daemon itself: without an event loop libvirt learns of a lost socket only by using it."""
         try:
-            return bool(self._connection.isAlive())
+            self._connection.getLibVersion()
         except libvirt.libvirtError:
             return False
+        return True
 
     def _drop(self, connection: Any) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import libvirt
 
+from sharewright.clouds.libvirt import reaper
 from sharewright.clouds.libvirt.records import write_atomically
 from sharewright.errors import CloudUnavailable
 
@@ -62,9 +64,9 @@ class Daemons:
             raise CloudUnavailable(
                 f"{name} is not installed.", hint="Install libvirt-daemon-system and qemu-system-x86."
             )
-        # A process group of its own, so that Ctrl-C in our terminal does not reach it.
+        # A session of its own, so that Ctrl-C in our terminal does not reach it.
         result = subprocess.run(
-            [program, "--daemon", "--pid-file", str(pid_file)],
+            [sys.executable, "-m", reaper.__name__, program, "--daemon", "--pid-file", str(pid_file)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

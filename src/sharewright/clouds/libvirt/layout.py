@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sharewright.identifiers import short_hash
 
+RECORD_KINDS = ("networks", "ports", "volumes")
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -76,7 +78,8 @@ class Layout:
         self.state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         for directory in (self.root, self.volumes, self.instances, self.images):
             directory.mkdir(mode=0o711, exist_ok=True)
-        for directory in (self.records, self.locks, self.consoles):
+        kinds = [self.records / kind for kind in RECORD_KINDS]
+        for directory in (self.records, *kinds, self.locks, self.consoles):
             directory.mkdir(mode=0o700, exist_ok=True)
         for directory in (self.state_dir, self.root):
             mode = directory.stat().st_mode
