@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -87,7 +88,8 @@ class Server:
     def stop(self, *, timeout: float = 15.0) -> None:
         """Stop, and wait for the thread if ``start`` made one. May be called from any thread or a signal handler."""
         self._stopping.set()
-        self._server.pull_trigger()
+        with suppress(OSError):  # it has ended in this moment
+            self._server.pull_trigger()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 

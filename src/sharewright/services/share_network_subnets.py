@@ -101,6 +101,8 @@ def remove(deployment: Deployment, context: RequestContext, share_network_id: st
     with deployment.store.begin() as tx:
         network_service.find(tx, context, share_network_id, "share_network_subnet:delete", lock=True)
         _find(tx, context, share_network_id, identifier, "share_network_subnet:delete")
+        own = select(share_network_subnets.c.id).where(share_network_subnets.c.id == identifier)
+        tx.execute(own.with_for_update())  # subnets before servers: the order in which operations lock them
         on_it = select(share_servers.c.id).where(share_servers.c.share_network_subnet_id == identifier)
         used = exists().where(
             share_instances.c.share_network_id == share_network_id,

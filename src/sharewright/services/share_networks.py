@@ -123,6 +123,7 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
                 f"Can not delete share network {identifier}, it has {used} share(s).", hint="Delete them first."
             )
         subnets = select(share_network_subnets.c.id).where(share_network_subnets.c.share_network_id == identifier)
+        tx.execute(subnets.with_for_update())  # subnets before servers: the order in which operations lock them
         subnet_service.leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(subnets))
         tx.execute(
             update(share_servers).where(share_servers.c.share_network_id == identifier).values(share_network_id=None)

@@ -62,7 +62,7 @@ class BuiltinIdentity:
         self.deployment = deployment
         self._store = deployment.store
         self._file = file
-        self._verifier = PasswordVerifier()
+        self._verifier = PasswordVerifier(file.users().rounds)
 
     # ---- the API's side ----------------------------------------------------------------------------------------------
 

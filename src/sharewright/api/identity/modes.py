@@ -50,7 +50,7 @@ class BasicIdentity:
 
     def __init__(self, file: UserFile) -> None:
         self._file = file
-        self._verifier = PasswordVerifier()
+        self._verifier = PasswordVerifier(file.users().rounds)
 
     def authenticate(self, credentials: Credentials) -> Caller:
         name, password = _decode(credentials.authorization)

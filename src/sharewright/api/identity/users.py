@@ -67,6 +67,11 @@ class Users(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return Users(users=tuple(user for user in self.users if user.name != name))
 
     @property
+    def rounds(self) -> int:
+        """The cost of the dearest password hash, as bcrypt's logarithm."""
+        return max((int(user.password_hash.split("$")[2]) for user in self.users), default=12)
+
+    @property
     def projects(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(project for user in self.users for project in user.roles))
 
@@ -128,12 +133,13 @@ class PasswordVerifier:
     once: guessing passwords cannot take all processors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: int = 12) -> None:
+        """``rounds``: the cost of the hashes, for the one that stands in for an unknown user's."""
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, float] = {}
         self._lock = threading.Lock()
         self._turn = threading.Semaphore(2)
-        self._decoy = hash_password(secrets.token_hex(16))
+        self._decoy = hash_password(secrets.token_hex(16), rounds=rounds)
 
     def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password is right. ``None``, an unknown user, takes as long as a wrong password."""

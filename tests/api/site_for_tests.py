@@ -1,0 +1,197 @@
+"""A real API for tests: the application behind a real socket, and what tests need to ask it things."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from sqlalchemy import event, update
+
+from sharewright.api.app import create_app
+from sharewright.api.identity.users import User, Users, hash_password, write_users
+from sharewright.api.server import Server
+from sharewright.api.versions import MAXIMUM, VERSION_HEADER
+from sharewright.services.bootstrap import ensure_defaults
+from sharewright.settings import Settings, parse
+from sharewright.store.database import Store
+from sharewright.store.tables import share_export_locations, share_instances, shares
+
+PASSWORD = "correct horse"
+# name → project → roles
+PEOPLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "root": {"operators": ("admin",)},
+    "alice": {"blue": ("member",)},
+    "anna": {"blue": ("member",)},
+    "rita": {"blue": ("reader",)},
+    "bob": {"green": ("member",)},
+}
+
+
+def make_settings(directory: Path, **changes: Any) -> Settings:
+    data: dict[str, Any] = {
+        "state_dir": str(directory),
+        "node": "node1",
+        "backends": {"one": {"cloud": "simulated", "availability_zone": "zone-1"}},
+        **changes,
+    }
+    return parse(data)
+
+
+def write_people(path: Path) -> Path:
+    hashed = hash_password(PASSWORD, rounds=4)
+    people = tuple(User(name=name, password_hash=hashed, roles=roles) for name, roles in PEOPLE.items())
+    write_users(path, Users(users=people))
+    return path
+
+
+@dataclass
+class Site:
+    """A running API. ``ask`` makes one request as a user (mode http_basic) at a microversion."""
+
+    url: str
+    store: Store
+    settings: Settings
+    wakes: list[float] = field(default_factory=list)
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        user: str | None = "alice",
+        version: str | None = f"2.{MAXIMUM}",
+        headers: Mapping[str, str] | None = None,
+        data: bytes | str | None = None,
+    ) -> requests.Response:
+        sent = dict(headers or {})
+        if version is not None:
+            sent.setdefault(VERSION_HEADER, version)
+        auth = (user, PASSWORD) if user and self.settings.identity.mode == "http_basic" else None
+        return self.session.request(
+            method, self.url + path, json=body, data=data, headers=sent, auth=auth, timeout=30, allow_redirects=False
+        )
+
+    def expect(self, status: int, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """The answer's JSON, when the status is the expected one."""
+        answer = self.ask(method, path, body, **options)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    # ---- things that many tests need ----
+
+    def network(self, user: str = "alice", **values: Any) -> dict[str, Any]:
+        body = {"neutron_net_id": str(uuid.uuid4()), "neutron_subnet_id": str(uuid.uuid4()), **values}
+        answer = self.expect(200, "POST", "/v2/share-networks", {"share_network": body}, user=user)
+        return dict(answer["share_network"])
+
+    def share(self, user: str = "alice", *, network: str = "", **values: Any) -> dict[str, Any]:
+        network = network or self.network(user)["id"]
+        body = {"size": 1, "share_proto": "NFS", "share_network_id": network, **values}
+        return dict(self.expect(200, "POST", "/v2/shares", {"share": body}, user=user)["share"])
+
+    def served_share(self, user: str = "alice", **values: Any) -> dict[str, Any]:
+        """A share as a finished create_share operation leaves it, without one."""
+        share = self.share(user, **values)
+        self.finish(share["id"])
+        return share
+
+    def finish(self, share_id: str, *, status: str = "available") -> None:
+        host = "node1@one#pool"
+        with self.store.begin() as tx:
+            tx.execute(update(shares).where(shares.c.id == share_id).values(status=status, host=host))
+            instance = share_instances.c.share_id == share_id
+            tx.execute(update(share_instances).where(instance).values(status=status, host=host, backend="one"))
+            instance_id = tx.execute(share_instances.select().where(instance)).mappings().one()["id"]
+            now = tx.execute(shares.select().where(shares.c.id == share_id)).mappings().one()["created_at"]
+            for number, admin_only in ((5, False), (9, True)):
+                tx.execute(
+                    share_export_locations.insert().values(
+                        id=str(uuid.uuid4()),
+                        share_instance_id=instance_id,
+                        path=f"10.0.0.{number}:/shares/share-{instance_id}",
+                        is_admin_only=admin_only,
+                        preferred=not admin_only,
+                        metadata={},
+                        created_at=now,
+                    )
+                )
+
+    def finish_status(self, share_id: str, status: str) -> None:
+        """Only the status, as a worker would write it."""
+        with self.store.begin() as tx:
+            tx.execute(update(shares).where(shares.c.id == share_id).values(status=status))
+
+    def wait(
+        self, path: str, key: str, field_name: str, wanted: Any, *, user: str = "alice", seconds: float = 30
+    ) -> Any:
+        """Poll until a field has the wanted value."""
+        end = time.monotonic() + seconds
+        while True:
+            record = self.expect(200, "GET", path, user=user)[key]
+            if record[field_name] == wanted:
+                return record
+            assert time.monotonic() < end, f"{path}: {record}"
+            time.sleep(0.05)
+
+    @contextmanager
+    def statements(self) -> Iterator[list[str]]:
+        """SQL statements that any thread sends meanwhile, transactions' own not counted."""
+        seen: list[str] = []
+
+        def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if not statement.startswith(("BEGIN", "PRAGMA")):
+                seen.append(statement)
+
+        engines = {self.store._writer, self.store._reader}
+        for engine in engines:
+            event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            for engine in engines:
+                event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def running_site(store: Store, settings: Settings, *, wake: Callable[[], None] | None = None) -> Iterator[Site]:
+    """Serve on a free port of the loopback interface."""
+    ensure_defaults(store, settings)
+    wakes: list[float] = []
+
+    def ring() -> None:
+        wakes.append(time.monotonic())
+        if wake is not None:
+            wake()
+
+    server = Server(create_app(store, settings, wake=ring), settings, port=0)
+    server.start()
+    try:
+        yield Site(url=server.url, store=store, settings=settings, wakes=wakes)
+    finally:
+        server.stop()
+
+
+def run_openstack(
+    *arguments: str, environment: Mapping[str, str], timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """The stock ``openstack`` command, in a process of its own, with only the given OS_ variables."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "openstack"), *arguments],
+        env={**clean, "PYTHONWARNINGS": "ignore", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
