@@ -343,6 +343,8 @@ def _open(address: GuestAddress, end: float) -> Connection:
         transport.banner_timeout = transport.auth_timeout = transport.channel_timeout = seconds
         transport.get_security_options().key_types = ("ssh-ed25519",)
         transport.start_client(timeout=seconds)
+        if not transport.initial_kex_done:  # start_client returns when the time is over
+            raise TimeoutError(f"no SSH handshake within {seconds:.0f} s")
         shown = base64.b64encode(transport.get_remote_server_key().asbytes()).decode()
         if shown != pinned:
             raise GuestUnreachable(

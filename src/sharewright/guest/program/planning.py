@@ -116,6 +116,7 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
         if problem is not None:
             plan.problems[share.id] = problem
     plan.actions += file_actions(facts, plan.established)
+    _plan_flush(facts, plan)
     wanted = {share.id for share in desired.shares}
     for share_id in sorted((facts.mounts.keys() | facts.directories) - wanted):
         if share_id in facts.mounts:
@@ -171,6 +172,15 @@ def _plan_share(facts: Facts, share: Share, plan: Plan) -> tuple[str, str] | Non
     if begun:
         plan.actions.append(Action("finish_format", f"open the root of share {share.id}", share=share))
     return None
+
+
+def _plan_flush(facts: Facts, plan: Plan) -> None:
+    """A share that was exported while nothing was mounted there may have been denied to clients, and the kernel
+    remembers that; exporting anew would make it forget, flushing is enough."""
+    exported = {path for path, _ in found_entries(facts.etab)}
+    kinds = {action.kind for action in plan.actions}
+    if "export" not in kinds and any(a.kind == "mount" and a.share and a.share.path in exported for a in plan.actions):
+        plan.actions.append(Action("flush", "flush the export caches"))
 
 
 def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
