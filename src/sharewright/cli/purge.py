@@ -78,7 +78,6 @@ def purge_deployment(settings: Settings, say: Say) -> None:
         or (settings.state_path / "libvirt").exists()
     ):
         with libvirt_cloud(settings) as cloud:
-            cloud.check()  # starts the daemons if that is ours to do: nothing can be deleted without them
             cloud.purge(Told(say))
             cloud.stop_daemons()
     for path in own_files(settings):
