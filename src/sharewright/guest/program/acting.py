@@ -15,6 +15,7 @@ from .host import CommandFailed, Host, polls
 from .planning import Action, Plan, file_actions, make_plan
 
 UNMOUNT_SECONDS = 10.0
+FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
 FAILURES = {
     "format": "mkfs_failed",
     "mount": "mount_failed",
@@ -56,14 +57,12 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         if action.share_id not in plan.problems:
             _act_on_share(host, action, plan, outcome)
     if any(action.share_id in plan.problems for action in actions):
-        failed = {action.share_id for action in actions} & plan.problems.keys()
+        failed = ({action.share_id for action in actions} & plan.problems.keys()) - plan.lasting
         plan.established = [share for share in plan.established if share.id not in failed]
-        plan.actions = [
-            a for a in plan.actions if a.kind not in ("write_fstab", "write_exports", "start_nfs", "export")
-        ]
+        plan.actions = [action for action in plan.actions if action.kind not in FILE_ACTIONS]
         plan.actions += file_actions(facts, plan.established)
     for action in plan.actions:
-        if action.kind in ("write_fstab", "write_exports", "start_nfs", "export"):
+        if action.kind in (*FILE_ACTIONS, "flush"):
             _timed(outcome, "exports", host, action, desired)
     for action in plan.actions:
         if action.kind in ("unmount", "remove_directory"):
@@ -176,6 +175,8 @@ def _timed(outcome: Outcome, phase: str, host: Host, action: Action, desired: De
         try:
             if action.kind == "start_nfs":
                 host.run("systemctl", "start", "nfs-server.service", timeout=60.0).check()
+            elif action.kind == "flush":
+                host.run("exportfs", "-f", timeout=30.0).check()
             else:
                 # Its status speaks of all shares together; which of them suffered shows in etab.
                 host.run("exportfs", "-ra", timeout=60.0).check()

@@ -22,9 +22,9 @@ VOLUME_LABEL = b"config-2"
 MOUNT_POINT = f"{RUN}/config"
 
 
-def boot(host: Host, *, drive_seconds: float = 20.0) -> None:
-    """Set the machine up from its config drive. Refusal or CommandFailed name what is wrong; what was not reached is
-    left closed: no addresses, or no key."""
+def boot(host: Host, *, drive_seconds: float = 20.0, nic_seconds: float = 15.0) -> None:
+    """Set the machine up from its config drive, waiting so long for the drive and the NICs to appear. Refusal or
+    CommandFailed name what is wrong; what was not reached is left closed: no addresses, or no key."""
     started = time.monotonic()
     drive = read_drive(host, seconds=drive_seconds)
     if drive is None:
@@ -40,11 +40,11 @@ def boot(host: Host, *, drive_seconds: float = 20.0) -> None:
     say(f"config drive read after {time.monotonic() - started:.2f} s")
     ours = drive["user_data"]
     forbid_forwarding(host)
-    start_firewall(host, ours.get("firewall"))
+    start_firewall(host, ours.get("firewall"), nic_seconds=nic_seconds)
     say(f"firewall after {time.monotonic() - started:.2f} s")
     set_hostname(host, drive["meta_data"])
     install_keys(host, ours)
-    addresses = network.configure(host, drive["network_data"])
+    addresses = network.configure(host, drive["network_data"], device_seconds=nic_seconds)
     say(f"addresses {' '.join(addresses) or 'none'} after {time.monotonic() - started:.2f} s")
     copy = {**drive, "user_data": {k: v for k, v in ours.items() if k in ("sharewright", "firewall")}}
     text = json.dumps(copy, sort_keys=True)
@@ -127,7 +127,7 @@ def find_drive(host: Host) -> tuple[str, str] | None:
     return None
 
 
-def start_firewall(host: Host, first: object) -> None:
+def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
     """Load the firewall of the last document, or else the config drive's (None: admit everything)."""
     wanted = first
     try:
@@ -139,7 +139,7 @@ def start_firewall(host: Host, first: object) -> None:
     else:
         parsed, ports = parse_firewall(wanted)
         names: dict[str, str] = {}
-        for _ in polls(15.0, 0.1):
+        for _ in polls(nic_seconds, 0.1):
             names = interfaces(host)
             if all(mac in names for mac in [*parsed["management_macs"], *parsed["client_macs"]]):
                 break

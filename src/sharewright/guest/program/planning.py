@@ -90,14 +90,16 @@ class Action:
 
 class Plan:
     """``problems``: share id → error of guest/document.py's ShareState and message. ``established``: shares that are
-    mounted at boot and exported when the actions succeed."""
+    mounted at boot and exported when the actions succeed. ``lasting``: ids of those that were served before; they keep
+    their lines in /etc/fstab and /etc/exports while their disk is missing or does not mount, and come back with it."""
 
-    __slots__ = ("actions", "established", "problems", "rule_errors")
+    __slots__ = ("actions", "established", "lasting", "problems", "rule_errors")
 
     def __init__(self) -> None:
         self.actions: list[Action] = []
         self.problems: dict[str, tuple[str, str]] = {}
         self.established: list[Share] = []
+        self.lasting: set[str] = set()
         self.rule_errors: dict[str, dict[str, str]] = {}
 
 
@@ -110,8 +112,9 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
     for share in sorted(desired.shares, key=lambda item: item.id):
         plan.rule_errors[share.id] = clients(share.rules)[1]
         problem = _plan_share(facts, share, plan)
-        if problem is None or f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
-            # A share that was served before keeps its lines while its disk is missing: it comes back with the disk.
+        if f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
+            plan.lasting.add(share.id)
+        if problem is None or (problem[0] == "device_missing" and share.id in plan.lasting):
             plan.established.append(share)
         if problem is not None:
             plan.problems[share.id] = problem

@@ -1,0 +1,112 @@
+#!/usr/bin/python3 -IS
+"""What a scratch root has instead of mount, umount, exportfs, nft, ip and systemctl: the same effects, on its files.
+
+Called by these names through links in <root>/usr/sbin. Every call is noted in <root>/calls. A file <root>/fail/<name>
+makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail.
+"""
+
+# ruff: noqa: PTH102, PTH106, PTH108, PTH110, PTH114, PTH119, PTH123, PTH211
+
+import os
+import sys
+
+ROOT = os.environ["SHAREWRIGHT_GUEST_ROOT"]
+MOUNTS = f"{ROOT}/proc/self/mountinfo"
+
+
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def die(message, status=1):
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def mount(arguments):
+    kind, options, device, path = arguments[1], arguments[3], arguments[4], arguments[5].removeprefix(ROOT)
+    name = os.path.basename(device)
+    with open(device, "rb") as file:
+        head = file.read(2048)
+    found = "ext4" if head[1080:1082] == b"\x53\xef" else "xfs" if head[:4] == b"XFSB" else ""
+    if kind == "iso9660":  # the drive's content stands in a directory beside the device
+        os.rmdir(ROOT + path)
+        os.symlink(device + ".content", ROOT + path)
+        return
+    if found != kind:
+        die(f"mount: {path}: wrong fs type, bad option, bad superblock on {device}", 32)
+    number = read(f"{ROOT}/sys/block/{name}/dev").strip()
+    write(MOUNTS, read(MOUNTS) + f"99 1 {number} / {path} {options} - {kind} {device} rw\n")
+
+
+def umount(arguments):
+    path = arguments[0].removeprefix(ROOT)
+    if os.path.islink(ROOT + path):
+        os.unlink(ROOT + path)
+        os.mkdir(ROOT + path)
+        return
+    if os.path.exists(f"{ROOT}/busy/{os.path.basename(path)}"):
+        die(f"umount: {path}: target is busy.", 32)
+    lines = read(MOUNTS).splitlines()
+    kept = [line for line in lines if line.split()[4] != path]
+    if len(kept) == len(lines):
+        die(f"umount: {path}: not mounted.", 32)
+    write(MOUNTS, "".join(line + "\n" for line in kept))
+
+
+def exportfs(arguments):
+    """-ra: /etc/exports → etab as nfs-utils 2.6.2 writes it. -f: nothing to see."""
+    if arguments == ["-f"]:
+        return
+    lines = []
+    for line in read(f"{ROOT}/etc/exports").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        path, defaults, *names = line.split()
+        common = defaults.removeprefix("-").split(",")
+        for name in names:
+            client, _, level = name.rstrip(")").partition("(")
+            root = "no_root_squash" if "no_root_squash" in common else "root_squash"
+            everybody = "all_squash" if "all_squash" in common else "no_all_squash"
+            fsid = next(option for option in common if option.startswith("fsid="))
+            lines.append(
+                f"{path}\t{client}({level},sync,wdelay,hide,nocrossmnt,secure,{root},{everybody},no_subtree_check,"
+                f"secure_locks,acl,no_pnfs,{fsid},mountpoint,anonuid=65534,anongid=65534,sec=sys,{level},secure,"
+                f"{root},{everybody})\n"
+            )
+    write(f"{ROOT}/var/lib/nfs/etab", "".join(lines))
+
+
+def systemctl(arguments):
+    write(f"{ROOT}/proc/fs/nfsd/threads", "8\n")
+
+
+def nft(arguments):
+    write(f"{ROOT}/nft", sys.stdin.read())
+
+
+def ip(arguments):
+    with open(f"{ROOT}/ip", "a") as file:
+        file.write(f"# {arguments[0]}\n" + sys.stdin.read())
+
+
+def main():
+    name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+    with open(f"{ROOT}/calls", "a") as file:
+        file.write(" ".join([name, *(argument.replace(ROOT, "") for argument in arguments)]) + "\n")
+    if os.path.exists(f"{ROOT}/fail/{name}"):
+        die(read(f"{ROOT}/fail/{name}"))
+    tools = {"mount": mount, "umount": umount, "exportfs": exportfs, "systemctl": systemctl, "nft": nft, "ip": ip}
+    tools[name](arguments)
+
+
+main()
