@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
 from cloud_sites import SECONDS, LibvirtSite, make_network, smaller
 from namespaces import LISTEN, Namespace, arp, ethernet, ipv4, tcp, udp
 
-from sharewright.clouds.contract import Port, PortSpec, ServiceSubnetSpec, Subnet
+from sharewright.clouds.contract import Admission, Port, PortSpec, ServiceSubnetSpec, Subnet
 from sharewright.clouds.libvirt.cloud import LibvirtCloud
 from sharewright.clouds.libvirt.layout import Layout
 
@@ -49,8 +49,6 @@ class Scene:
         return self.cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
 
     def port(self, subnet: Subnet, name: str, *allowed: int, sources: tuple[str, ...] = ()) -> Port:
-        from ipaddress import ip_network
-
         spec = PortSpec(
             name=f"{self.cloud.deployment}-{name}",
             subnet=subnet,
@@ -113,6 +111,26 @@ def test_only_allowed_sources_are_admitted(scene: Scene) -> None:
     server.listen(2049)
     assert scene.stranger(scene.tenant, 50).reaches(server.address, 2049)
     assert not scene.stranger(scene.tenant, 51, STRANGER_MAC).reaches(server.address, 2049)
+
+
+def test_one_port_admits_different_sources_to_different_ports(scene: Scene) -> None:
+    """Layout "router": SSH from the controller, NFS from the tenant, on one NIC."""
+    base = scene.tenant.cidr.network_address
+    spec = PortSpec(
+        name=f"{scene.cloud.deployment}-both",
+        subnet=scene.tenant,
+        tags={},
+        allowed_tcp=(22,),
+        allowed_from=(ip_network(f"{base + 50}/32"),),
+        also_allowed=(Admission(ports=(2049,), sources=(ip_network(f"{base + 51}/32"),)),),
+    )
+    server = scene.machine(scene.cloud.networks.ensure_port(spec, timeout=SECONDS))
+    server.listen(22, 2049)
+    first, second = scene.stranger(scene.tenant, 50), scene.stranger(scene.tenant, 51, STRANGER_MAC)
+    assert first.reaches(server.address, 22)
+    assert not first.reaches(server.address, 2049)
+    assert second.reaches(server.address, 2049)
+    assert not second.reaches(server.address, 22)
 
 
 def test_the_server_may_open_connections_and_gets_answers(scene: Scene) -> None:

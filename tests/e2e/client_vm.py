@@ -93,8 +93,12 @@ class ClientVm:
             raise CommandFailed(command, code, output)
         return output
 
-    def mount(self, export: str, path: str, *, options: str = "vers=4.2,hard") -> None:
-        self.run(f"mkdir -p {shlex.quote(path)} && mount -t nfs -o {options} {shlex.quote(export)} {shlex.quote(path)}")
+    def mount(self, export: str, path: str, *, options: str = "vers=4.2,hard", seconds: int = 90) -> None:
+        """CommandFailed when it is refused, or when nothing answers for that long."""
+        self.run(
+            f"mkdir -p {shlex.quote(path)} && "
+            f"timeout {seconds} mount -t nfs -o {options} {shlex.quote(export)} {shlex.quote(path)}"
+        )
 
     def unmount(self, path: str) -> None:
         self.run(f"umount {shlex.quote(path)}")

@@ -56,7 +56,7 @@ def test_other_tenant_reaches_nothing(red: Shares, blue: Shares, share: str, dep
         for port in (22, 2049):
             assert not client.can_connect(address, port), (address, port)
     with pytest.raises(CommandFailed):
-        client.mount(red.export(share), "/mnt/stolen", options=SOFT)
+        client.mount(red.export(share), "/mnt/stolen", options=SOFT, seconds=15)
 
 
 def test_no_tenant_reaches_the_controller(red: Shares, blue: Shares, deployment: Deployment) -> None:

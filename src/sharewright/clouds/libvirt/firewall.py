@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
-from sharewright.clouds.contract import Address, Cidr
+from sharewright.clouds.contract import Address, Admission, Cidr
 from sharewright.errors import CloudError
 
 DEVICE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")
@@ -39,11 +39,10 @@ class PortRules:
     device: str
     mac: str
     address: Address
-    allowed_tcp: tuple[int, ...]
-    allowed_from: tuple[Cidr, ...]
+    admissions: tuple[Admission, ...]
 
     def __post_init__(self) -> None:
-        _validate(self.device, *self.allowed_tcp)
+        _validate(self.device, *(port for admission in self.admissions for port in admission.ports))
         if not MAC.match(self.mac):
             raise ValueError(f"not a MAC: {self.mac!r}")
 
@@ -187,12 +186,14 @@ def _to_instance(port: PortRules) -> list[str]:
         f"icmpv6 type {ICMPV6} accept",
         "icmpv6 type nd-router-advert accept",
     ]
-    if port.allowed_tcp:
-        target = f"tcp dport {_set(sorted(port.allowed_tcp))}"
-        if not port.allowed_from:
+    for admission in port.admissions:
+        if not admission.ports:
+            continue
+        target = f"tcp dport {_set(sorted(admission.ports))}"
+        if not admission.sources:
             lines.append(f"{OPENS} {target} accept")
         for family in ("ip", "ip6"):
-            sources = [source for source in port.allowed_from if _family(source) == family]
+            sources = [source for source in admission.sources if _family(source) == family]
             lines += [f"{family} saddr {source} {OPENS} {target} accept" for source in sources]
     lines += [
         f"{OPENS} drop",

@@ -19,6 +19,7 @@ import libvirt
 from sharewright.clouds.addresses import choose_address, derived_mac, first_host
 from sharewright.clouds.contract import (
     Address,
+    Admission,
     Cidr,
     Network,
     Port,
@@ -193,8 +194,13 @@ class LibvirtNetworks:
                     "device": self._layout.tap(port_id),
                     "network_id": spec.subnet.network_id,
                     "subnet": subnet_record(spec.subnet),
-                    "allowed_tcp": list(spec.allowed_tcp),
-                    "allowed_from": [str(source) for source in spec.allowed_from],
+                    "admissions": [
+                        {"ports": list(admission.ports), "sources": [str(source) for source in admission.sources]}
+                        for admission in (
+                            Admission(ports=spec.allowed_tcp, sources=spec.allowed_from),
+                            *spec.also_allowed,
+                        )
+                    ],
                     "tags": tags,
                 }
                 self._ports.put(port_id, record)
@@ -470,8 +476,13 @@ class LibvirtNetworks:
                 device=record["device"],
                 mac=record["mac"],
                 address=ip_address(record["address"]),
-                allowed_tcp=tuple(record["allowed_tcp"]),
-                allowed_from=tuple(ip_network(source) for source in record["allowed_from"]),
+                admissions=tuple(
+                    Admission(
+                        ports=tuple(admission["ports"]),
+                        sources=tuple(ip_network(source) for source in admission["sources"]),
+                    )
+                    for admission in record["admissions"]
+                ),
             )
             for record in self._ports.all().values()
         ]
