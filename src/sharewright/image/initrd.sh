@@ -17,6 +17,9 @@ insert() {
 	while read -r module; do /bin/busybox insmod "/modules/$module" 2>/dev/null; done <"/modules/$1"
 }
 insert first
+while read -r _ device _; do
+	case $device in 80867010 | 80867111) insert ide ;; esac # the older PC's disk controller: a config drive may be there
+done </proc/bus/pci/devices
 attempt=0
 until /bin/busybox mount -t ext4 -o "$mode$flags" "$root" /root 2>/dev/null; do
 	[ "$attempt" != 0 ] || insert second

@@ -138,11 +138,13 @@ KEPT_UDEV_RULES = (  # in /lib/udev/rules.d; the others are masked
     "99-nfs.rules",
     "99-systemd.rules",
 )
-# Kernel modules that the initial RAM disk loads, with what they depend on: the root disk's; others to try when no root
-# disk has shown up; and what the boot needs next (here udev and modprobe would cost seconds).
+# Kernel modules that the initial RAM disk loads, with what they depend on: the root disk's; what leads to an IDE drive,
+# if there is such a controller; others to try when no root disk has shown up; and what the boot needs next (here udev
+# and modprobe would cost seconds).
 INITRD_MODULES = {
     "first": ("virtio_pci", "virtio_blk"),
-    "second": ("virtio_scsi", "sd_mod", "ata_piix", "nvme"),
+    "ide": ("ata_piix", "sd_mod", "sr_mod"),
+    "second": ("virtio_scsi", "sd_mod", "nvme"),
     "last": ("virtio_net", "virtio_scsi", "sd_mod", "sr_mod", "isofs", "nf_tables", "nft_ct", "virtio_rng"),
 }
 
