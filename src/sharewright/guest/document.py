@@ -7,14 +7,16 @@ exactly these shapes.
 Framing: the forced command runs ``sharewright-guest serve``, which reads one request per line (compact JSON, UTF-8,
 ``\\n``) from stdin and writes one answer per line to stdout until end of input. A request is ``{"call": NAME, ...}``:
 
-* ``hello``   → ``{"ok": true, "program": "<sha256 of its own text>", "boot_id": "...", "generation": N}``
-* ``upgrade`` (``"program"``: the new text, ``"sha256"``) → ``{"ok": true}``; verifies, replaces itself by rename, and
-  re-executes: the next line is read by the new program.
+* ``hello``   → ``{"ok": true, "program": "<identity>", "boot_id": "...", "generation": N}``; the identity is
+  :func:`sharewright.guest.package.program_identity`, N the highest generation applied, -1 before the first.
+* ``upgrade`` (``"program"``: the new file in base64, ``"sha256"`` of the file) → ``{"ok": true}``; verifies, replaces
+  itself by rename, and re-executes: the next line is read by the new program. Nothing may be sent before the answer.
 * ``apply``   (``"document"``: Document) → ``{"ok": true, "state": State}``
-* ``observe`` (``"document"``: Document) → the same, changing nothing.
+* ``observe`` (``"document"``: Document) → the same, changing nothing: ``generation`` is the highest applied, and
+  ``changed`` says what an apply would do.
 
 A failure of the call as a whole is ``{"ok": false, "error": KIND, "message": ..., "hint": ...}`` with KIND one of
-``stale`` (a newer generation has been applied), ``invalid`` (the document), ``failed``.
+``stale`` (a newer generation has been applied), ``invalid`` (the document, or it is another server's), ``failed``.
 """
 
 from __future__ import annotations
@@ -67,8 +69,9 @@ class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the server should serve. What the guest has and ``shares`` lacks is unexported and unmounted
-    (never formatted, never wiped). ``generation`` grows by one with each document built for the server; the guest
-    refuses one lower than the highest it has applied, so a delayed writer cannot undo newer work."""
+    (never formatted, never wiped). ``firewall`` None leaves the firewall as it is. ``generation`` grows by one with
+    each document built for the server; the guest refuses one lower than the highest it has applied, so a delayed writer
+    cannot undo newer work."""
 
     server_id: str
     generation: int
@@ -80,7 +83,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ShareState(msgspec.Struct, frozen=True):
     """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
-    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it."""
+    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it. ``exported`` is
+    False for a share without rules, which is not exported to anybody."""
 
     id: str
     mounted: bool
@@ -95,7 +99,8 @@ class ShareState(msgspec.Struct, frozen=True):
 
 class State(msgspec.Struct, frozen=True):
     """Observed after the change. ``unmounted`` names shares (by id) that this call took away and that are safe to
-    detach; ``busy`` those it could not unmount, with the reason. ``timings`` are seconds per phase."""
+    detach; ``busy`` those it could not unmount, with the reason. One that was not there in the first place (or went in
+    an earlier call whose answer was lost) is in neither, and safe to detach. ``timings`` are seconds per phase."""
 
     generation: int
     shares: tuple[ShareState, ...]

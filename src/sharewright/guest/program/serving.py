@@ -38,7 +38,15 @@ class Lines:
 
 
 def serve(host: Host) -> int:
-    """Answer requests until the input ends. Whatever goes wrong in one call is its answer, never the end of all."""
+    """Answer requests until the input ends, or nobody reads the answers any more. Whatever goes wrong in one call is
+    its answer, never the end of all."""
+    try:
+        return _serve(host)
+    except BrokenPipeError:
+        return 0  # the connection was lost; the work was done, and its answer will be asked for again
+
+
+def _serve(host: Host) -> int:
     lines = Lines(0)
     while True:
         try:
