@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import grp
 import json
-import logging
 import os
 import pwd
 import select
@@ -19,9 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
+
 from sharewright.clouds.libvirt.records import write_atomically
 
-LOG = logging.getLogger(__name__)
+LOG = structlog.get_logger(__name__)
 Accelerator = Literal["kvm", "tcg"]
 DEVICE = Path("/dev/kvm")
 PROBE_SECONDS = 10.0
@@ -43,7 +44,7 @@ def choose_accelerator(wanted: Literal["auto", "kvm", "tcg"], memory: Path, kern
     reason = probe_kvm(kernel)
     accelerator: Accelerator = "tcg" if reason else "kvm"
     if reason:
-        LOG.warning("KVM is not used, virtual machines run on emulation (TCG), which is slow: %s", reason)
+        LOG.warning("KVM does not work here: virtual machines run on emulation (TCG), which is slow", reason=reason)
     write_atomically(memory, json.dumps({"key": key, "accelerator": accelerator, "reason": reason}).encode())
     return accelerator
 
