@@ -346,6 +346,26 @@ def test_a_range_that_the_host_uses_is_refused(libvirt_site: LibvirtSite, cloud:
     cloud.networks.create_network(f"{cloud.deployment}-n", cidr)
 
 
+def test_a_network_that_cannot_be_started_now_is_not_lost(
+    libvirt_site: LibvirtSite, cloud: LibvirtCloud, raw: Any
+) -> None:
+    spec = ServiceSubnetSpec(name=f"{cloud.deployment}-s", cidr=smaller(libvirt_site.cidr()), tags={})
+    subnet = cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+    port = make_port(cloud, subnet, "p", 22)
+    raw.networkLookupByUUIDString(subnet.network_id).destroy()
+    device = f"swd{cloud.deployment[-6:]}"
+    subprocess.run(["ip", "link", "add", device, "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "address", "add", f"{subnet.gateway}/28", "dev", device], check=True)
+        subprocess.run(["ip", "link", "set", device, "up"], check=True)
+        with pytest.raises(CloudError, match="overlaps with a network of this host"):
+            cloud.networks.ensure_service_subnet(spec, timeout=SECONDS)
+    finally:
+        subprocess.run(["ip", "link", "delete", device], check=True)
+    assert list(cloud.networks.list_ports()) == [port]
+    assert cloud.networks.ensure_service_subnet(spec, timeout=SECONDS) == subnet
+
+
 @pytest.fixture
 def foreign(libvirt_site: LibvirtSite, raw: Any) -> Iterator[Any]:
     """A network as libvirt's own "default": translating, with DHCP for every address."""

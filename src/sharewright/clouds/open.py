@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sharewright.clouds.contract import Cloud
+from sharewright.errors import ConfigurationError
 from sharewright.settings import Backend, Settings
 
 SIMULATED_FILE = "simulated-cloud.db"
@@ -24,6 +25,11 @@ def open_cloud(settings: Settings, backend: Backend) -> Cloud:
         from sharewright.clouds.simulated.cloud import SimulatedCloud
 
         return SimulatedCloud(settings.simulated, deployment=settings.deployment, path=simulated_path(settings))
-    from sharewright.clouds.libvirt.cloud import LibvirtCloud
+    try:
+        from sharewright.clouds.libvirt.cloud import LibvirtCloud
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The libvirt cloud needs the Python package {error.name}.", hint="pip install 'sharewright[libvirt]'."
+        ) from error
 
     return LibvirtCloud(settings.libvirt, deployment=settings.deployment, state_dir=settings.state_path)

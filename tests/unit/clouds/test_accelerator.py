@@ -10,7 +10,6 @@ import pytest
 
 from sharewright.clouds.libvirt import accelerator
 
-pytest.importorskip("libvirt")
 needs_qemu = pytest.mark.skipif(shutil.which(accelerator.QEMU) is None, reason="QEMU is not installed")
 
 
@@ -33,12 +32,8 @@ def test_a_machine_that_does_not_boot_is_seen(tmp_path: Path) -> None:
 
 
 @needs_qemu
-def test_a_machine_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerator, "SECTOR_MARKER", b"")
-    original = accelerator.boot_sector
-    monkeypatch.setattr(accelerator, "boot_sector", lambda text: original(b"silence"))
-    monkeypatch.setattr(accelerator, "SECTOR_MARKER", b"never said")
-    assert "did not boot" in accelerator.boot(None, accelerator="tcg", cpu="qemu64", seconds=1.0)
+def test_a_machine_that_is_too_slow_is_given_up() -> None:
+    assert "did not boot" in accelerator.boot(None, accelerator="tcg", cpu="qemu64", seconds=0.0)
 
 
 def test_without_the_device_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -300,6 +300,7 @@ class LibvirtNetworks:
     def _make_network(self, network_id: str, record: Record, *, dhcp: bool) -> None:
         """Record, define, start; each only when missing."""
         cidr = ip_network(record["cidr"])
+        new = False
         with self._connection.use(f"making network {record['name']}") as connection:
             try:
                 network = connection.networkLookupByUUIDString(network_id)
@@ -310,15 +311,17 @@ class LibvirtNetworks:
                 self._networks.put(network_id, record)
                 self._load_firewall()  # before the bridge exists, so that it is never open
                 network = connection.networkDefineXML(render(network_definition(network_id, record, dhcp=dhcp)))
+                new = True
             self._networks.put(network_id, record)
             self._load_firewall()
             try:
                 activate(network)
             except libvirt.libvirtError as error:
-                with suppress(libvirt.libvirtError):
-                    network.undefine()
-                self._networks.remove(network_id)
-                self._load_firewall()
+                if new:
+                    with suppress(libvirt.libvirtError):
+                        network.undefine()
+                    self._networks.remove(network_id)
+                    self._load_firewall()
                 if "already in use" in str(error):
                     raise CloudError(
                         f"{cidr} overlaps with a network of this host: {error}.", hint="Choose another range."

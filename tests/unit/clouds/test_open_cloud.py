@@ -1,0 +1,28 @@
+"""From the configuration to a cloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharewright.clouds.contract import Cloud, TenantNetworks
+from sharewright.clouds.open import open_cloud, simulated_path
+from sharewright.clouds.simulated import SimulatedCloud
+from sharewright.settings import Backend, Settings
+
+
+def test_backends_choose_their_cloud(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path / "state"), deployment="d")
+    cloud: Cloud = open_cloud(settings, Backend(cloud="simulated"))
+    assert isinstance(cloud, SimulatedCloud)
+    assert cloud.deployment == "d"
+    assert simulated_path(settings).exists()
+    assert isinstance(cloud.networks, TenantNetworks)
+    cloud.close()
+
+
+def test_opening_contacts_nobody(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path / "state"), deployment="d")
+    cloud: Cloud = open_cloud(settings, Backend(cloud="libvirt"))
+    assert cloud.name == "libvirt"
+    assert isinstance(cloud.networks, TenantNetworks)
+    cloud.close()
