@@ -18,12 +18,12 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PR
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    before, level, configuration = list(root.handlers), root.level, structlog.get_config()
     output = io.StringIO()
     yield output
     root.handlers[:] = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
 
 
 def test_request_id_is_on_every_line_also_of_other_libraries(stream: io.StringIO) -> None:

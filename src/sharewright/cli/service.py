@@ -82,6 +82,8 @@ def serve(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         settings = stack.enter_context(settings_to_serve(arguments))
         stopping = stack.enter_context(running(arguments, settings))
+        if arguments.cloud == "simulated":
+            log.warning("SIMULATED: nothing behind this API is real")
         store = stack.enter_context(closing(open_store(settings)))
         prepare(store, settings)
         run_worker(stack, store, settings)

@@ -32,9 +32,21 @@ def free_port() -> int:
 def serving(tmp_path: Path, *arguments: str, **more: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the API's base URL, once it answers."""
     port = free_port()
-    command = [sys.executable, "-m", "sharewright.cli.main", "serve", "--cloud", "simulated", "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, text=True, **more)
+    process = start(tmp_path, "serve", "--cloud", "simulated", "--port", str(port), *arguments, **more)
+    with answering(process, port, tmp_path) as base:
+        yield process, base
+
+
+def start(tmp_path: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+    with (tmp_path / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sharewright.cli.main", *arguments], stdout=log, stderr=log, text=True, **more
+        )
+
+
+@contextmanager
+def answering(process: subprocess.Popen[str], port: int, tmp_path: Path) -> Iterator[str]:
+    """The base URL, once the API answers; the process is gone afterwards."""
     base = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + 60
@@ -44,7 +56,7 @@ def serving(tmp_path: Path, *arguments: str, **more: Any) -> Iterator[tuple[subp
             with suppress(OSError), urllib.request.urlopen(f"{base}/healthcheck", timeout=2):
                 break
             time.sleep(0.1)
-        yield process, base
+        yield base
     finally:
         if process.poll() is None:
             process.kill()
@@ -62,6 +74,19 @@ def call(base: str, method: str, path: str, body: Any = None) -> Any:
         return json.loads(answer.read() or b"null")
 
 
+def create_share(base: str, network_id: str, subnet_id: str) -> dict[str, Any]:
+    """A share of 1 GiB on that network, as it is once it is not being made any more."""
+    body = {"share_network": {"neutron_net_id": network_id, "neutron_subnet_id": subnet_id}}
+    network = call(base, "POST", "/share-networks", body)["share_network"]
+    wanted = {"share": {"share_proto": "NFS", "size": 1, "share_network_id": network["id"], "name": "one"}}
+    share: dict[str, Any] = call(base, "POST", "/shares", wanted)["share"]
+    end = time.monotonic() + 60
+    while share["status"] == "creating" and time.monotonic() < end:
+        time.sleep(0.2)
+        share = call(base, "GET", f"/shares/{share['id']}")["share"]
+    return share
+
+
 def test_without_root_a_share_becomes_available(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     for parent in list(tmp_path.parents)[:3]:
@@ -74,22 +99,7 @@ def test_without_root_a_share_becomes_available(tmp_path: Path) -> None:
         assert "SIMULATED" in log
         found = re.search(r"--neutron-net-id (\S+) .*?--neutron-subnet-id (\S+)", log, re.DOTALL)
         assert found is not None
-        network = call(
-            base,
-            "POST",
-            "/share-networks",
-            {"share_network": {"neutron_net_id": found[1], "neutron_subnet_id": found[2]}},
-        )["share_network"]
-        share = call(
-            base,
-            "POST",
-            "/shares",
-            {"share": {"share_proto": "NFS", "size": 1, "share_network_id": network["id"], "name": "one"}},
-        )["share"]
-        end = time.monotonic() + 60
-        while share["status"] == "creating" and time.monotonic() < end:
-            time.sleep(0.2)
-            share = call(base, "GET", f"/shares/{share['id']}")["share"]
+        share = create_share(base, found[1], found[2])
         assert share["status"] == "available", (tmp_path / "log").read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -109,6 +119,34 @@ def test_signals_stop_it_in_good_order(tmp_path: Path, number: signal.Signals) -
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert (tmp_path / "state" / "sharewright.db").exists()
+
+
+def test_api_and_worker_apart_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
+    port = free_port()
+    configuration = tmp_path / "sharewright.toml"
+    configuration.write_text(
+        f'state_dir = "{tmp_path / "state"}"\n[api]\nport = {port}\n[database]\nurl = "{postgresql_url}"\n'
+        '[backends.one]\ncloud = "simulated"\n'
+    )
+    made = subprocess.run(
+        [sys.executable, "-m", "sharewright.cli.main", "--config", configuration, "network", "create", "blue",
+         "10.99.0.0/24", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    network = json.loads(made.stdout)[0]
+    api, worker = (start(tmp_path, "--config", str(configuration), name) for name in ("api", "worker"))
+    try:
+        with answering(api, port, tmp_path) as base:
+            share = create_share(base, network["id"], network["subnet_id"])
+            assert share["status"] == "available", (tmp_path / "log").read_text()
+            for process in (worker, api):
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+    finally:
+        for process in (worker, api):
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
 
 
 def test_a_taken_port_is_told(tmp_path: Path) -> None:
