@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -182,16 +183,63 @@ def running_site(store: Store, settings: Settings, *, wake: Callable[[], None] |
         server.stop()
 
 
-def run_openstack(
-    *arguments: str, environment: Mapping[str, str], timeout: float = 120
-) -> subprocess.CompletedProcess[str]:
-    """The stock ``openstack`` command, in a process of its own, with only the given OS_ variables."""
+# The entry point of the stock client, called once per line of input, because starting it anew costs seconds each time.
+_SHELL = """
+import contextlib, io, json, sys, warnings
+warnings.simplefilter("ignore")
+from openstackclient import shell
+answers = sys.stdout
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = shell.main(json.loads(line))
+        except SystemExit as stop:
+            code = stop.code
+    answers.write(json.dumps([code, out.getvalue(), err.getvalue()]) + "\\n")
+    answers.flush()
+"""
+
+
+class OpenStackClient:
+    """The stock ``openstack`` client in a process of its own, with only the given OS_ variables."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SHELL],
+            env={**clean, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and complaints of one command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+        code, output, complaints = json.loads(self._process.stdout.readline())
+        return code, output, complaints
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+def run_openstack(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The ``openstack`` command as a user types it."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
     return subprocess.run(
         [str(Path(sys.executable).parent / "openstack"), *arguments],
         env={**clean, "PYTHONWARNINGS": "ignore", **environment},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=120,
         check=False,
     )

@@ -10,7 +10,7 @@ import pytest
 from site_for_tests import Site
 from sqlalchemy import select
 
-from sharewright.api.versions import MAXIMUM
+from sharewright.api.versions import EXPERIMENTAL_HEADER, MAXIMUM
 from sharewright.store.tables import operations, share_instances, shares
 
 MISSING = str(uuid.uuid4())
@@ -345,3 +345,15 @@ def test_share_instances_are_for_admins(site: Site) -> None:
     site.expect(202, "POST", f"{path}/action", {"force_delete": None}, user="root")
     assert site.expect(200, "GET", f"/v2/shares/{share['id']}")["share"]["status"] == "deleting"
     site.expect(404, "GET", f"/v2/share_instances/{MISSING}", user="root")
+
+
+def test_reset_task_state_is_experimental_and_for_admins(site: Site) -> None:
+    path = f"/v2/shares/{site.share()['id']}/action"
+    body = {"reset_task_state": {"task_state": None}}
+    header = {EXPERIMENTAL_HEADER: "true"}
+    site.expect(404, "POST", path, body, user="root")
+    site.expect(404, "POST", path, body, user="root", headers=header, version="2.21")
+    site.expect(202, "POST", path, body, user="root", headers=header)
+    site.expect(403, "POST", path, body, headers=header)
+    for bad in ({"task_state": "migration_starting"}, {}, {"task_state": None, "more": 1}, None):
+        site.expect(400, "POST", path, {"reset_task_state": bad}, user="root", headers=header)

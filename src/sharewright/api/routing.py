@@ -17,7 +17,7 @@ import msgspec
 
 from sharewright.api.faults import BodyTooLarge, NoSuchResource
 from sharewright.api.resource import Record, Resource, printable
-from sharewright.api.versions import NEWEST
+from sharewright.api.versions import EXPERIMENTAL_HEADER, NEWEST
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput
 from sharewright.services.deployment import Deployment
@@ -31,7 +31,7 @@ Handler = Callable[..., Any]
 @dataclass(frozen=True, slots=True)
 class Route:
     """``action`` is the body's key of a POST to ``…/action``. ``since``/``until``: microversions, both included.
-    ``status`` is that of a success."""
+    ``status`` is that of a success. ``experimental``: only for requests that carry the experimental header."""
 
     method: str
     path: str
@@ -40,9 +40,10 @@ class Route:
     until: int = NEWEST
     status: int = 200
     action: str = ""
+    experimental: bool = False
 
-    def exists_at(self, version: int) -> bool:
-        return self.since <= version <= self.until
+    def exists_for(self, call: Call) -> bool:
+        return self.since <= call.version <= self.until and (call.is_experimental or not self.experimental)
 
 
 @dataclass(eq=False)
@@ -60,6 +61,11 @@ class Call:
     @property
     def is_admin(self) -> bool:
         return self.context.is_admin
+
+    @property
+    def is_experimental(self) -> bool:
+        """Whether the request asks for experimental operations too."""
+        return (self.request.get_header(EXPERIMENTAL_HEADER) or "").lower() == "true"
 
     @cached_property
     def query(self) -> Mapping[str, str]:
@@ -169,6 +175,6 @@ class Endpoint:
             if not candidates:
                 raise InvalidInput(f"There is no such action: {printable(action)}")
         for route in candidates:
-            if route.exists_at(call.version):
+            if route.exists_for(call):
                 return route
         raise NoSuchResource()

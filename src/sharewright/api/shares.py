@@ -188,6 +188,14 @@ def reset_status(call: Call, share_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_id, wanted_status(call))
 
 
+def reset_task_state(call: Call, share_id: str) -> None:
+    """Shares are not migrated yet, so the only task state there is is none; clients set it along with other things."""
+    values = unwrap(call.body, "reset_task_state")
+    if set(values) != {"task_state"} or values["task_state"] is not None:
+        raise InvalidInput("Invalid task state: shares are not migrated here, so the only one is null.")
+    service.reset_task_state(call.deployment, call.context, share_id)
+
+
 def wanted_status(call: Call) -> str:
     """The status in a reset_status action, under its new or old name."""
     values = unwrap(call.body, "reset_status", "os-reset_status")
@@ -208,4 +216,8 @@ ROUTES: Final = (
     Route("POST", "/shares/{share_id}/action", reset_status, since=7, status=202, action="reset_status"),
     Route("POST", "/shares/{share_id}/action", force_delete, until=6, status=202, action="os-force_delete"),
     Route("POST", "/shares/{share_id}/action", force_delete, since=7, status=202, action="force_delete"),
-)
+    Route(
+        "POST", "/shares/{share_id}/action", reset_task_state, since=22, status=202, action="reset_task_state",
+        experimental=True,
+    ),
+)  # fmt: skip

@@ -22,7 +22,7 @@ _READER: Final = _names(
     " share_access_rule:get share_access_rule:index"
     " share_network:show share_network:index share_network:detail"
     " share_network_subnet:show share_network_subnet:index share_network_subnet:get_metadata"
-    " share_type:show share_type:index share_type:default"
+    " security_service:index share_type:show share_type:index share_type:default"
     " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
 )
 _MEMBER: Final = _names(
@@ -35,7 +35,8 @@ _MEMBER: Final = _names(
     " message:delete"
 )
 _ADMIN: Final = _names(
-    "share:reset_status share:force_delete share:list_by_host share:list_by_share_server_id share:list_all_projects"
+    "share:reset_status share:reset_task_state share:force_delete"
+    " share:list_by_host share:list_by_share_server_id share:list_all_projects"
     " share:create_public_share share:set_public_share share:update_admin_only_metadata"
     " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
     " share_instance_export_location:index share_instance_export_location:show"

@@ -204,6 +204,12 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
         write_status(tx, identifier, status)
 
 
+def reset_task_state(deployment: Deployment, context: RequestContext, identifier: str) -> None:
+    """Set the task state to none (admin), which it always is."""
+    with deployment.store.read() as tx:
+        find(tx, context, identifier, "share:reset_task_state")
+
+
 def write_status(tx: Connection, identifier: str, status: str) -> None:
     """Write the status of a share and of its instances."""
     now = utcnow()
@@ -274,15 +280,11 @@ def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
+    """Whose shares a list shows. ``is_public`` widens a project's list and is no filter: clients look for a share by
+    name with all_tenants=1 and is_public=True, and mean every share."""
     if all_projects and allows(context, "share:list_all_projects"):
-        conditions: list[ColumnElement[bool]] = []
-        if "project_id" in filters:
-            conditions.append(shares.c.project_id == filters["project_id"])
-        if "is_public" in filters:
-            conditions.append(shares.c.is_public.is_(filters["is_public"]))
-        return conditions
+        return [shares.c.project_id == filters["project_id"]] if "project_id" in filters else []
     own = shares.c.project_id == context.project_id
-    # Manila: public shares of others appear beside one's own only when they are asked for.
     return [or_(own, shares.c.is_public.is_(True)) if filters.get("is_public") else own]
 
 

@@ -1,0 +1,197 @@
+"""Tenants are separate: what belongs to one project does not exist for another; readers only read."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from site_for_tests import Site
+from sqlalchemy import select
+
+from sharewright.api.app import ROUTES
+from sharewright.operations.messages import Action, write_message
+from sharewright.store.tables import operations, share_access_rules, share_networks, shares
+
+# Every URL that names something of a project, with what changes it.
+URLS: list[tuple[str, str, Any]] = [
+    ("GET", "/v2/shares/{share}", None),
+    ("PUT", "/v2/shares/{share}", {"share": {"name": "taken"}}),
+    ("DELETE", "/v2/shares/{share}", None),
+    ("GET", "/v2/shares/{share}/metadata", None),
+    ("POST", "/v2/shares/{share}/metadata", {"metadata": {"a": "b"}}),
+    ("PUT", "/v2/shares/{share}/metadata", {"metadata": {"k": "b"}}),
+    ("GET", "/v2/shares/{share}/metadata/k", None),
+    ("DELETE", "/v2/shares/{share}/metadata/k", None),
+    ("GET", "/v2/shares/{share}/export_locations", None),
+    ("GET", "/v2/shares/{share}/export_locations/{location}", None),
+    ("POST", "/v2/shares/{share}/action", {"allow_access": {"access_type": "ip", "access_to": "10.6.6.6"}}),
+    ("POST", "/v2/shares/{share}/action", {"deny_access": {"access_id": "{rule}"}}),
+    ("GET", "/v2/share-access-rules?share_id={share}", None),
+    ("GET", "/v2/share-access-rules/{rule}", None),
+    ("PUT", "/v2/share-access-rules/{rule}/metadata", {"metadata": {"a": "b"}}),
+    ("DELETE", "/v2/share-access-rules/{rule}/metadata/k", None),
+    ("GET", "/v2/share-networks/{network}", None),
+    ("PUT", "/v2/share-networks/{network}", {"share_network": {"name": "taken"}}),
+    ("DELETE", "/v2/share-networks/{network}", None),
+    ("GET", "/v2/share-networks/{network}/subnets", None),
+    ("POST", "/v2/share-networks/{network}/subnets", {"share-network-subnet": {"availability_zone": "zone-1"}}),
+    ("GET", "/v2/share-networks/{network}/subnets/{subnet}", None),
+    ("DELETE", "/v2/share-networks/{network}/subnets/{subnet}", None),
+    ("GET", "/v2/share-networks/{network}/subnets/{subnet}/metadata", None),
+    ("PUT", "/v2/share-networks/{network}/subnets/{subnet}/metadata", {"metadata": {"a": "b"}}),
+    ("GET", "/v2/messages/{message}", None),
+    ("DELETE", "/v2/messages/{message}", None),
+]  # fmt: skip
+ADMIN_ACTIONS: list[Any] = [
+    {"reset_status": {"status": "error"}},
+    {"force_delete": None},
+]
+
+
+def put_in(template: Any, names: dict[str, str]) -> Any:
+    if isinstance(template, str):
+        for name, value in names.items():
+            template = template.replace(f"{{{name}}}", value)
+        return template
+    if isinstance(template, dict):
+        return {key: put_in(value, names) for key, value in template.items()}
+    return template
+
+
+def belongings(site: Site) -> dict[str, str]:
+    """One of everything that alice's project can have."""
+    network = site.network()
+    share = site.served_share(network=network["id"], metadata={"k": "v"})
+    body = {"allow_access": {"access_type": "ip", "access_to": "10.1.1.1", "metadata": {"k": "v"}}}
+    rule = site.expect(200, "POST", f"/v2/shares/{share['id']}/action", body)["access"]
+    location = site.expect(200, "GET", f"/v2/shares/{share['id']}/export_locations")["export_locations"][0]
+    with site.store.begin() as tx:
+        message = write_message(tx, None, project_id="blue", resource_id=share["id"], action=Action.CREATE, error="x")
+    return {
+        "network": network["id"],
+        "subnet": network["share_network_subnets"][0]["id"],
+        "share": share["id"],
+        "rule": rule["id"],
+        "location": location["id"],
+        "message": message,
+    }
+
+
+def contents(site: Site) -> Any:
+    with site.store.read() as tx:
+        return [
+            [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key.columns))]
+            for table in (shares, share_networks, share_access_rules, operations)
+        ]
+
+
+def test_other_projects_things_do_not_exist(site: Site) -> None:
+    mine = belongings(site)
+    nothing = {name: str(uuid.uuid4()) for name in mine}
+    before = contents(site)
+    for method, url, body in URLS:
+        seen = site.ask(method, put_in(url, mine), put_in(body, mine), user="bob")
+        absent = site.ask(method, put_in(url, nothing), put_in(body, nothing), user="bob")
+        assert seen.status_code == absent.status_code == 404, f"{method} {url}: {seen.text}"
+        # Not a letter tells them apart, but for the id that was asked for.
+        text, other = seen.text, absent.text
+        for name in mine:
+            text, other = text.replace(mine[name], name), other.replace(nothing[name], name)
+        assert text == other, f"{method} {url}"
+        assert set(seen.headers) == set(absent.headers)
+    assert contents(site) == before
+    share = {"size": 1, "share_proto": "NFS", "share_network_id": mine["network"]}
+    site.expect(404, "POST", "/v2/shares", {"share": share}, user="bob")
+    for url in ("/v2/shares/detail", "/v2/share-networks/detail", "/v2/messages"):
+        (found,) = [value for key, value in site.expect(200, "GET", url, user="bob").items() if "links" not in key]
+        assert found == []
+
+
+def test_readers_change_nothing(site: Site) -> None:
+    mine = belongings(site)
+    before = contents(site)
+    for method, url, body in URLS:
+        answer = site.ask(method, put_in(url, mine), put_in(body, mine), user="rita")
+        expected = 200 if method == "GET" else 403
+        assert answer.status_code == expected, f"{method} {url}: {answer.status_code} {answer.text}"
+    site.expect(403, "POST", "/v2/share-networks", {"share_network": {}}, user="rita")
+    share = {"size": 1, "share_proto": "NFS", "share_network_id": mine["network"]}
+    site.expect(403, "POST", "/v2/shares", {"share": share}, user="rita")
+    assert contents(site) == before
+
+
+@pytest.mark.parametrize("user", ["alice", "rita"])
+def test_admin_actions_are_for_admins(site: Site, user: str) -> None:
+    mine = belongings(site)
+    for action in ADMIN_ACTIONS:
+        answer = site.expect(403, "POST", f"/v2/shares/{mine['share']}/action", action, user=user)
+        assert "Policy doesn't allow share:" in answer["forbidden"]["message"]
+    for method, url, body in (
+        ("POST", "/v2/types", {"share_type": {"name": "x", "extra_specs": {"driver_handles_share_servers": "True"}}}),
+        ("GET", "/v2/share-servers", None),
+        ("GET", "/v2/share_instances", None),
+        ("GET", "/v2/services", None),
+        ("GET", "/v2/scheduler-stats/pools", None),
+    ):
+        site.expect(403, method, url, body, user=user)
+
+
+def test_an_admin_may_do_everything_in_every_project(site: Site) -> None:
+    mine = belongings(site)
+    for method, url, body in URLS:
+        if method == "GET" or (method == "PUT" and "metadata" in url):
+            answer = site.ask(method, put_in(url, mine), put_in(body, mine), user="root")
+            assert answer.status_code == 200, f"{method} {url}: {answer.text}"
+
+
+def test_a_public_share_can_be_read_but_not_changed(site: Site) -> None:
+    mine = belongings(site)
+    path = f"/v2/shares/{mine['share']}"
+    site.expect(200, "PUT", path, {"share": {"is_public": True}}, user="root")
+    shown = site.expect(200, "GET", path, user="bob")["share"]
+    assert "host" not in shown
+    site.expect(200, "GET", f"{path}/metadata", user="bob")
+    (location,) = site.expect(200, "GET", f"{path}/export_locations", user="bob")["export_locations"]
+    assert location["id"] == mine["location"]
+    before = contents(site)
+    for method, url, body in URLS:
+        if "{share}" in url and (method != "GET" or "access" in url):
+            answer = site.ask(method, put_in(url, mine), put_in(body, mine), user="bob")
+            assert answer.status_code == 403, f"{method} {url}: {answer.status_code} {answer.text}"
+    assert contents(site) == before
+    # Its rules stay unseen by their own ids too.
+    site.expect(404, "GET", f"/v2/share-access-rules/{mine['rule']}", user="bob")
+
+
+def test_every_route_wants_credentials(site: Site) -> None:
+    for route in ROUTES:
+        path = "/v2" + "/".join("x" if part.startswith("{") else part for part in route.path.split("/"))
+        answer = site.ask(route.method, path, {"a": 1} if route.method in ("POST", "PUT") else None, user=None)
+        assert answer.status_code == 401, f"{route.method} {path}"
+        assert answer.json()["error"]["code"] == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+def test_every_route_of_a_project_is_in_these_tests() -> None:
+    """A new route that names something must be added to the list above or be for admins."""
+    listed = {(method, url.split("?")[0].replace("/v2", "")) for method, url, _ in URLS}
+
+    def shape(path: str) -> str:
+        return "/".join("*" if part.startswith("{") or part == "k" else part for part in path.split("/"))
+
+    tested = {(method, shape(url)) for method, url in listed}
+    others = (
+        "/types", "/share-servers", "/share_instances", "/quota", "/os-", "/services", "/extensions", "/scheduler",
+    )  # fmt: skip
+    missing = {
+        (route.method, shape(route.path)) for route in ROUTES if "{" in route.path and not route.path.startswith(others)
+    } - tested
+    assert missing == {
+        ("GET", "/shares/*/instances"),  # for admins
+        ("POST", "/shares/*/metadata/*"), ("PUT", "/shares/*/metadata/*"),  # as without a key
+        ("POST", "/share-networks/*/action"),  # for admins
+        ("POST", "/share-networks/*/subnets/*/metadata"),
+        ("GET", "/share-networks/*/subnets/*/metadata/*"), ("POST", "/share-networks/*/subnets/*/metadata/*"),
+        ("PUT", "/share-networks/*/subnets/*/metadata/*"), ("DELETE", "/share-networks/*/subnets/*/metadata/*"),
+    }  # fmt: skip
