@@ -16,9 +16,14 @@ from functools import cache
 from pathlib import Path
 
 PROGRAM_PATH = "/usr/lib/sharewright/sharewright-guest"
-INTERPRETER = b"#!/usr/bin/python3 -IS\n"  # isolated, and without site: nothing but the standard library, and faster
 _FOLDER = "sharewright_guest"
 _START = f"import sys\n\nfrom {_FOLDER}.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+# Isolated and without site: nothing but the standard library. Given an archive, Python would start it through runpy,
+# whose imports take as long as all of ours; so the line names what to import. (The kernel reads 255 characters of it.)
+INTERPRETER = (
+    '#!/usr/bin/env -S /usr/bin/python3 -IS -c "import sys;sys.path.insert(0,sys.argv.pop(1));'
+    f'from {_FOLDER}.__main__ import main;sys.exit(main(sys.argv[1:]))"\n'
+).encode()
 
 
 @cache
@@ -26,7 +31,7 @@ def build_program() -> bytes:
     """The program's file, to be installed at :data:`PROGRAM_PATH` with mode 0755."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # The starting file is run by name and never as compiled code; it is one import.
+        # For those who start it as "python3 FILE".
         _add(archive, "__main__.py", _START.encode())
         for name, source in _packed_sources().items():
             path = f"{_FOLDER}/{name}"
@@ -37,9 +42,9 @@ def build_program() -> bytes:
 
 @cache
 def program_identity() -> str:
-    """Hexadecimal SHA-256 over the program's sources: what ``hello`` and ``version`` answer, and what decides whether
+    """Hexadecimal SHA-256 over the program's sources and how they are started: what ``hello`` and ``version`` answer, and what decides whether
     a guest is brought up to our version."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(INTERPRETER + _START.encode())
     for name, source in _sources().items():
         digest.update(f"{name}\0{len(source)}\0".encode() + source)
     return digest.hexdigest()

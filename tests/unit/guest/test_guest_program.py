@@ -330,7 +330,13 @@ def test_the_packed_program(tmp_path: Path) -> None:
         for seed in ("1", "2")
     }
     assert digests == {program_sha256()}
-    assert build_program().startswith(b"#!/usr/bin/python3 -IS\n")
+    line = build_program().partition(b"\n")[0]
+    assert line.startswith(b"#!/usr/bin/env -S /usr/bin/python3 -IS ")
+    assert len(line) < 255, "what the kernel reads of it"
+    packed = tmp_path / "packed"
+    packed.write_bytes(build_program())
+    by_name = subprocess.run(["/usr/bin/python3", str(packed), "version"], capture_output=True, text=True)
+    assert by_name.stdout == program_identity() + "\n"
     plain = tmp_path / "plain"
     program, _ = newer()
     plain.write_bytes(program)
