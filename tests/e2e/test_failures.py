@@ -57,6 +57,25 @@ def test_delete_share_whose_vm_was_switched_off(red: Shares, deployment: Deploym
     red.delete(kept)
 
 
+def test_vm_that_was_deleted_behind_our_back_is_made_again(red: Shares, deployment: Deployment) -> None:
+    """Same address, same exports, same data; a hard mount goes on."""
+    share = red.create("rebuilt")
+    red.wait(share)
+    client = red.tenant.client
+    red.allow(share, client.address)
+    client.mount(red.export(share), "/mnt/rebuilt")
+    client.run("echo before > /mnt/rebuilt/file && sync")
+    connection = libvirt.open("qemu:///system")
+    domain = connection.lookupByName(f"manila-{instance_row(deployment, share).share_server_id}")
+    domain.destroy()
+    domain.undefine()
+    connection.close()
+    assert client.run("cat /mnt/rebuilt/file; echo after >> /mnt/rebuilt/file; sync", timeout=240) == "before\n"
+    assert client.run("cat /mnt/rebuilt/file") == "before\nafter\n"
+    client.unmount("/mnt/rebuilt")
+    red.delete(share)
+
+
 def test_share_with_missing_network_fails_with_a_reason(red: Shares, deployment: Deployment) -> None:
     network = red.api.create_share_network(
         name="nowhere",

@@ -467,9 +467,19 @@ class TestHeal:
         world.cloud.fail("guest.wait_ready", GuestUnreachable, times=-1)
         world.cloud.fail("guest.observe", GuestUnreachable, times=-1)
         assert not driver.heal_server(server, NoProgress())
-        world.cloud.forgive()
+        assert len(world.cloud.compute.list_instances()) == 1  # silent, but there: never made a second time
+
+    def test_a_vm_that_is_gone_is_made_again_under_the_same_address(self, world: World, driver: GenericDriver) -> None:
+        server = add_server(world, driver)
+        instance = add_share(world, server, ("10.0.0.5", "rw", "active"))
+        before = driver.create_share(instance, server, NoProgress())
+        formatted = row(world, instance).filesystem_uuid
         world.cloud.compute.delete_instance(vm(world), timeout=1)
-        assert not driver.heal_server(server, NoProgress())
+        assert driver.heal_server(server, NoProgress())
+        assert world.guests.exports(vm(world)) == {instance: [["10.0.0.5/32", "rw"]]}
+        assert driver.create_share(instance, server, NoProgress()) == before
+        assert row(world, instance).filesystem_uuid == formatted
+        assert len(world.cloud.volumes.list_volumes()) == 1
 
 
 class TestServers:

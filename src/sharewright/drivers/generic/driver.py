@@ -103,6 +103,7 @@ class GenericDriver:
             self._instances,
             server_id,
             converge=lambda: self._converge(self._server(server_id), progress),
+            make_again=lambda: self._instances.ensure(server_id, tenant_network(self._store, server_id), progress),
             progress=progress,
         )
 

@@ -28,15 +28,25 @@ def heal(
     server_id: str,
     *,
     converge: Callable[[], State],
+    make_again: Callable[[], ServiceInstance],
     progress: Progress,
 ) -> bool:
-    """Look first and act only on a difference. False: the server is not (wholly) back; look again later."""
+    """Look first and act only on a difference. False: the server is not (wholly) back; look again later.
+
+    ``make_again`` is called when the cloud says that the VM does not exist any more: the new one has the addresses,
+    keys and export paths of the old, and all data are on the volumes.
+    """
     server = instances.find(server_id)
     if server is None:
         return False
     with progress.step("running"):
-        if not instances.ensure_running(server_id, progress):
+        running = instances.ensure_running(server_id, progress)
+    if not running:
+        # Only the cloud's own word that it is gone: a VM that is merely silent may still write to the volumes.
+        if cloud.compute.find_instance(server.instance_id) is not None:
             return False
+        log.warning("service instance is gone, making it again", share_server=server_id)
+        server = make_again()
     records = [record for record in instances_on(store, server_id) if record.volume_attached]
     with progress.step("volumes"):
         attached = _attach_missing(cloud, instances, server, records, progress)
