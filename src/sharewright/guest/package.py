@@ -42,8 +42,8 @@ def build_program() -> bytes:
 
 @cache
 def program_identity() -> str:
-    """Hexadecimal SHA-256 over the program's sources and how they are started: what ``hello`` and ``version`` answer, and what decides whether
-    a guest is brought up to our version."""
+    """Hexadecimal SHA-256 over the program's sources and how they are started: what ``hello`` and ``version`` answer,
+    and what decides whether a guest is brought up to our version."""
     digest = hashlib.sha256(INTERPRETER + _START.encode())
     for name, source in _sources().items():
         digest.update(f"{name}\0{len(source)}\0".encode() + source)
