@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,9 +35,18 @@ from sharewright.store.tables import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """A share's scheduler hints, with other shares resolved to the pools ("<node>@<backend>#<pool>") they are in."""
+
+    same_host: frozenset[str] | None = None
+    different_host: frozenset[str] = frozenset()
+    only_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a share asks of a pool. ``size`` in GiB; ``zones``: those that the share network has subnets in (None: the
-    default subnet, good for all zones)."""
+    default subnet, good for all zones). ``hints``: where the user wants it, with Manila's names (see affinity)."""
 
     share_instance_id: str
     size: int
@@ -47,6 +56,7 @@ class Request:
     availability_zone: str | None = None
     share_network_id: str | None = None
     zones: frozenset[str | None] = frozenset()
+    hints: Hints | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +105,14 @@ class Scheduler:
         self._drivers = drivers
         self._settings = settings
 
-    def choose(self, share_id: str) -> Pool:
-        """The best pool for a share that exists as rows. Raises NoValidBackend, saying why for each backend;
+    def choose(self, share_id: str, hints: Mapping[str, Any] | None = None) -> Pool:
+        """The best pool for a share that exists as rows. ``hints``: same_host and different_host (lists of share ids),
+        only_host (a pool's name). Raises NoValidBackend, saying why for each backend;
         CloudUnavailable when one of them does not report just now."""
         with self._store.read() as tx:
             request = read_request(tx, share_id)
+            if hints:
+                request = replace(request, hints=read_hints(tx, hints))
         failures, silent = self._refresh()
         with self._store.read() as tx:
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
@@ -208,6 +221,20 @@ def read_request(tx: Connection, share_id: str) -> Request:
     )
 
 
+def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
+    """Where the shares that the hints name are now; one that is gone or nowhere yet counts for nothing."""
+
+    def hosts(name: str) -> frozenset[str]:
+        found = tx.execute(select(shares.c.host).where(shares.c.id.in_(hints[name]), shares.c.host.is_not(None)))
+        return frozenset(str(host) for host in found.scalars())
+
+    return Hints(
+        same_host=hosts("same_host") if hints.get("same_host") else None,
+        different_host=hosts("different_host") if hints.get("different_host") else frozenset(),
+        only_host=hints.get("only_host"),
+    )
+
+
 def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
     """The pools of these backends, and what other shares were promised on each since its report."""
     promised = (
@@ -279,11 +306,26 @@ def pool_failure(pool: Pool, request: Request) -> str:
     """The first check that a pool fails, in words; empty when it passes all."""
     return (
         _zone_failure(pool, request)
+        or _affinity_failure(pool, request)
         or _protocol_failure(pool, request)
         or unsatisfied(request.extra_specs, pool.capabilities)
         or _network_failure(pool, request)
         or _capacity_failure(pool, request)
     )
+
+
+def _affinity_failure(pool: Pool, request: Request) -> str:
+    """What Manila's affinity and only-host filters check."""
+    hints = request.hints
+    if hints is None:
+        return ""
+    if hints.only_host is not None and pool.host != hints.only_host:
+        return f"scheduler hint only_host: {hints.only_host} is asked for"
+    if hints.same_host is not None and pool.host not in hints.same_host:
+        return "scheduler hint same_host: none of the named shares is in this pool"
+    if pool.host in hints.different_host:
+        return "scheduler hint different_host: a named share is in this pool"
+    return ""
 
 
 def _zone_failure(pool: Pool, request: Request) -> str:

@@ -37,7 +37,7 @@ _MEMBER: Final = _names(
 _ADMIN: Final = _names(
     "share:reset_status share:reset_task_state share:force_delete"
     " share:list_by_host share:list_by_share_server_id share:list_all_projects"
-    " share:create_public_share share:set_public_share share:update_admin_only_metadata"
+    " share:create_public_share share:create_on_host share:set_public_share share:update_admin_only_metadata"
     " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
     " share_instance_export_location:index share_instance_export_location:show"
     " share_network:get_all_share_networks share_network:reset_status"

@@ -104,7 +104,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     """Accept a new share: its rows, the quota and the operation in one transaction.
 
     ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
-    availability_zone, is_public, metadata, scheduler_hints.
+    availability_zone, is_public, metadata, scheduler_hints (which the operation honours).
     """
     authorize(context, "share:create")
     if values.get("is_public"):
@@ -113,11 +113,16 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     metadata = check_metadata(values.get("metadata") or {})
     check_admin_metadata(context, metadata)
     _refuse_unbuilt(values)
+    hints = _parse_hints(values.get("scheduler_hints") or {})
+    if "only_host" in hints:
+        authorize(context, "share:create_on_host")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         share_type = types.choose(tx, deployment, context, values.get("share_type"))
         specs = share_type["extra_specs"]
         check_size(specs, values["size"])
+        for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
+            find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
         zone = _choose_zone(tx, specs, values.get("availability_zone"))
         network_id = _choose_network(tx, context, specs, values.get("share_network_id"), zone)
         quotas = deployment.settings.quotas
@@ -166,7 +171,8 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             )
         )
         write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
-        submit(tx, deployment, context, "create_share", "share", identifier)
+        payload = {"scheduler_hints": hints} if hints else {}
+        submit(tx, deployment, context, "create_share", "share", identifier, payload)
         record = _complete(tx, [find(tx, context, identifier)])[0]
     deployment.wake()
     return record
@@ -377,6 +383,24 @@ def _choose_network(
             hint="Add one to the share network, without a zone for all zones.",
         )
     return identifier
+
+
+def _parse_hints(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Scheduler hints: same_host and different_host name shares (ids, with commas between), only_host a pool."""
+    parsed: dict[str, Any] = {}
+    for name, value in hints.items():
+        if name not in ("same_host", "different_host", "only_host"):
+            raise InvalidInput(f"Unknown scheduler hint '{str(name)[:64]}'.", hint="Use same_host or different_host.")
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise InvalidInput(f"Scheduler hint {name} needs a string.")
+        if name == "only_host":
+            parsed[name] = value.strip()
+            continue
+        named = [part.strip() for part in value.split(",")]
+        if not all(is_id(part) for part in named) or len(named) > 20:
+            raise InvalidInput(f"Scheduler hint {name} needs ids of shares, up to 20, with commas between.")
+        parsed[name] = named
+    return parsed
 
 
 def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
