@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -51,6 +52,7 @@ class Server:
                 f"api: {api.listen} port {api.port} cannot be listened on: {error}.",
                 hint="Is another service there? Set api.listen or api.port.",
             ) from error
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a short queue is no news
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
