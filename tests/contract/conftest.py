@@ -12,11 +12,24 @@ from cloud_sites import LibvirtSite, SimulatedSite, Site
 from sharewright.clouds.contract import Cloud
 
 
+@pytest.fixture(scope="session")
+def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """libvirtd, started for the whole run where nobody else has, and then ended after it."""
+    if os.geteuid() != 0:
+        pytest.fail("The libvirt tests need root; leave them out with: -m 'not e2e'.")
+    from sharewright.clouds.libvirt.daemons import Daemons
+
+    ours = Daemons(tmp_path_factory.mktemp("daemons") / "started.json")
+    if not Path("/run/systemd/system").is_dir():
+        ours.start()
+    yield
+    ours.stop()
+
+
 @pytest.fixture(params=["simulated", pytest.param("libvirt", marks=pytest.mark.e2e)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "libvirt":
-        if os.geteuid() != 0:
-            pytest.fail("The libvirt tests need root; leave them out with: -m 'not e2e'.")
+        request.getfixturevalue("daemons")
         place: Site = LibvirtSite()
     else:
         place = SimulatedSite(tmp_path)
@@ -34,7 +47,7 @@ def cloud(site: Site) -> Cloud:
 
 
 @pytest.fixture
-def libvirt_site() -> Iterator[LibvirtSite]:
+def libvirt_site(daemons: None) -> Iterator[LibvirtSite]:
     place = LibvirtSite()
     try:
         yield place

@@ -463,8 +463,13 @@ os.kill(pids["libvirtd"], signal.SIGKILL)
 while Path(f"/proc/{pids['libvirtd']}/exe").exists():
     time.sleep(0.05)
 assert list(cloud.compute.list_instances()) == []  # connects again, starting it again
+os.kill(pids["virtlogd"], signal.SIGKILL)
+while Path(f"/proc/{pids['virtlogd']}/exe").exists():
+    time.sleep(0.05)
+cloud.check()
 cloud.purge(NoProgress())
 pids = {name: int(path.read_text()) for name, path in daemons.DAEMONS}
+assert all(Path(f"/proc/{pid}/exe").exists() for pid in pids.values()), "both run again"
 assert sorted(cloud.stop_daemons()) == ["libvirtd", "virtlogd"], "both were ours"
 assert not any(Path(f"/proc/{pid}/exe").exists() for pid in pids.values())
 assert cloud.stop_daemons() == []

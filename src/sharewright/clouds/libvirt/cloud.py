@@ -70,6 +70,7 @@ class LibvirtCloud:
         repair_device()
         with self._connection.use("asking for its version") as connection:
             connection.getVersion()
+        self._connection.mend()
         problem = traversal_problem(self._layout.volumes)
         if problem:
             raise CloudError(f"QEMU's user cannot pass through {problem} to the volumes.", hint=f"chmod o+x {problem}.")
@@ -100,7 +101,7 @@ class LibvirtCloud:
         self._layout.remove()
 
     def stop_daemons(self) -> list[str]:
-        """End the daemons that we started, and only those; their names."""
+        """End the daemons that we started, and only those; their names. None while any virtual machine runs."""
         self._connection.close()
         return self._daemons.stop()
 

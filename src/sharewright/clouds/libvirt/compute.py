@@ -242,6 +242,7 @@ class LibvirtCompute:
             console=self._console(instance_id),
             accelerator=chosen,
         )
+        self._connection.mend()
         try:
             images.make_files(directory, image, spec.files)
             with self._connection.use(f"starting instance {spec.name}") as connection:
@@ -285,6 +286,7 @@ class LibvirtCompute:
                 if record is not None:
                     self._networks.network_name(record["network_id"])
             self._networks.restore(timeout=max(timeout, 1.0))
+            self._connection.mend()
             domain.create()
 
     def _power_off(self, domain: Any, end: float) -> None:

@@ -85,6 +85,11 @@ class Connection:
                 self._drop(connection)
             raise translate(error, doing) from error
 
+    def mend(self) -> None:
+        """Before a machine starts: see to the daemons that libvirtd needs for it."""
+        if self._daemons is not None:
+            self._daemons.mend()
+
     def _open(self) -> Any:
         with self._lock:
             if self._connection is not None:

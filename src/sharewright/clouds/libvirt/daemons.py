@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ LOCK = Path("/run/sharewright-daemons.lock")
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 URI = "qemu:///system"
+LOG_SOCKET = Path("/run/libvirt/virtlogd-sock")
 DAEMONS = (("virtlogd", Path("/run/virtlogd.pid")), ("libvirtd", Path("/run/libvirtd.pid")))
 
 
@@ -38,8 +40,14 @@ class Daemons:
     def may_start(self, error: libvirt.libvirtError) -> bool:
         """Whether a failed connection is ours to mend: nobody listens, we are root, and no init system is in charge."""
         text = str(error).lower()
-        absent = "no such file" in text or "connection refused" in text
-        return absent and os.geteuid() == 0 and not Path("/run/systemd/system").is_dir()
+        return _in_charge() and ("no such file" in text or "connection refused" in text)
+
+    def mend(self) -> None:
+        """Start virtlogd when it alone is gone: libvirtd goes on without it and then starts no machine."""
+        if _in_charge() and not _listens(LOG_SOCKET):
+            with _lock():
+                if not _listens(LOG_SOCKET):
+                    self._start_one(*DAEMONS[0])
 
     def start(self) -> None:
         """Start what does not run, and wait until libvirtd answers. CloudUnavailable when it does not."""
@@ -47,7 +55,7 @@ class Daemons:
             if _answers():
                 return
             for name, pid_file in DAEMONS:
-                if _process_of(pid_file, name) is None:
+                if _process_of(pid_file, name) is None and not (name == "virtlogd" and _listens(LOG_SOCKET)):
                     self._start_one(name, pid_file)
             end = time.monotonic() + START_SECONDS
             while not _answers():
@@ -87,10 +95,13 @@ class Daemons:
         write_atomically(self._memory, json.dumps({**self._started(), name: process}).encode())
 
     def stop(self) -> list[str]:
-        """End exactly the daemons that we started and that still run; return their names."""
+        """End exactly the daemons that we started and that still run; return their names. None while a virtual machine
+        runs, whoever's: it would be left without its manager."""
         stopped: list[str] = []
         with _lock():
             started = self._started()
+            if started and _machines_run():
+                return []
             for name, _ in reversed(DAEMONS):
                 if name in started and _still_runs(name, started[name]):
                     process = started[name][0]
@@ -111,12 +122,37 @@ class Daemons:
         return {name: (int(process), int(ticks)) for name, (process, ticks) in data.items()}
 
 
+def _in_charge() -> bool:
+    """Whether the daemons are ours to start: we are root and there is no init system that does it."""
+    return os.geteuid() == 0 and not Path("/run/systemd/system").is_dir()
+
+
 def _answers() -> bool:
     try:
         libvirt.open(URI).close()
     except libvirt.libvirtError:
         return False
     return True
+
+
+def _listens(path: Path) -> bool:
+    """Whether some process serves the socket, however it was started."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _machines_run() -> bool:
+    try:
+        connection = libvirt.open(URI)
+        running = connection.numOfDomains() > 0
+        connection.close()
+    except libvirt.libvirtError:
+        return False
+    return bool(running)
 
 
 def _process_of(pid_file: Path, name: str) -> tuple[int, int] | None:
