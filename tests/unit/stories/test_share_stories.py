@@ -443,12 +443,13 @@ class TestServers:
 
     def test_one_that_cannot_be_healed_takes_no_new_share(self, sqlite_world: World) -> None:
         create(sqlite_world)
-        (vm,) = sqlite_world.cloud.compute.list_instances()
-        sqlite_world.cloud.compute.delete_instance(vm.id, timeout=1)
         (server,) = sqlite_world.rows(share_servers)
+        for call in ("guest.wait_ready", "guest.observe"):
+            sqlite_world.cloud.fail(call, GuestUnreachable, times=-1)
         sqlite_world.request_server_operation("heal_server", server.id)
         sqlite_world.run()
         assert sqlite_world.rows(share_servers)[0].healthy is False
+        sqlite_world.cloud.forgive()
         (share,) = create(sqlite_world)
         assert sqlite_world.share(share).share_server_id != server.id
 
