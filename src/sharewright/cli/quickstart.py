@@ -38,6 +38,7 @@ from sharewright.logging import configure
 from sharewright.settings import Settings, load
 
 DEFAULT_STATE_DIR = Path("/var/lib/sharewright")
+DEFAULT_DEPLOYMENT = "sharewright"
 NAME = "quickstart"  # of the network, the share network, the share, the client
 BACKEND = "libvirt"
 MEBIBYTES = 64
@@ -201,7 +202,8 @@ class Quickstart:
     def _configure(self) -> Settings:
         state_dir = self._places.state_dir
         # Two deployments on one host are told apart by name; the default one has the plain name.
-        deployment = "sharewright" if state_dir == DEFAULT_STATE_DIR else f"sw-{short_hash(str(state_dir), length=8)}"
+        other = f"sw-{short_hash(str(state_dir), length=8)}"
+        deployment = DEFAULT_DEPLOYMENT if state_dir == DEFAULT_STATE_DIR else other
         text = (
             "# Written by ./quickstart at each run. docs/configuration.md explains every key.\n"
             f"state_dir = {json.dumps(str(state_dir))}\n"
@@ -223,7 +225,8 @@ class Quickstart:
     def _start_service(self) -> None:
         mark = str(self._places.configuration)
         pid = processes.read_pid(self._places.pid_file, mark=mark)
-        if pid is not None and self._answers():
+        stamp, current = self._places.directory / "service.stamp", source_stamp()
+        if pid is not None and self._answers() and stamp.exists() and stamp.read_text() == current:
             self._steps.say(f"The service runs already (process {pid}).")
             return
         with self._steps.step("Service"):
@@ -233,6 +236,7 @@ class Quickstart:
                 raise SharewrightError(
                     f"Port {self._port} of 127.0.0.1 is in use by another program.", hint="Choose another with --port."
                 )
+            stamp.write_text(current)
             process = processes.start_detached(
                 [
                     sys.executable, "-m", "sharewright.cli.main", "--config", mark,
@@ -259,9 +263,11 @@ class Quickstart:
         networks = cloud.networks
         if not isinstance(networks, TenantNetworks):
             raise SharewrightError(f"The cloud {cloud.name} makes no tenant networks.")
-        with self._steps.step(f"Tenant network {NAME}"):
-            found = next((network for network in networks.list_networks() if network.name == NAME), None)
-            network = found or networks.create_network(NAME, self._network)
+        # libvirt's names of networks are the whole host's; another quickstart on it has another deployment name.
+        name = NAME if cloud.deployment == DEFAULT_DEPLOYMENT else f"{NAME}-{cloud.deployment}"
+        with self._steps.step(f"Tenant network {name}"):
+            found = next((network for network in networks.list_networks() if network.name == name), None)
+            network = found or networks.create_network(name, self._network)
         return network.subnets[0]
 
     def _boot(self, client: ClientMachine) -> None:
@@ -361,7 +367,7 @@ and read them back ({read:.0f} MiB/s); SHA-256 equal: {figures.digest[:16]}…
 
   the share        {export}
   mount it         mount -t nfs4 -o vers=4.2 {export} /mnt
-                   on a machine of the network "{NAME}" ({subnet.cidr}) that has an access rule
+                   on a machine of the network {subnet.cidr} that has an access rule
   the client       ssh -F {client.ssh_configuration} client        (a shell; its address is {client.address})
 
   use the API      source {self._places.environment}
@@ -413,6 +419,13 @@ class Background:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+
+def source_stamp() -> str:
+    """Changes when the program's files change: a service started before that is started again."""
+    package = Path(__file__).parents[1]
+    files = [(path, path.stat()) for path in sorted(package.rglob("*.py"))]
+    return short_hash(*(f"{path} {facts.st_size} {facts.st_mtime_ns}" for path, facts in files), length=40)
 
 
 def export_path(share: dict[str, Any]) -> str:
