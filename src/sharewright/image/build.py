@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ Progress = Callable[[str], None]
 TOOLS = {  # program → Debian package
     "mmdebstrap": "mmdebstrap",
     "mkfs.ext4": "e2fsprogs",
+    "debugfs": "e2fsprogs",
     "qemu-img": "qemu-utils",
     "chroot": "coreutils",
 }
@@ -159,6 +161,8 @@ class _Builder:
         environment = {"E2FSPROGS_FAKE_TIME": str(SOURCE_DATE_EPOCH)}
         disk.write_partition_table(raw, self.recipe.size_mib, loader, identity)
         self._run("Making the file system", disk.mkfs_command(raw, root, self.recipe.size_mib, identity), environment)
+        command, script = disk.change_times_script(raw)
+        self._run("Setting time stamps", command, environment, script)
         self._run("Converting the disk", ["qemu-img", "convert", "-O", "qcow2", str(raw), str(out / ROOT)])
         (out / KERNEL).write_bytes(kernel)
         (out / INITRD).write_bytes(initrd)
@@ -188,17 +192,24 @@ class _Builder:
         command += [f"--dpkgopt=path-include={path}" for path in INCLUDED_PATHS]
         return [*command, SUITE, str(root), *self.recipe.sources]
 
-    def _run(self, what: str, command: list[str], environment: dict[str, str] | None = None) -> None:
-        """Run a long command with its output in the log, with a sign of life every five seconds."""
+    def _run(self, what: str, command: list[str], environment: dict[str, str] | None = None, script: str = "") -> None:
+        """Run a long command, ``script`` on its input, its output in the log, a sign of life every five seconds."""
         self._say(what)
         inherited = {name: os.environ[name] for name in ("PATH", "http_proxy", "https_proxy") if name in os.environ}
         inherited["PATH"] = inherited.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
         inherited |= {"LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), **(environment or {})}
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, tempfile.TemporaryFile() as given:
+            given.write(script.encode())
+            given.seek(0)
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=inherited, cwd=self.work
+                command,
+                stdin=given,
+                stdout=subprocess.DEVNULL if script else log,
+                stderr=subprocess.STDOUT,
+                env=inherited,
+                cwd=self.work,
             )
             try:
                 while True:

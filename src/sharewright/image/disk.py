@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sharewright.errors import SharewrightError
 from sharewright.image.customize import in_chroot
+from sharewright.image.recipe import SOURCE_DATE_EPOCH
 
 SECTOR = 512
 PARTITION_START = 2048  # sectors; 1 MiB
@@ -58,3 +59,21 @@ def mkfs_command(raw: Path, tree: Path, size_mib: int, identity: str) -> list[st
         "-E", ",".join(extended),  # only the last -E counts
         "-d", str(tree), str(raw), f"{kilobytes}k",
     ]  # fmt: skip
+
+
+def change_times_script(raw: Path) -> tuple[list[str], str]:
+    """The debugfs command, and its input, that set every file's times of change and of access to the recipe's.
+    mkfs.ext4 copies those of the tree, where the former cannot be set, and reading sets the latter. Inodes are given
+    out from the first free one on."""
+    device = f"{raw}?offset={PARTITION_START * SECTOR}"
+    with raw.open("rb") as file:
+        file.seek(PARTITION_START * SECTOR + 1024)
+        superblock = file.read(1024)
+    total, free = struct.unpack_from("<I", superblock, 0)[0], struct.unpack_from("<I", superblock, 16)[0]
+    first = struct.unpack_from("<I", superblock, 84)[0]
+    inodes = (2, *range(first, total - free + 1))
+    fields = ("ctime", "atime")
+    script = "".join(
+        f"set_inode_field <{inode}> {field} @{SOURCE_DATE_EPOCH}\n" for inode in inodes for field in fields
+    )
+    return ["debugfs", "-w", "-f", "-", device], script

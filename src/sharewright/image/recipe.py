@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sharewright.errors import ConfigurationError
 
-FORMAT_VERSION = 1  # of the recipe's code: raise it when build.py changes what it makes of the same data
+FORMAT_VERSION = 2  # of the recipe's code: raise it when build.py changes what it makes of the same data
 SUITE = "bookworm"
 SOURCE_DATE_EPOCH = 1764547200  # 2025-12-01: the newest time stamp that a file of the image may carry
 GUEST_PROGRAM = "usr/lib/sharewright/sharewright-guest"

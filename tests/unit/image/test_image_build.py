@@ -198,6 +198,24 @@ def test_the_disk_has_one_partition_with_the_tree(tree: Path, tmp_path: Path) ->
     assert content[2**20 + 1024 + 0x78 :][:16].rstrip(b"\0") == b"root"
 
 
+def test_equal_trees_make_equal_disks(tree: Path, tmp_path: Path) -> None:
+    """However long after each other they are made, and whoever has read the tree in between."""
+    identity = "11223344-5566-7788-99aa-bbccddeeff00"
+    customize.clamp_times(tree)
+    contents = []
+    for number in (1, 2):
+        raw = tmp_path / f"{number}.raw"
+        disk.write_partition_table(raw, 64, b"", identity)
+        environment = {"E2FSPROGS_FAKE_TIME": str(recipe.SOURCE_DATE_EPOCH), "PATH": "/usr/sbin:/sbin"}
+        subprocess.run(disk.mkfs_command(raw, tree, 64, identity), check=True, capture_output=True, env=environment)
+        command, script = disk.change_times_script(raw)
+        subprocess.run(command, input=script.encode(), check=True, capture_output=True, env=environment)
+        contents.append(raw.read_bytes())
+        for path in tree.rglob("*"):
+            os.utime(path, (2_000_000_000 + number, path.lstat().st_mtime), follow_symlinks=False)
+    assert contents[0] == contents[1]
+
+
 # ---- building again, or not ----
 
 
