@@ -41,6 +41,7 @@ TOOLS = {  # program → Debian package
     "chroot": "coreutils",
 }
 NAMESPACE = uuid.UUID("3a0f6f5e-9f1c-5d0b-8a53-5b1e2f1f7c11")  # for the root file system's UUID, made from the hash
+MIRROR_VARIABLE = "SHAREWRIGHT_DEBIAN_MIRROR"  # in the environment: the archive to use when the caller names none
 FREE_GIB = 4  # needed beside the target while building
 
 
@@ -57,7 +58,11 @@ def build_image(
     who is just reading it; older ones go. (Running servers depend on neither: a cloud keeps its own link or copy.)
     Raises SharewrightError; what was at ``target`` is then untouched.
     """
-    recipe = Recipe(sources=sources_for(mirror), program=build_program(), program_identity=program_identity())
+    recipe = Recipe(
+        sources=sources_for(mirror or os.environ.get(MIRROR_VARIABLE)),
+        program=build_program(),
+        program_identity=program_identity(),
+    )
     wanted = recipe.hash()
     target = Path(os.path.abspath(target))  # noqa: PTH100 - not resolve(): the target itself is a link
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -250,6 +250,12 @@ def test_an_image_of_the_same_recipe_is_used_again(tmp_path: Path) -> None:
     assert "up to date" in said[0]
 
 
+def test_the_environment_names_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = make_image(tmp_path / "service", current_hash())
+    monkeypatch.setenv("SHAREWRIGHT_DEBIAN_MIRROR", "http://x/debian")
+    assert build.build_image(tmp_path / "service") == manifest
+
+
 @pytest.mark.parametrize("spoil", ["hash", "file", "manifest", "format"])
 def test_anything_else_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
     """The build itself is cut short by a host without its tools, which is what tells that it was tried."""
