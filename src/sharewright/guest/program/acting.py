@@ -231,7 +231,34 @@ def unmount(host: Host, share_id: str, *, seconds: float) -> None:
         if time.monotonic() - started > 1.0:
             expire_clients(host, found.number)
         host.run("exportfs", "-f", timeout=30.0)
-    raise CommandFailed(f"{path} is in use: {reason}")
+    raise CommandFailed(f"{path} is in use: {reason} {holders(host, share_id)}")
+
+
+def holders(host: Host, share_id: str) -> str:
+    """Who keeps a share's file system in use, for people: processes, mounts on top of each other, NFS clients."""
+    path = mount_path(share_id)
+    found = []
+    for process in host.listing("/proc"):
+        if not process.isdigit():
+            continue
+        places = [f"/proc/{process}/{name}" for name in ("cwd", "root")]
+        places += [f"/proc/{process}/fd/{name}" for name in host.listing(f"/proc/{process}/fd")]
+        if any(_target(host, place).startswith(path) for place in places):
+            found.append(f"process {process} ({host.read(f'/proc/{process}/comm').strip()})")
+    mounts = sum(f" {path} " in line for line in host.read("/proc/self/mountinfo").splitlines())
+    clients = [
+        name for name in host.listing("/proc/fs/nfsd/clients") if host.read(f"/proc/fs/nfsd/clients/{name}/states")
+    ]
+    cached = [line for line in host.read("/proc/net/rpc/nfsd.export/content").splitlines() if line.startswith(path)]
+    found.append(f"{mounts} mounts, {len(clients)} NFS clients with open files, {len(cached)} export cache entries")
+    return f"({', '.join(found)})"
+
+
+def _target(host: Host, link: str) -> str:
+    try:
+        return os.readlink(host.at(link))
+    except OSError:
+        return ""
 
 
 def _check_released(host: Host, number: str, path: str) -> None:
