@@ -22,7 +22,8 @@ from sharewright.clouds.libvirt.records import write_atomically
 from sharewright.errors import CloudUnavailable
 
 # One starter at a time on this host, whatever its state directory is.
-LOCK = Path("/run/sharewright-daemons.lock")
+# A directory, so that no lock file is left behind.
+LOCK = Path("/run")
 # With an empty cache libvirtd first asks every QEMU binary for its capabilities, which takes long on a slow host.
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
@@ -184,6 +185,9 @@ def _start_ticks(process: int, name: str) -> int | None:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    with LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    directory = os.open(LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(directory)
