@@ -41,7 +41,9 @@ class Daemons:
     def may_start(self, error: libvirt.libvirtError) -> bool:
         """Whether a failed connection is ours to mend: nobody listens, we are root, and no init system is in charge."""
         text = str(error).lower()
-        return _in_charge() and ("no such file" in text or "connection refused" in text)
+        # "reset": it was just ending when we came; whoever starts it first looks whether it answers.
+        lost = ("no such file", "connection refused", "connection reset")
+        return _in_charge() and any(reason in text for reason in lost)
 
     def mend(self) -> None:
         """Start virtlogd when it alone is gone: libvirtd goes on without it and then starts no machine."""

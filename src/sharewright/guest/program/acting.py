@@ -216,27 +216,40 @@ def unmount(host: Host, share_id: str, *, seconds: float) -> None:
     """
     path = mount_path(share_id)
     host.run("exportfs", "-f", timeout=30.0)
+    reason = _try_unmount(host, share_id, seconds=seconds)
+    if reason and not processes_in(host, path):
+        # Nobody but the kernel's NFS server can hold it now. Starting that anew lets go of everything; clients of other
+        # shares wait for the grace period and go on, because nfsdcld remembers them.
+        seen = _kernel_view(host, path)
+        host.run("systemctl", "restart", "nfs-server.service", timeout=60.0)
+        reason = _try_unmount(host, share_id, seconds=seconds) and f"{reason} ({seen})"
+    if reason:
+        raise CommandFailed(f"{path} is in use: {reason} {holders(host, path)}")
+
+
+def _try_unmount(host: Host, share_id: str, *, seconds: float) -> str:
+    """ "" when it is unmounted and released, otherwise why not after that time."""
+    path = mount_path(share_id)
     reason = "still mounted"
     started = time.monotonic()
     for left in polls(seconds, 0.5):
         found = observing.find_mount(host, share_id)
         if found is None:
-            return
+            return ""
         done = host.run("umount", host.at(path), timeout=max(left, 1.0))
         if done.status == 0 and observing.find_mount(host, share_id) is None:
             _check_released(host, found.number, path)
-            return
+            return ""
         reason = " ".join(done.errors.split())[-300:] or reason
         host.poke("/proc/fs/nfsd/unlock_filesystem", path)
         if time.monotonic() - started > 1.0:
             expire_clients(host, found.number)
         host.run("exportfs", "-f", timeout=30.0)
-    raise CommandFailed(f"{path} is in use: {reason} {holders(host, share_id)}")
+    return reason
 
 
-def holders(host: Host, share_id: str) -> str:
-    """Who keeps a share's file system in use, for people: processes, mounts on top of each other, NFS clients."""
-    path = mount_path(share_id)
+def processes_in(host: Host, path: str) -> list[str]:
+    """Processes that have a file or directory below a path open, in words."""
     found = []
     for process in host.listing("/proc"):
         if not process.isdigit():
@@ -245,13 +258,21 @@ def holders(host: Host, share_id: str) -> str:
         places += [f"/proc/{process}/fd/{name}" for name in host.listing(f"/proc/{process}/fd")]
         if any(_target(host, place).startswith(path) for place in places):
             found.append(f"process {process} ({host.read(f'/proc/{process}/comm').strip()})")
-    mounts = sum(f" {path} " in line for line in host.read("/proc/self/mountinfo").splitlines())
-    clients = [
-        name for name in host.listing("/proc/fs/nfsd/clients") if host.read(f"/proc/fs/nfsd/clients/{name}/states")
-    ]
-    cached = [line for line in host.read("/proc/net/rpc/nfsd.export/content").splitlines() if line.startswith(path)]
-    found.append(f"{mounts} mounts, {len(clients)} NFS clients with open files, {len(cached)} export cache entries")
-    return f"({', '.join(found)})"
+    return found
+
+
+def _kernel_view(host: Host, path: str) -> str:
+    """What the kernel's NFS server tells of a path, for people."""
+    clients = [c for c in host.listing("/proc/fs/nfsd/clients") if host.read(f"/proc/fs/nfsd/clients/{c}/states")]
+    caches = [f"/proc/net/rpc/{name}/content" for name in ("nfsd.export", "nfsd.fh")]
+    cached = sum(path in line for cache in caches for line in host.read(cache).splitlines())
+    inodes = host.read("/proc/fs/nfsd/filecache").partition("\n")[0].split()[-1:]
+    return f"{len(clients)} NFS clients with open files, {cached} cache entries, {''.join(inodes) or 'no'} open inodes"
+
+
+def holders(host: Host, path: str) -> str:
+    """Who keeps a path in use, for people."""
+    return f"({', '.join([*processes_in(host, path), _kernel_view(host, path)])})"
 
 
 def _target(host: Host, link: str) -> str:
