@@ -111,8 +111,10 @@ class Maintenance:
     def reconcile(self) -> None:
         """See operations/reconciler.py."""
         enqueued = reconciler.reconcile(self._store, self._settings, backends=list(self._drivers))
-        if any(enqueued.values()):
-            log.info("reconciled", **{kind: number for kind, number in enqueued.items() if number})
+        made = {kind: number for kind, number in enqueued.items() if number}
+        if made:
+            # Looking after every server is routine; anything else was missing work.
+            (log.debug if made.keys() == {"heal_server"} else log.info)("reconciled", **made)
 
     def purge(self) -> None:
         """Remove expired messages and the operations whose retention time is over, in short transactions."""
