@@ -7,7 +7,9 @@ connection (BEGIN IMMEDIATE, WAL), readers never wait; on PostgreSQL both use on
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from sharewright.errors import ConfigurationError
+
+BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
 
 
 class StatementCounter(threading.local):
@@ -133,15 +137,29 @@ def _count_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) ->
         statements.count += 1
 
 
+def _use_wal(cursor: Any) -> None:
+    """Switch to write-ahead logging. SQLite does not wait for the lock that the switch of a new file needs (its busy
+    timeout does not apply there), so processes that start together have to try again."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
 def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> Engine:
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=0, pool_timeout=60,
-        connect_args={"timeout": 30, "check_same_thread": False, "isolation_level": None},
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
     )  # fmt: skip
 
     def connect(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor)
         # With WAL, NORMAL keeps the database consistent over power loss; FULL also keeps the last commits.
         # An operation row that was acknowledged to a user must survive, so FULL.
         cursor.execute("PRAGMA synchronous = FULL")
