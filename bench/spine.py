@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -48,6 +49,7 @@ def installed() -> Iterator[Deployment]:
         yield deployment
     finally:
         deployment.purge()
+        shutil.rmtree(directory)
 
 
 class Bench:

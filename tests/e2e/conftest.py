@@ -7,6 +7,7 @@ at the same time as each other.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     finally:
         print(made.tail(200))
         made.purge()
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
