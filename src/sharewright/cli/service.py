@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -79,39 +79,28 @@ def add(commands: Commands) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    with ExitStack() as stack:
-        settings = stack.enter_context(settings_to_serve(arguments))
-        stopping = stack.enter_context(running(arguments, settings))
-        if arguments.cloud == "simulated":
-            log.warning("SIMULATED: nothing behind this API is real")
-        store = stack.enter_context(closing(open_store(settings)))
-        prepare(store, settings)
-        run_worker(stack, store, settings)
-        run_api(stack, store, settings)
-        stopping.wait()
-        log.info("stopping")
-    return 0
+    with settings_to_serve(arguments) as settings:
+        return run(arguments, settings, run_worker, run_api)
 
 
 def api(arguments: argparse.Namespace) -> int:
-    settings = read_settings(arguments)
-    with ExitStack() as stack:
-        stopping = stack.enter_context(running(arguments, settings))
-        store = stack.enter_context(closing(open_store(settings)))
-        prepare(store, settings)
-        run_api(stack, store, settings)
-        stopping.wait()
-        log.info("stopping")
-    return 0
+    return run(arguments, read_settings(arguments), run_api)
 
 
 def worker(arguments: argparse.Namespace) -> int:
-    settings = read_settings(arguments)
+    return run(arguments, read_settings(arguments), run_worker)
+
+
+def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[ExitStack, Store, Settings], None]) -> int:
+    """Start the parts in order and run until a signal; they end in the other order."""
     with ExitStack() as stack:
         stopping = stack.enter_context(running(arguments, settings))
+        if getattr(arguments, "cloud", None) == "simulated":
+            log.warning("SIMULATED: nothing behind this API is real")
         store = stack.enter_context(closing(open_store(settings)))
         prepare(store, settings)
-        run_worker(stack, store, settings)
+        for part in parts:
+            part(stack, store, settings)
         stopping.wait()
         log.info("stopping")
     return 0
