@@ -23,8 +23,8 @@ def subcommands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> 
 def test_the_commands_are_all_there() -> None:
     assert {" ".join(path) for path in subcommands(command.parser())} >= {
         "serve", "api", "worker", "db upgrade", "db current", "image build", "image check", "network create",
-        "network list", "network delete", "user add", "user list", "user remove", "doctor", "config show",
-        "config check", "config reference", "purge", "version",
+        "network list", "network delete", "user add", "user list", "user remove", "keystone register", "doctor",
+        "config show", "config check", "config reference", "purge", "version",
     }  # fmt: skip
 
 
