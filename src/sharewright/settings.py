@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from sharewright.errors import ConfigurationError
-from sharewright.logging import redact
+from sharewright.logging import redact, without_secrets
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -59,13 +59,13 @@ class Keystone(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     username: str = ""
     password: str = ""
     password_file: str = ""
-    user_domain_name: str = "Default"
+    user_domain: str = "Default"
     user_domain_id: str = ""
-    project_name: str = "service"
-    project_domain_name: str = "Default"
+    project: str = "service"
+    project_domain: str = "Default"
     project_domain_id: str = ""
-    cafile: str = ""
-    timeout_seconds: Seconds = 10.0
+    ca_file: str = ""
+    request_seconds: Seconds = 10.0
     cache_seconds: Annotated[float, Meta(ge=0)] = 60.0
     service_token_roles: tuple[str, ...] = ("service",)
 
@@ -77,7 +77,7 @@ class Keystone(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             # The second is sent to every client in a quoted string of a header.
             if getattr(self, name) and not re.fullmatch(r"https?://[^\s\"{}<>\\]+", getattr(self, name)):
                 raise ValueError(f"{name}: expected http://… or https://…")
-        for name in ("password_file", "cafile"):
+        for name in ("password_file", "ca_file"):
             if getattr(self, name) and not Path(getattr(self, name)).is_absolute():
                 raise ValueError(f"{name}: expected an absolute path")
         if self.password and self.password_file:
@@ -95,7 +95,7 @@ class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.mode == "keystone":
-            for name in ("auth_url", "username", "project_name"):
+            for name in ("auth_url", "username", "project"):
                 if not getattr(self.keystone, name):
                     raise ValueError(f'keystone.{name}: mode "keystone" needs it')
             if not self.keystone.password and not self.keystone.password_file:
@@ -294,15 +294,15 @@ DESCRIPTIONS: dict[str, str] = {
     "identity.keystone.password_file": (
         "File that holds the password on its first line, and that others may not read. Read at the start."
     ),
-    "identity.keystone.user_domain_name": "Domain of the service's user, by name.",
+    "identity.keystone.user_domain": "Domain of the service's user, by name.",
     "identity.keystone.user_domain_id": "The same by id; goes before the name.",
-    "identity.keystone.project_name": "Project of the service's user.",
-    "identity.keystone.project_domain_name": "Domain of that project, by name.",
+    "identity.keystone.project": "Project of the service's user.",
+    "identity.keystone.project_domain": "Domain of that project, by name.",
     "identity.keystone.project_domain_id": "The same by id; goes before the name.",
-    "identity.keystone.cafile": (
+    "identity.keystone.ca_file": (
         "Certificates of the authorities that may vouch for Keystone (PEM). Empty: those of the system."
     ),
-    "identity.keystone.timeout_seconds": "One answer of Keystone must come within this time.",
+    "identity.keystone.request_seconds": "One answer of Keystone must come within this time.",
     "identity.keystone.cache_seconds": (
         "What Keystone said about a token is believed for so long, so a revoked token is accepted for so long at "
         "most; never past the token's end. 0: Keystone is asked at every request. Upstream: `token_cache_time`."
@@ -504,6 +504,5 @@ def _backend_problems(value: Any, key: str) -> list[str]:
 
 
 def _shown(value: Any, key: str = "") -> str:
-    """A value as an error shows it; hidden when its key is a secret's."""
-    text = json.dumps(redact({key: value})[key], default=str, ensure_ascii=False)
+    text = without_secrets(json.dumps(redact({key: value})[key], default=str, ensure_ascii=False))
     return text if len(text) <= 80 else text[:77] + "…"

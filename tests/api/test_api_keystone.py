@@ -29,7 +29,7 @@ from sharewright.store.tables import identity_tokens
 
 def keystone_settings(url: str, **changes: Any) -> dict[str, Any]:
     """[identity] for a Keystone at that URL."""
-    keystone = {"auth_url": url, "username": "root", "password": PASSWORD, "project_name": "operators", **changes}
+    keystone = {"auth_url": url, "username": "root", "password": PASSWORD, "project": "operators", **changes}
     return {"mode": "keystone", "keystone": keystone}
 
 
@@ -221,8 +221,8 @@ def test_while_keystone_is_down_known_tokens_work(pair: Pair) -> None:
     ("pair", "reason"),
     [
         ({"password": "wrong"}, "refuses the service's own user"),
-        ({"username": "alice", "project_name": "blue"}, "needs the role service"),
-        ({"project_name": "blue"}, "refuses the service's own user"),
+        ({"username": "alice", "project": "blue"}, "needs the role service"),
+        ({"project": "blue"}, "refuses the service's own user"),
         ({"user_domain_id": "elsewhere"}, "refuses the service's own user"),
     ],
     indirect=["pair"],
@@ -259,7 +259,7 @@ def keystone(tmp_path: Path) -> Iterator[FakeKeystone]:
 
 
 def fake_settings(keystone: FakeKeystone, **changes: Any) -> dict[str, Any]:
-    return keystone_settings(f"{keystone.url}/v3", username="sharewright", project_name="service", **changes)
+    return keystone_settings(f"{keystone.url}/v3", username="sharewright", project="service", **changes)
 
 
 @pytest.fixture
@@ -439,7 +439,7 @@ def test_the_password_comes_from_a_file(sqlite_store: Store, tmp_path: Path, key
         ("password_file", None, 0, "cannot be read: No such file"),
         ("password_file", "x", 0o644, "mode 0644; everybody may use it"),
         ("password_file", "\nx", 0o600, "begins with an empty line"),
-        ("cafile", None, 0, "there is no file"),
+        ("ca_file", None, 0, "there is no file"),
     ],
 )
 def test_a_broken_file_stops_the_start(

@@ -215,7 +215,7 @@ def test_doctor(keystone: FakeKeystone, register: Register, tmp_path: Path) -> N
     for changed, part in (
         ({"password": "wrong"}, "gives sharewright no token"),
         ({"auth_url": "http://127.0.0.1:9"}, "gives sharewright no token"),
-        ({"username": "demo", "project_name": "demo"}, "may not ask Keystone"),
+        ({"username": "demo", "project": "demo"}, "may not ask Keystone"),
         ({"password": "", "password_file": "/absent"}, "cannot be read"),
     ):
         (finding,) = look(**changed)

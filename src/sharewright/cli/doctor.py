@@ -357,7 +357,7 @@ def examine_keystone(host: Host, settings: Settings) -> Iterator[Finding]:
             level="problem",
             subject="identity",
             text=f"Keystone gives {keystone.username} no token: {str(error).rstrip('.')}.",
-            fix="Check [identity.keystone]: auth_url, username, password_file, project_name, the domains, cafile.",
+            fix="Check [identity.keystone]: auth_url, username, password_file, project, the domains, ca_file.",
         )
         return
     if not {"admin", "service"} & set(access.role_names):
@@ -365,7 +365,7 @@ def examine_keystone(host: Host, settings: Settings) -> Iterator[Finding]:
             level="problem",
             subject="identity",
             text=f"{keystone.username} may not ask Keystone about tokens; its roles: {' '.join(access.role_names)}.",
-            fix=f"openstack role add --user {keystone.username} --project {keystone.project_name} service",
+            fix=f"openstack role add --user {keystone.username} --project {keystone.project} service",
         )
         return
     yield Finding(level="ok", subject="identity", text=f"{keystone.auth_url} knows {keystone.username}")

@@ -93,7 +93,8 @@ class KeystoneIdentity:
         self._url = versioned(keystone.auth_url)
         self.challenge = f'Keystone uri="{keystone.www_authenticate_uri or keystone.auth_url}"'
         self._service_roles = frozenset(role.lower() for role in keystone.service_token_roles)
-        self.session = open_session(keystone, connections=settings.api.threads)
+        # One retry: Keystone may have closed a kept connection just now.
+        self._session = open_session(keystone, connections=settings.api.threads, connect_retries=1)
         self._cache = TokenCache(keystone.cache_seconds)
 
     def authenticate(self, credentials: Credentials) -> Caller:
@@ -138,7 +139,7 @@ class KeystoneIdentity:
         url = f"{self._url}/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
         headers = {"X-Subject-Token": secret, "Accept": "application/json", **_ACCESS_RULES_HEADER}
         try:
-            answer = self.session.get(url, headers=headers, authenticated=True, raise_exc=False)
+            answer = self._session.get(url, headers=headers, authenticated=True, raise_exc=False)
         except keystone_errors.Unauthorized as error:
             raise _unavailable("Keystone refuses the service's own user; see [identity.keystone].") from error
         except keystone_errors.ClientException as error:
@@ -195,10 +196,10 @@ def versioned(url: str) -> str:
     return url if url.endswith("/v3") else f"{url}/v3"
 
 
-def open_session(keystone: Keystone, *, connections: int = 1) -> Session:
+def open_session(keystone: Keystone, *, connections: int = 1, connect_retries: int = 0) -> Session:
     """A session as the service's own user; nothing is sent yet. Raises ConfigurationError."""
-    if keystone.cafile and not Path(keystone.cafile).is_file():
-        raise ConfigurationError(f"identity.keystone.cafile: there is no file {keystone.cafile}.")
+    if keystone.ca_file and not Path(keystone.ca_file).is_file():
+        raise ConfigurationError(f"identity.keystone.ca_file: there is no file {keystone.ca_file}.")
     pool = requests.Session()
     for scheme in ("http://", "https://"):
         pool.mount(scheme, TCPKeepAliveAdapter(pool_maxsize=connections))
@@ -207,17 +208,17 @@ def open_session(keystone: Keystone, *, connections: int = 1) -> Session:
         username=keystone.username,
         password=keystone.password or read_password(Path(keystone.password_file)),
         user_domain_id=keystone.user_domain_id or None,
-        user_domain_name=None if keystone.user_domain_id else keystone.user_domain_name,
-        project_name=keystone.project_name,
+        user_domain_name=None if keystone.user_domain_id else keystone.user_domain,
+        project_name=keystone.project,
         project_domain_id=keystone.project_domain_id or None,
-        project_domain_name=None if keystone.project_domain_id else keystone.project_domain_name,
+        project_domain_name=None if keystone.project_domain_id else keystone.project_domain,
     )
     return Session(
         auth=user,
         session=pool,
-        verify=keystone.cafile or True,
-        timeout=keystone.timeout_seconds,
-        connect_retries=1,  # Keystone closed a kept connection just now
+        verify=keystone.ca_file or True,
+        timeout=keystone.request_seconds,
+        connect_retries=connect_retries,
         app_name="sharewright",
     )
 
