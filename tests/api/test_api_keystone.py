@@ -368,6 +368,11 @@ def test_application_credentials(site: Site, keystone: FakeKeystone) -> None:
         ("/v2/sh.res", ["/v2/sh.res"], ["/v2/shares"]),
         ("/v2/(a+)+$", ["/v2/(a+)+$"], ["/v2/aaa"]),
         ("/v2/{open", ["/v2/{open"], ["/v2/x"]),
+        ("/v2/*-*/x", ["/v2/a-b/x", "/v2/a-b-c/x"], ["/v2/-/x", "/v2/a-/x", "/v2/a-b/c/x"]),
+        ("**/shares/**", ["/v2/shares/", "/v2/shares/x/y"], ["/v2/shares"]),
+        ("**", ["/", "/v2/shares"], []),
+        ("**" * 60 + "x", ["/" + "a" * 4000 + "x"], ["/" + "a" * 4000, "/" + "a" * 4096 + "x"]),
+        ("/*" + "a*" * 60, ["/" + "xa" * 100 + "x"], ["/" + "a" * 60, "/" + "xa" * 100 + "/"]),
     ],
 )
 def test_paths_of_access_rules(path: str, matching: list[str], other: list[str]) -> None:

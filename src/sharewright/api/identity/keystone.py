@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import requests
@@ -25,6 +25,7 @@ import structlog
 from keystoneauth1 import exceptions as keystone_errors
 from keystoneauth1 import identity as keystone_identity
 from keystoneauth1.session import Session, TCPKeepAliveAdapter
+from msgspec import Meta
 
 from sharewright.api.identity.access_rules import AccessRule, allowed
 from sharewright.api.identity.contract import Caller, Credentials, IdentityUnavailable, Unauthorized, with_implied
@@ -63,7 +64,7 @@ class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
     (system, domain, none). ``is_admin_project`` is absent unless the cloud confines administrators to one project."""
 
     user: Identified
-    expires_at: datetime
+    expires_at: Annotated[datetime, Meta(tz=True)]
     project: Identified | None = None
     roles: tuple[Named, ...] = ()
     is_admin_project: bool = True
