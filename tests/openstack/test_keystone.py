@@ -57,7 +57,7 @@ class World:
             [SHAREWRIGHT, "--config", self.directory / "sharewright.toml", *arguments],
             env=clean(self.admin if variables is None else variables), text=True, capture_output=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def register(self, *arguments: str) -> list[dict[str, Any]]:
