@@ -6,6 +6,7 @@ Our own ``builtin`` mode issues only project-scoped tokens; here a test puts in 
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ def moment(offset: timedelta) -> str:
 
 @dataclass
 class FakeKeystone:
-    """``asked`` counts questions about tokens; ``answer`` replaces what is answered to them (status, body)."""
+    """``asked`` counts questions about tokens; ``answer`` replaces what is answered to them (status, body); answers
+    wait for ``may_answer``."""
 
     url: str = ""
     tokens: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class FakeKeystone:
     )
     asked: int = 0
     answer: tuple[str, str] | None = None
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     def put_token(self, *, lifetime: timedelta = timedelta(hours=1), **body: Any) -> str:
         """A token as Keystone shows it; ``body`` adds to, or with None takes away from, that of a member of a
@@ -73,6 +79,7 @@ class FakeKeystone:
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         self._find(request.get_header("X-Auth-Token"), falcon.HTTPUnauthorized, None)
         self.asked += 1
+        self.may_answer.wait(30)
         if self.answer is not None:
             response.status, response.text = self.answer
             return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -400,6 +401,29 @@ def test_a_sick_keystone_is_nobodys_fault(site: Site, keystone: FakeKeystone, an
     assert ask(site, token).status_code == 503
     keystone.answer = None
     assert ask(site, token).status_code == 200
+
+
+def test_only_one_request_waits_for_a_keystone_that_is_down(site: Site, keystone: FakeKeystone) -> None:
+    known, *others = (keystone.put_token() for _ in range(4))
+    assert ask(site, known).status_code == 200
+    keystone.answer = ("503 Service Unavailable", "")
+    assert ask(site, others[0]).status_code == 503
+    keystone.answer = None
+    keystone.may_answer.clear()
+    before = keystone.asked
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.get, f"{site.url}/v2/shares", headers={"X-Auth-Token": others[1]}, timeout=60)
+        for _ in range(600):
+            if keystone.asked > before:
+                break
+            threading.Event().wait(0.05)
+        assert ask(site, others[2]).status_code == 503
+        assert ask(site, known).status_code == 200
+        assert not waiting.done()
+        assert keystone.asked == before + 1
+        keystone.may_answer.set()
+        assert waiting.result().status_code == 200
+    assert ask(site, others[2]).status_code == 200
 
 
 def test_the_services_own_token_is_renewed(site: Site, keystone: FakeKeystone) -> None:

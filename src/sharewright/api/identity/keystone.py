@@ -97,6 +97,8 @@ class KeystoneIdentity:
         # One retry: Keystone may have closed a kept connection just now.
         self._session = open_session(keystone, connections=settings.api.threads, connect_retries=1)
         self._cache = TokenCache(keystone.cache_seconds)
+        self._down = False
+        self._trying = threading.Lock()
 
     def authenticate(self, credentials: Credentials) -> Caller:
         """The caller. Raises Unauthorized, Forbidden for a token without a project, IdentityUnavailable."""
@@ -131,20 +133,34 @@ class KeystoneIdentity:
         key = self._cache.key(secret, allow_expired=allow_expired)
         token = self._cache.get(key)
         if token is None:
-            token = self._ask(secret, allow_expired=allow_expired)
+            token = self._ask_in_turn(secret, allow_expired=allow_expired)
             self._cache.put(key, token, may_be_expired=allow_expired)
         return token
 
+    def _ask_in_turn(self, secret: str, *, allow_expired: bool) -> ValidToken:
+        """What Keystone says now. While it is down one request at a time finds out whether it is back: the others,
+        and those that need no answer, shall not wait for its silence. Raises Unauthorized, IdentityUnavailable."""
+        if not self._down:
+            return self._ask(secret, allow_expired=allow_expired)
+        if not self._trying.acquire(blocking=False):
+            raise IdentityUnavailable()
+        try:
+            return self._ask(secret, allow_expired=allow_expired)
+        finally:
+            self._trying.release()
+
     def _ask(self, secret: str, *, allow_expired: bool) -> ValidToken:
-        """What Keystone says now. Raises Unauthorized, IdentityUnavailable."""
         url = f"{self._url}/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
         headers = {"X-Subject-Token": secret, "Accept": "application/json", **_ACCESS_RULES_HEADER}
         try:
             answer = self._session.get(url, headers=headers, authenticated=True, raise_exc=False)
         except keystone_errors.Unauthorized as error:
+            self._down = False
             raise _unavailable("Keystone refuses the service's own user; see [identity.keystone].") from error
         except keystone_errors.ClientException as error:
+            self._down = True
             raise _unavailable(f"Keystone does not answer: {type(error).__name__}: {error}") from error
+        self._down = answer.status_code >= 500
         if answer.status_code == 404:
             raise Unauthorized()
         if answer.status_code in (401, 403):
