@@ -102,7 +102,8 @@ def connected(cloud: str | None) -> Iterator[Connection]:
             f"The Python package {error.name} is missing.", hint="pip install 'sharewright[keystone]'"
         ) from error
     try:
-        with openstack.connect(cloud=cloud, app_name="sharewright") as connection:
+        # Some servers close a connection after an answer without saying so, and the next request on it fails.
+        with openstack.connect(cloud=cloud, app_name="sharewright", identity_connect_retries=3) as connection:
             yield connection
     except (ClientException, SDKException) as error:
         raise CommandFailed(
@@ -154,16 +155,14 @@ def unregister(identity: Proxy, region: str) -> list[Entry]:
     """Remove our endpoints of a region, and our services that have none left in any."""
     entries = []
     for kind in SERVICE_TYPES:
-        service = next((found for found in identity.services(type=kind) if _is_ours(found)), None)
-        if service is None:
-            continue
-        for endpoint in identity.endpoints(service_id=service.id, region_id=region):
-            identity.delete_endpoint(endpoint)
-            entries.append(
-                Entry(type=kind, interface=endpoint.interface, region=region, url=endpoint.url, change="removed")
-            )
-        if next(iter(identity.endpoints(service_id=service.id)), None) is None:
-            identity.delete_service(service)
+        for service in [found for found in identity.services(type=kind) if _is_ours(found)]:
+            for endpoint in identity.endpoints(service_id=service.id, region_id=region):
+                identity.delete_endpoint(endpoint)
+                entries.append(
+                    Entry(type=kind, interface=endpoint.interface, region=region, url=endpoint.url, change="removed")
+                )
+            if next(iter(identity.endpoints(service_id=service.id)), None) is None:
+                identity.delete_service(service)
     return entries
 
 
