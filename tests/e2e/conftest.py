@@ -33,12 +33,12 @@ unused_server_seconds = 3600
 
 [backends.two_nics]
 image = "{IMAGE}"
-service_network_cidr = "10.253.0.0/18"
+service_network_cidr = "10.252.0.0/18"
 
 [backends.one_nic]
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
-service_network_cidr = "10.253.64.0/18"
+service_network_cidr = "10.252.64.0/18"
 """
 
 
