@@ -84,7 +84,9 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
             network_id = deployment.command("network", "create", f"swtest-{name}", cidr, "--id-only").strip()
             subnet = cloud.networks.find_subnet(network_id, None)
             assert subnet is not None
-            client = ClientVm.boot(cloud, subnet, f"swtest-client-{name}", str(IMAGE))
+            client = ClientVm.boot(
+                cloud, subnet, f"swtest-client-{name}", str(IMAGE), deployment.directory / f"client-{name}"
+            )
             clients.append(client)
             sdk = deployment.sdk(name)
             share_network = sdk.shared_file_system.create_share_network(
