@@ -16,7 +16,7 @@ from sharewright.cli.options import (
     with_default_backend,
 )
 from sharewright.cli.reference import reference, toml
-from sharewright.logging import without_secrets
+from sharewright.logging import redact, without_secrets
 from sharewright.settings import load
 
 
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 def show(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments)
     print(f"# {configuration_file(arguments) or 'defaults; there is no configuration file'}")
-    print(without_secrets(toml(msgspec.to_builtins(settings))), end="")
+    print(without_secrets(toml(redact(msgspec.to_builtins(settings)))), end="")
     return 0
 
 
