@@ -132,7 +132,7 @@ class CloudServiceInstances:
         return subnet
 
     def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet, progress: Progress) -> tuple[Port, ...]:
-        management = self._cloud.networks.management_address(service)
+        management = self._cloud.networks.management_sources(service)
         specs = layouts.port_specs(
             record.layout,
             server_id=record.id,
@@ -141,6 +141,7 @@ class CloudServiceInstances:
             management=management,
             client_ports=self._settings.client_ports,
             tags=self._tags(records.owner(record.id)),
+            known=record.ports,
         )
         ports: list[Port] = []
         known = record.ports
@@ -155,12 +156,13 @@ class CloudServiceInstances:
         firewall = layouts.firewall(
             record.layout, ports, tenant=tenant, management=management, client_ports=self._settings.client_ports
         )
+        reached = self._cloud.networks.ensure_reachable(ports[0], timeout=self._settings.network_seconds)
         with self._store.begin() as tx:
             progress.fence(tx)
             records.change(
                 tx,
                 record.id,
-                management_address=str(ports[0].address),
+                management_address=str(reached),
                 export_addresses=[str(ports[-1].address)],
                 firewall=msgspec.to_builtins(firewall),
             )
