@@ -14,15 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import openstack
 import requests
 import structlog
 from keystoneauth1.exceptions import ClientException
 from keystoneauth1.session import Session
+from openstack.block_storage.v3._proxy import Proxy as BlockStorage
 from openstack.config import OpenStackConfig
 from openstack.exceptions import SDKException
+from openstack.image.v2._proxy import Proxy as ImageService
 
 from sharewright import __version__
 from sharewright.clouds.openstack.errors import Passing, translate
@@ -119,6 +121,29 @@ class Connection:
             except (SDKException, ClientException, requests.RequestException) as error:
                 raise translate(error, doing) from error
 
+    def create(
+        self,
+        doing: str,
+        make: Callable[[openstack.connection.Connection], T],
+        *,
+        again: Callable[[openstack.connection.Connection], T | None],
+        deadline: Deadline,
+    ) -> T:
+        """As :meth:`call` for a request that makes something. A failed try may have made it all the same, its answer
+        lost: every further one asks ``again`` first, which looks for it."""
+        tried = False
+
+        def action(sdk: openstack.connection.Connection) -> T:
+            nonlocal tried
+            if tried:
+                found = again(sdk)
+                if found is not None:
+                    return found
+            tried = True
+            return make(sdk)
+
+        return self.call(doing, action, deadline=deadline)
+
     @property
     def project_id(self) -> str:
         """The project that owns our objects."""
@@ -141,6 +166,16 @@ class Connection:
             if self._sdk is None:
                 self._sdk = _connect(self._settings)
             return self._sdk
+
+
+def block_storage(sdk: openstack.connection.Connection) -> BlockStorage:
+    """Cinder's API v3; openstacksdk's types allow for v2, which is gone."""
+    return cast(BlockStorage, sdk.block_storage)
+
+
+def image_service(sdk: openstack.connection.Connection) -> ImageService:
+    """Glance's API v2; openstacksdk's types allow for v1, which is gone."""
+    return cast(ImageService, sdk.image)
 
 
 @contextlib.contextmanager

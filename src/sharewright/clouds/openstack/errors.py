@@ -109,7 +109,12 @@ def is_quota(error: Exception) -> bool:
     return isinstance(error, CloudCapacityExceeded) and QUOTA_TEXT.search(error.message) is not None
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: CloudError) -> int | None:
+    """The HTTP status that a translated error came from."""
+    return None if error.__cause__ is None else _status(error.__cause__)
+
+
+def _status(error: BaseException) -> int | None:
     for name in ("status_code", "http_status"):
         value = getattr(error, name, None)
         if isinstance(value, int):
