@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 Address = IPv4Address | IPv6Address
 Cidr = IPv4Network | IPv6Network
@@ -205,11 +205,16 @@ class TenantNetworks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavor:
-    """What the VM is made of. OpenStack uses ``name``; libvirt uses the numbers."""
+    """What the VM is made of, and where. libvirt uses the numbers. OpenStack uses ``name`` (None: the smallest flavor
+    that has the numbers) and the rest: ``boot_volume_size`` GiB for a root disk that is a volume (0: the flavor's own
+    disk), ``server_group`` for the hosts of a backend's VMs."""
 
     name: str | None = None
     vcpus: int = 1
     memory_mib: int = 512
+    boot_volume_size: int = 0
+    boot_volume_type: str | None = None
+    server_group: Literal["none", "soft-anti-affinity", "anti-affinity"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +223,7 @@ class InstanceSpec:
     ours), path below ``openstack/latest/`` → bytes. It holds the VM's host key: never log it."""
 
     name: str
-    image: str  # id or path, as the backend's configuration names it
+    image: str  # id, name or path, as the backend's configuration names it
     flavor: Flavor
     ports: tuple[Port, ...]  # in NIC order
     files: Mapping[str, bytes] = field(repr=False)
