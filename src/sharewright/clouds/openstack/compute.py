@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-import structlog
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection as Sdk
 
@@ -17,14 +15,12 @@ from sharewright.clouds.openstack import placement
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
 from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, status_of
 from sharewright.clouds.openstack.images import OpenStackImages
-from sharewright.clouds.openstack.polling import Deadline, Pace, Wait
+from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.tags import deployment_tag, is_ours
 from sharewright.clouds.openstack.volumes import AVAILABLE, IN_USE, MOVING, OpenStackVolumes, holders
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, CloudUnavailable
 from sharewright.identifiers import is_id
-
-log = structlog.get_logger()
 
 RUNNING = frozenset({"ACTIVE", "REBOOT", "HARD_REBOOT"})
 SETTLING = frozenset({"BUILD", "REBOOT", "HARD_REBOOT", "REBUILD", "UNKNOWN"})
@@ -42,17 +38,19 @@ DELETE_TRIES = 3
 
 class OpenStackCompute:
     def __init__(
-        self, connection: Connection, deployment: str, volumes: OpenStackVolumes, images: OpenStackImages
+        self,
+        connection: Connection,
+        deployment: str,
+        volumes: OpenStackVolumes,
+        images: OpenStackImages,
+        paces: Paces,
     ) -> None:
         self._connection = connection
         self._deployment = deployment
         self._volumes = volumes
         self._images = images
         self._placement = placement.Placement(connection, deployment)
-        self._creation = Pace(8.0)
-        self._start = Pace(4.0)
-        self._deletion = Pace(3.0)
-        self._attachment = Pace(3.0)
+        self._paces = paces
 
     # ---- the contract: servers ----
 
@@ -120,6 +118,10 @@ class OpenStackCompute:
         text = str(answer.get("output") or "")
         return text.encode()[-length:].decode(errors="replace")
 
+    def remove_groups(self) -> None:
+        """Delete the server groups of this deployment; their servers run on."""
+        self._placement.remove_groups()
+
     # ---- the contract: attachments ----
 
     def attach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
@@ -127,7 +129,7 @@ class OpenStackCompute:
         deadline = Deadline(timeout)
         if not is_id(instance_id):
             raise _no_instance(instance_id)
-        wait = Wait(f"volume {volume_id} to be attached", deadline, self._attachment)
+        wait = Wait(f"volume {volume_id} to be attached", deadline, self._paces.volume_attached)
         asked = False
         while True:
             volume = self._volumes.look(volume_id, deadline)
@@ -181,7 +183,7 @@ class OpenStackCompute:
     def detach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
         deadline = Deadline(timeout)
-        wait = Wait(f"volume {volume_id} to be detached", deadline, self._attachment)
+        wait = Wait(f"volume {volume_id} to be detached", deadline, self._paces.volume_detached)
         asked = 0
         while True:
             volume = self._volumes.look(volume_id, deadline)
@@ -218,14 +220,13 @@ class OpenStackCompute:
     # ---- creation ----
 
     def _create(self, spec: InstanceSpec, tags: dict[str, str], deadline: Deadline) -> str:
-        user_data = encode_user_data(spec)
         image_id = self._images.resolve(spec.image, deadline)
         body: dict[str, Any] = {
             "name": spec.name,
             "flavor_id": self._placement.flavor_id(spec.flavor, deadline),
             "networks": [{"port": port.id} for port in spec.ports] or "none",
             "config_drive": True,
-            "user_data": user_data,
+            "user_data": encode_user_data(spec),
             "metadata": tags,
             "tags": [deployment_tag(self._deployment)],
         }
@@ -257,7 +258,7 @@ class OpenStackCompute:
             raise
 
     def _await_creation(self, server_id: str, name: str, deadline: Deadline) -> Server:
-        wait = Wait(f"server {name} to become ACTIVE", deadline, self._creation)
+        wait = Wait(f"server {name} to become ACTIVE", deadline, self._paces.server_made)
         wait.pause("BUILD")  # that, the answer has told
         while True:
             server = self._look(server_id, deadline)
@@ -303,7 +304,7 @@ class OpenStackCompute:
         return self._await_running(server_id, deadline)
 
     def _await_running(self, server_id: str, deadline: Deadline) -> Server:
-        wait = Wait(f"server {server_id} to become ACTIVE", deadline, self._start)
+        wait = Wait(f"server {server_id} to become ACTIVE", deadline, self._paces.server_started)
         while True:
             server = self._existing(server_id, deadline)
             if server.task_state is None and server.status not in SETTLING:
@@ -326,7 +327,7 @@ class OpenStackCompute:
             )
         self._ask_to_delete(server_id, name, deadline)
         asked = 1
-        wait = Wait(f"server {name} to be deleted", deadline, self._deletion)
+        wait = Wait(f"server {name} to be deleted", deadline, self._paces.server_deleted)
         while True:
             wait.pause(_status(server))
             seen = self._look(server_id, deadline)
@@ -388,16 +389,8 @@ class OpenStackCompute:
 
 
 def encode_user_data(spec: InstanceSpec) -> str:
-    """Nova writes meta_data.json and network_data.json itself; ours go into the user data, where the guest's program
-    looks first."""
-    files = spec.files
-    try:
-        document = msgspec.json.decode(files.get("user_data", b"{}"))
-        if "network_data.json" in files:
-            document.setdefault("network_data", msgspec.json.decode(files["network_data.json"]))
-    except (msgspec.DecodeError, AttributeError) as error:
-        raise CloudError(f"The user data of {spec.name} is no JSON object.", hint="This is a defect.") from error
-    text = base64.b64encode(msgspec.json.encode(document)).decode()
+    """Nova writes the other files of the config drive itself."""
+    text = base64.b64encode(spec.files.get("user_data", b"")).decode()
     if len(text) > LONGEST_USER_DATA:
         raise CloudError(
             f"The user data of {spec.name} has {len(text)} bytes; Nova takes {LONGEST_USER_DATA}.",

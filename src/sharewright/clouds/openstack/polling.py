@@ -45,6 +45,19 @@ class Pace:
         return min(max(abs(self._expected - elapsed) / 4, least), MOST_PAUSE)
 
 
+class Paces:
+    """What one cloud's work takes; the guesses are a small cloud's figures. Neutron's objects are there at once."""
+
+    def __init__(self, *, server: float = 8.0, volume: float = 1.0) -> None:
+        self.server_made = Pace(server)
+        self.server_started = Pace(server / 2)
+        self.server_deleted = Pace(server / 2)
+        self.volume_made = Pace(volume)
+        self.volume_deleted = Pace(volume)
+        self.volume_attached = Pace(volume * 3)
+        self.volume_detached = Pace(volume * 3)
+
+
 class Wait:
     """One wait for ``what`` ("volume x to become available"). Look, and call :meth:`pause` until satisfied, then
     :meth:`done`."""

@@ -12,7 +12,7 @@ from openstack.connection import Connection as Sdk
 from sharewright.clouds.contract import TAG_DEPLOYMENT, Capacity, Volume, VolumeSpec, cloud_calls
 from sharewright.clouds.openstack.connection import Connection, block_storage
 from sharewright.clouds.openstack.errors import NO_ROOM_TEXT, status_of
-from sharewright.clouds.openstack.polling import Deadline, Pace, Wait
+from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.tags import is_ours
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
@@ -27,11 +27,10 @@ MOVING = frozenset(
 
 
 class OpenStackVolumes:
-    def __init__(self, connection: Connection, deployment: str) -> None:
+    def __init__(self, connection: Connection, deployment: str, paces: Paces) -> None:
         self._connection = connection
         self._deployment = deployment
-        self._creation = Pace(1.0)
-        self._deletion = Pace(0.5)
+        self._paces = paces
         self._sees_pools = True
 
     # ---- the contract ----
@@ -79,7 +78,7 @@ class OpenStackVolumes:
         cloud_calls.count += 1
         deadline = Deadline(timeout)
         found = self.look(volume_id, deadline)
-        wait = Wait(f"volume {volume_id} to become free", deadline, self._deletion)
+        wait = Wait(f"volume {volume_id} to become free", deadline, self._paces.volume_deleted)
         while found is not None and found.status in MOVING - {"deleting"}:
             wait.pause(str(found.status))
             found = self.look(volume_id, deadline)
@@ -149,7 +148,7 @@ class OpenStackVolumes:
 
     def _await_creation(self, found: CinderVolume, name: str, deadline: Deadline) -> Volume:
         volume_id = str(found.id)
-        wait = Wait(f"volume {name} to become available", deadline, self._creation)
+        wait = Wait(f"volume {name} to become available", deadline, self._paces.volume_made)
         while found.status in ("creating", "downloading"):
             wait.pause(str(found.status))
             seen = self.look(volume_id, deadline)
@@ -172,14 +171,17 @@ class OpenStackVolumes:
         return _volume(found)
 
     def _reason(self, volume_id: str) -> str:
-        """Cinder's message to users about a failed volume."""
+        """Cinder's message to users about a failed volume. (openstacksdk would fetch all messages and look itself.)"""
+
+        def action(sdk: Sdk) -> list[str]:
+            answer = block_storage(sdk).get("/messages", params={"resource_uuid": volume_id}, raise_exc=True)
+            return [str(each.get("user_message")) for each in answer.json().get("messages", ())]
+
         try:
-            messages = self._connection.once(
-                "asking why a volume failed", lambda sdk: list(block_storage(sdk).messages(resource_uuid=volume_id))
-            )
+            messages = self._connection.once("asking why a volume failed", action)
         except CloudError:
             return ""
-        return " ".join(dict.fromkeys(str(each.user_message).rstrip(".") for each in messages))
+        return " ".join(dict.fromkeys(each.rstrip(".") for each in messages))
 
     def _delete(self, volume_id: str, name: str, deadline: Deadline, *, requested: bool = False) -> None:
         """Delete, and return when it is gone."""
@@ -189,7 +191,7 @@ class OpenStackVolumes:
                 lambda sdk: block_storage(sdk).delete_volume(volume_id, ignore_missing=True),
                 deadline=deadline,
             )
-        wait = Wait(f"volume {name} to be deleted", deadline, self._deletion)
+        wait = Wait(f"volume {name} to be deleted", deadline, self._paces.volume_deleted)
         while (found := self.look(volume_id, deadline)) is not None:
             if found.status != "deleting":  # which it was when Cinder answered
                 reason = self._reason(volume_id)
