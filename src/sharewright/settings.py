@@ -125,7 +125,7 @@ class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     application_credential_secret: str = ""
     application_credential_secret_file: str = ""
     region: str = ""
-    interface: Literal["public", "internal", "admin"] = "public"
+    interface: Literal["", "public", "internal", "admin"] = ""
     ca_file: str = ""
     request_seconds: Seconds = 60.0
     image_project: str = ""
@@ -133,6 +133,7 @@ class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     management_router: str = ""
     management_cidrs: tuple[str, ...] = ()
     external_network: str = ""
+    management_host: str = ""
 
     def __post_init__(self) -> None:
         if self.auth_url and (
@@ -351,7 +352,7 @@ DESCRIPTIONS: dict[str, str] = {
     "openstack.application_credential_secret": "Its secret. `application_credential_secret_file` keeps it out of here.",
     "openstack.application_credential_secret_file": "File with the secret, as a line of text.",
     "openstack.region": "Region of the catalogue. Empty: the only one.",
-    "openstack.interface": "Which of the catalogue's endpoints are used.",
+    "openstack.interface": "Which of the catalogue's endpoints are used. Empty: the public ones.",
     "openstack.ca_file": "Certificates that the endpoints' TLS is checked with. Empty: the system's.",
     "openstack.request_seconds": "One HTTP request must be answered within this time.",
     "openstack.image_project": (
@@ -371,6 +372,10 @@ DESCRIPTIONS: dict[str, str] = {
         "Networks that the controllers connect from; SSH to a service VM is admitted from these only."
     ),
     "openstack.external_network": "External network (id or name) that floating addresses come from.",
+    "openstack.management_host": (
+        "This host's name in `openstack network agent list`, for `host_port`. Empty: its host name. Upstream: "
+        "`service_network_host`."
+    ),
     "simulated.capacity": "GiB that the simulated cloud claims to have.",
     "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
     "backends.NAME.cloud": (

@@ -186,6 +186,11 @@ class Networks(Protocol):
         floating address, a device of this host's)."""
         ...
 
+    def restore_reach(self) -> None:
+        """Make what this host may lack of its way to the service subnets: it was restarted, or another host made them.
+        Cheap to call often."""
+        ...
+
 
 @runtime_checkable
 class TenantNetworks(Protocol):

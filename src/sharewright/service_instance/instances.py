@@ -409,6 +409,10 @@ class CloudServiceInstances:
             private_key=self._secrets.open(row.private_key_ciphertext),
         )
         self._health.learn(server_id, healthy=row.healthy)
+        try:
+            self._cloud.networks.restore_reach()
+        except CloudError as error:  # the call itself will show whether the way is there
+            log.warning("the way to the service subnets was not looked after", reason=error.message)
         with self._addresses_lock:
             self._addresses[server_id] = address
         return address

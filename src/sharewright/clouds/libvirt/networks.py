@@ -176,6 +176,9 @@ class LibvirtNetworks:
         """The host is on the bridge."""
         return port.address
 
+    def restore_reach(self) -> None:
+        """The bridges come back with their networks."""
+
     # ---- ports ----
 
     def ensure_port(self, spec: PortSpec, *, timeout: float) -> Port:

@@ -154,6 +154,9 @@ class SimulatedNetworks:
     def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
         return port.address
 
+    def restore_reach(self) -> None:
+        """Nothing can be lost."""
+
     # ---- ports ----
 
     def ensure_port(self, spec: PortSpec, *, timeout: float) -> Port:
