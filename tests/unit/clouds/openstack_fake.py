@@ -230,7 +230,7 @@ class FakeOpenStack:
 
     def _volume(self, asked: Asked, pieces: list[str]) -> tuple[int, Any]:
         match asked.method, pieces:
-            case "GET", ["volumes", "detail"]:
+            case "GET", ["volumes"] | ["volumes", "detail"]:
                 wanted = json.loads(asked.query.get("metadata", ["{}"])[0])
                 found = [
                     each
@@ -309,7 +309,7 @@ class FakeOpenStack:
 
     def _compute(self, asked: Asked, pieces: list[str]) -> tuple[int, Any]:
         match asked.method, pieces:
-            case "GET", ["flavors", "detail"]:
+            case "GET", ["flavors"] | ["flavors", "detail"]:
                 return 200, {"flavors": self.flavors}
             case "GET", ["os-server-groups"]:
                 return 200, {"server_groups": self.groups}

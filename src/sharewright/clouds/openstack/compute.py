@@ -10,7 +10,7 @@ from typing import Any
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection as Sdk
 
-from sharewright.clouds.contract import Instance, InstanceSpec, cloud_calls
+from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, cloud_calls
 from sharewright.clouds.openstack import placement
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
 from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, status_of
@@ -117,6 +117,12 @@ class OpenStackCompute:
             return ""
         text = str(answer.get("output") or "")
         return text.encode()[-length:].decode(errors="replace")
+
+    def check(self, flavor: str, image: str) -> None:
+        """CloudError, with a hint, when a backend's flavor or image is not there."""
+        deadline = Deadline(PATIENCE)
+        self._placement.flavor_id(Flavor(name=flavor), deadline)
+        self._images.resolve(image, deadline)
 
     def remove_groups(self) -> None:
         """Delete the server groups of this deployment; their servers run on."""

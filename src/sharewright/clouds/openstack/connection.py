@@ -251,5 +251,6 @@ def _secret(value: str, file: str) -> str:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(
-            f"{file} cannot be read: {error.strerror}.", hint="Check openstack.password_file and its permissions."
+            f"{file} cannot be read: {error.strerror}.",
+            hint="Check the file that [openstack] names and its permissions.",
         ) from error

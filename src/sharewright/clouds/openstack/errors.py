@@ -45,8 +45,6 @@ class Passing(CloudUnavailable):
 
 def translate(error: Exception, doing: str) -> CloudError:
     """One of our errors for one of openstacksdk's, keystoneauth's or the transport's."""
-    if isinstance(error, CloudError):
-        return error
     if isinstance(error, identity.SSLError | transport.SSLError):  # a connection failure that repetition will not mend
         return CloudError(
             f"TLS failed while {doing}: {_text(error)}.", hint="Set openstack.ca_file to the CA of the cloud."

@@ -7,6 +7,7 @@ project and is private.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ LEAST_MEMORY_MIB = 256
 PROPERTIES = {
     "hw_disk_bus": "scsi",
     "hw_scsi_model": "virtio-scsi",
+    "hw_cdrom_bus": "scsi",  # the config drive's; kernels for clouds have no IDE
     "hw_vif_model": "virtio",
     "hw_qemu_guest_agent": "no",
     "hw_rng_model": "virtio",
@@ -48,7 +50,8 @@ class Source:
     kernel: Path | None = None
     initrd: Path | None = None
     kernel_arguments: str = ""
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
+    min_ram: int = LEAST_MEMORY_MIB
 
     @property
     def form(self) -> str:
@@ -112,7 +115,7 @@ class OpenStackImages:
             present = self._present(digest, deadline)
         if present is not None:
             return present
-        properties = PROPERTIES | {SHA256: digest, FORM: source.form} | source.properties
+        properties = PROPERTIES | {SHA256: digest, FORM: source.form, **source.properties}
         made: list[str] = []
         try:
             if source.kernel is not None and source.initrd is not None:
@@ -123,7 +126,13 @@ class OpenStackImages:
                 properties |= {"kernel_id": made[0], "ramdisk_id": made[1], "os_command_line": source.kernel_arguments}
             with progress.step("upload the disk"):
                 image_id = self._put(
-                    source.disk, NAME, "qcow2", properties, deadline, min_disk=virtual_gib(source.disk)
+                    source.disk,
+                    NAME,
+                    "qcow2",
+                    properties,
+                    deadline,
+                    min_disk=virtual_gib(source.disk),
+                    min_ram=source.min_ram,
                 )
         except BaseException:
             for image_id in made:
@@ -170,8 +179,7 @@ class OpenStackImages:
         form: str,
         properties: dict[str, str],
         deadline: Deadline,
-        *,
-        min_disk: int = 0,
+        **limits: int,
     ) -> str:
         """Upload one file. What a failed upload has made is deleted."""
         body: dict[str, Any] = {
@@ -181,9 +189,8 @@ class OpenStackImages:
             "visibility": "private",
             "tags": [deployment_tag(self._deployment)],
             **properties,
+            **limits,
         }
-        if form == "qcow2":
-            body |= {"min_disk": min_disk, "min_ram": LEAST_MEMORY_MIB}
 
         def make(sdk: Sdk) -> str:
             answer = image_service(sdk).post("/images", json=body, raise_exc=True)
