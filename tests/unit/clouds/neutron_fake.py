@@ -102,7 +102,11 @@ class FakeNeutron(FakeOpenStack):
             raise Refused(404, kind, f"{single} {pieces[1]} could not be found.")
         match asked.method, pieces[1:]:
             case "GET", []:
-                return 200, {collection.replace("-", "_"): [self._shown(collection, e) for e in self._listed(asked)]}
+                fields = asked.query.pop("fields", [])
+                shown = [self._shown(collection, each) for each in self._listed(asked)]
+                if fields:
+                    shown = [{name: value for name, value in each.items() if name in fields} for each in shown]
+                return 200, {collection.replace("-", "_"): shown}
             case "GET", [identifier]:
                 return 200, {single: self._shown(collection, things[identifier])}
             case "POST", []:

@@ -33,6 +33,7 @@ from sharewright.clouds.openstack.connection import PATIENCE, Connection
 from sharewright.clouds.openstack.management import management_of
 from sharewright.clouds.openstack.neutron import (
     AUTOMATIC_PORTS,
+    SUBNET_FIELDS,
     Neutron,
     host_routes,
     is_router_port,
@@ -271,7 +272,9 @@ class OpenStackNetworks:
 
     def _service_subnets(self, deadline: Deadline) -> list[NeutronSubnet]:
         found = self._neutron.call(
-            "listing subnets", lambda sdk: list(sdk.network.subnets(project_id=self._neutron.project)), deadline
+            "listing subnets",
+            lambda sdk: list(sdk.network.subnets(project_id=self._neutron.project, fields=SUBNET_FIELDS)),
+            deadline,
         )
         return [each for each in self._neutron.ours(found) if self._is_service(each)]
 

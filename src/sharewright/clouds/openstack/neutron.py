@@ -34,6 +34,15 @@ ROUTER_PORTS = (
 # Ports that Neutron makes and takes away by itself.
 AUTOMATIC_PORTS = ("network:dhcp", "network:distributed", "network:router_centralized_snat", "network:metadata")
 IDS_IN_ONE_QUERY = 50  # 2 kB of URL
+# What we read of long lists.
+SUBNET_FIELDS = (
+    *("id", "name", "description", "project_id", "network_id", "created_at"),
+    *("cidr", "gateway_ip", "host_routes"),
+)
+PORT_FIELDS = (
+    *("id", "name", "description", "project_id", "network_id", "created_at"),
+    *("device_owner", "mac_address", "fixed_ips"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

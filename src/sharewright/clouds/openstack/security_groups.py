@@ -174,7 +174,9 @@ class SecurityGroups:
         if not groups:
             return
         ports = self._neutron.call(
-            "listing ports", lambda sdk: list(sdk.network.ports(project_id=self._neutron.project)), deadline
+            "listing ports",
+            lambda sdk: list(sdk.network.ports(project_id=self._neutron.project, fields=("id", "security_groups"))),
+            deadline,
         )
         used = {identifier for port in ports for identifier in port.security_group_ids or ()}
         for group in groups:
