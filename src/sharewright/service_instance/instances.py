@@ -410,9 +410,9 @@ class CloudServiceInstances:
         )
         self._health.learn(server_id, healthy=row.healthy)
         try:
-            self._cloud.networks.restore_reach()
+            self._cloud.networks.repair()
         except CloudError as error:  # the call itself will show whether the way is there
-            log.warning("the way to the service subnets was not looked after", reason=error.message)
+            log.warning("the cloud's networks were not looked after", reason=error.message)
         with self._addresses_lock:
             self._addresses[server_id] = address
         return address

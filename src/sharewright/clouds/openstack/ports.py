@@ -46,7 +46,7 @@ class Ports:
                 self._repair(found, group, deadline)
         return _port(found, spec.subnet)
 
-    def list(self, deadline: Deadline) -> list[Port]:
+    def all(self, deadline: Deadline) -> list[Port]:
         found = self._neutron.ours(
             self._neutron.call(
                 "listing ports",
