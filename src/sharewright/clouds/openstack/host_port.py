@@ -94,8 +94,16 @@ class HostPort:
         return [port for port in ports if not self.made(port)]
 
     def restore(self, subnets: Sequence[Subnet], deadline: Deadline) -> None:
+        found = self._neutron.call(
+            "listing this host's ports",
+            lambda sdk: list(
+                sdk.network.ports(device_owner=DEVICE_OWNER, device_id=self._host, project_id=self._neutron.project)
+            ),
+            deadline,
+        )
+        ports = {str(port.network_id): port for port in self._neutron.ours(found)}
         for subnet in subnets:
-            self._plug(subnet, deadline)
+            self._plug(subnet, deadline, ports.get(subnet.network_id))
         with self._lock:
             wanted = set(self._plugged.values())
         for path in DEVICES.iterdir() if DEVICES.is_dir() else ():
@@ -104,13 +112,14 @@ class HostPort:
 
     # ---- the port ----
 
-    def _plug(self, subnet: Subnet, deadline: Deadline) -> None:
+    def _plug(self, subnet: Subnet, deadline: Deadline, port: NeutronPort | None = None) -> None:
         with self._lock:
             device = self._plugged.get(subnet.id)
         if device is not None and (DEVICES / device).exists():
             return
         with self._neutron.connection.locks.hold(f"host port on {subnet.id}", deadline):
-            port = self._ensure_port(subnet, deadline)
+            if port is None:
+                port = self._ensure_port(subnet, deadline)
             address = address_on(port, subnet.id)
             if address is None:
                 raise CloudError(f"This host's port {port.id} has no address on {subnet.cidr}.", hint="Delete it.")
