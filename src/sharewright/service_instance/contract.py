@@ -71,7 +71,7 @@ class ServiceInstance:
     backend: str
     layout: Layout
     instance_id: str  # the cloud's
-    management_address: str  # the VM's address on the service subnet, where SSH answers
+    management_address: str  # where the controllers reach SSH: the service port's address, or one that leads there
     export_addresses: tuple[str, ...]
     ports: tuple[InstancePort, ...]  # in NIC order: service, tenant
     firewall: Firewall

@@ -168,9 +168,16 @@ class LibvirtNetworks:
                 if not is_tenant(record) and first_subnet_id(network_id) == subnet_id:
                     self._delete_network(network_id, record)
 
-    def management_address(self, subnet: Subnet) -> Address | None:
+    def management_sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
         """The host's address on the service subnet's bridge: the first."""
-        return first_host(subnet.cidr)
+        return (ip_network(first_host(subnet.cidr)),)
+
+    def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
+        """The host is on the bridge."""
+        return port.address
+
+    def repair(self) -> None:
+        """``restore`` does it, and the cloud's check."""
 
     # ---- ports ----
 
@@ -186,7 +193,7 @@ class LibvirtNetworks:
                 )
             record = self._ports.get(port_id)
             if record is None:
-                mac = derived_mac(self._layout.deployment, spec.name)
+                mac = spec.mac or derived_mac(self._layout.deployment, spec.name)
                 record = {
                     "name": spec.name,
                     "mac": mac,

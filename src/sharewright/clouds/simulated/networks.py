@@ -148,8 +148,14 @@ class SimulatedNetworks:
             if row is not None:
                 self._delete_subnet(tx, row)
 
-    def management_address(self, subnet: Subnet) -> Address | None:
-        return first_host(subnet.cidr)
+    def management_sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
+        return (ip_network(first_host(subnet.cidr)),)
+
+    def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
+        return port.address
+
+    def repair(self) -> None:
+        """Nothing gets lost."""
 
     # ---- ports ----
 
@@ -179,7 +185,7 @@ class SimulatedNetworks:
                         new_id(),
                         self._deployment,
                         spec.name,
-                        derived_mac(self._deployment, spec.name),
+                        spec.mac or derived_mac(self._deployment, spec.name),
                         str(address),
                         spec.subnet.id,
                         dump(tags),

@@ -1,4 +1,4 @@
-"""Addresses and routes from the config drive's network_data.json (OpenStack's format), applied with ``ip -batch``.
+"""Addresses and routes from the config drive (network data in OpenStack's format), applied with ``ip -batch``.
 
 Every address answers by the NIC it is on: each has a routing table of its own, selected by source address, that ends in
 "unreachable". Otherwise a reply to a client could leave by the other NIC, with the wrong path and past the port's
@@ -16,6 +16,7 @@ from .host import RUN, CommandFailed, Host, Refusal, polls
 APPLIED = f"{RUN}/network.json"
 FIRST_TABLE = 100
 FIRST_PRIORITY = 1000
+METRIC = 1024  # of routes besides the default one, in the main table: a NIC's own subnet goes before them
 # Names below /proc/sys/net/ipv4/conf/<all, default, NIC>/.
 STRICT = {
     "rp_filter": "1",  # a packet is dropped unless the reply would leave by the NIC it came in
@@ -122,7 +123,8 @@ def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str,
         lines.append(f"route replace {place.address.network} dev {place.nic} table {table}")
         for destination, gateway in place.routes:
             lines.append(f"route replace {destination} via {gateway} dev {place.nic} table {table} onlink")
-            lines.append(f"route replace {destination} via {gateway} dev {place.nic} onlink")
+            metric = "" if destination.endswith("/0") else f" metric {METRIC}"
+            lines.append(f"route replace {destination} via {gateway} dev {place.nic}{metric} onlink")
         if not any(destination.endswith("/0") for destination, _ in place.routes):
             lines.append(f"route replace unreachable {'::/0' if six else '0.0.0.0/0'} table {table}")
         rule = f"from {host_address}/{128 if six else 32} lookup {table} priority {priority}"
