@@ -81,7 +81,9 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
     clients: list[ClientVm] = []
     try:
         for name, cidr in (("red", "10.77.1.0/24"), ("blue", "10.77.2.0/24")):
-            network_id = deployment.command("network", "create", f"swtest-{name}", cidr, "--id-only").strip()
+            network_id = deployment.command(
+                "network", "create", f"swtest-{name}", cidr, "--project", name, "--id-only"
+            ).strip()
             subnet = cloud.networks.find_subnet(network_id, None)
             assert subnet is not None
             client = ClientVm.boot(

@@ -42,6 +42,7 @@ from sharewright.clouds.libvirt.network_documents import (
     interfaces_of,
     is_on,
     is_tenant,
+    may_use,
     network_definition,
     read_subnets,
     recorded_port,
@@ -110,10 +111,10 @@ class LibvirtNetworks:
                     )
             self._delete_network(network_id, record)
 
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         cloud_calls.count += 1
         record = self._networks.get(network_id)
-        if record is not None and not is_tenant(record):
+        if record is not None and not (is_tenant(record) and may_use(record, project_id)):
             return None
         document = self._document(network_id)
         if document is None:
