@@ -95,6 +95,12 @@ def bound(**values: Any) -> Iterator[None]:
         yield
 
 
+def bound_request_id() -> str | None:
+    """The request id that ``bound`` has set for this thread."""
+    value = structlog.contextvars.get_contextvars().get("request_id")
+    return value if isinstance(value, str) else None
+
+
 def configure(
     *,
     form: Literal["text", "json"] = "text",

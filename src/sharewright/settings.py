@@ -153,6 +153,55 @@ class Libvirt(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     volume_format: Literal["raw", "qcow2"] = "raw"
 
 
+class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the OpenStack cloud is reached, and how its service networks are."""
+
+    cloud: str = ""
+    auth_url: str = ""
+    username: str = ""
+    user_domain: str = "Default"
+    password: str = ""
+    password_file: str = ""
+    project: str = "service"
+    project_domain: str = "Default"
+    application_credential_id: str = ""
+    application_credential_secret: str = ""
+    application_credential_secret_file: str = ""
+    region: str = ""
+    interface: Literal["", "public", "internal", "admin"] = ""
+    ca_file: str = ""
+    request_seconds: Seconds = 60.0
+    image_project: str = ""
+    management: Literal["routed", "floating", "host_port"] = "routed"
+    management_router: str = ""
+    management_cidrs: tuple[str, ...] = ()
+    external_network: str = ""
+    management_host: str = ""
+
+    def __post_init__(self) -> None:
+        if self.auth_url and (
+            urlsplit(self.auth_url).scheme not in ("http", "https") or not urlsplit(self.auth_url).netloc
+        ):
+            raise ValueError("auth_url: expected http://… or https://…, such as https://keystone.example.org/v3")
+        for name in ("password_file", "application_credential_secret_file", "ca_file"):
+            if getattr(self, name) and not Path(getattr(self, name)).is_absolute():
+                raise ValueError(f"{name}: expected an absolute path")
+        for name, file in (
+            ("password", self.password_file),
+            ("application_credential_secret", self.application_credential_secret_file),
+        ):
+            if getattr(self, name) and file:
+                raise ValueError(f"{name}_file: expected either this or openstack.{name}, not both")
+        for cidr in self.management_cidrs:
+            try:
+                ip_network(cidr)
+            except ValueError:
+                raise ValueError("management_cidrs: expected networks such as 192.0.2.0/24") from None
+
+    def __repr__(self) -> str:
+        return f"OpenStack(cloud={self.cloud!r}, auth_url={self.auth_url!r}, username={self.username!r}, …)"
+
+
 class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     capacity: float = 100000.0
     delay_seconds: Annotated[float, Meta(ge=0)] = 0.0
@@ -161,12 +210,16 @@ class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One generic driver on one cloud."""
 
-    cloud: Literal["libvirt", "simulated"] = "libvirt"
+    cloud: Literal["libvirt", "openstack", "simulated"] = "libvirt"
     availability_zone: str = "nova"
     # service instance
     image: str = ""
     vcpus: Annotated[int, Meta(ge=1, le=64)] = 1
     memory_mib: Annotated[int, Meta(ge=256)] = 512
+    flavor: str = ""
+    boot_volume_size: Annotated[int, Meta(ge=0)] = 0
+    boot_volume_type: str = ""
+    server_group: Literal["none", "soft-anti-affinity", "anti-affinity"] = "none"
     connect_share_server_to_tenant_network: bool = True
     service_network_cidr: str = "10.254.0.0/16"
     service_network_division_mask: Annotated[int, Meta(ge=16, le=29)] = 28
@@ -200,7 +253,9 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for name in ("max_shares_per_share_server", "max_share_server_size"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")
-        if self.image and not Path(self.image).is_absolute():
+        if self.cloud == "openstack" and not self.flavor:
+            raise ValueError("flavor: expected the name or id of a Nova flavor")
+        if self.image and self.cloud != "openstack" and not Path(self.image).is_absolute():
             raise ValueError("image: expected an absolute path, or nothing for <state_dir>/images/service")
 
 
@@ -217,6 +272,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     worker: Worker = Worker()
     quotas: Quotas = Quotas()
     libvirt: Libvirt = Libvirt()
+    openstack: OpenStack = OpenStack()
     simulated: Simulated = Simulated()
     backends: dict[Name, Backend] = {}
 
@@ -353,6 +409,48 @@ DESCRIPTIONS: dict[str, str] = {
         "Start virtlogd and libvirtd when none answers and no init system does (containers, small test machines)."
     ),
     "libvirt.volume_format": "Format of volume files. Both are sparse.",
+    "openstack.cloud": (
+        "Entry of `clouds.yaml` (openstacksdk's places and `OS_CLIENT_CONFIG_FILE`) with URL and credentials. The keys "
+        "below that are set take precedence."
+    ),
+    "openstack.auth_url": "Keystone's URL, for example `https://keystone.example.org/v3`.",
+    "openstack.username": "User that owns all of Sharewright's objects in the cloud.",
+    "openstack.user_domain": "Domain of the user.",
+    "openstack.password": "Its password. `password_file` keeps it out of this file.",
+    "openstack.password_file": "File with the password, as a line of text. Read when the service starts.",
+    "openstack.project": "Project that owns all of Sharewright's objects; its quotas limit them.",
+    "openstack.project_domain": "Domain of the project.",
+    "openstack.application_credential_id": (
+        "Application credential, instead of user, password and project. One from a role that may use ports on tenants' "
+        "networks."
+    ),
+    "openstack.application_credential_secret": "Its secret. `application_credential_secret_file` keeps it out of here.",
+    "openstack.application_credential_secret_file": "File with the secret, as a line of text.",
+    "openstack.region": "Region of the catalogue. Empty: the only one.",
+    "openstack.interface": "Which of the catalogue's endpoints are used. Empty: the public ones.",
+    "openstack.ca_file": "Certificates that the endpoints' TLS is checked with. Empty: the system's.",
+    "openstack.request_seconds": "One HTTP request must be answered within this time.",
+    "openstack.image_project": (
+        "Project (id) that must own the service image, so that nobody else's image of the same name is started. Empty: "
+        "Sharewright's own."
+    ),
+    "openstack.management": (
+        "How Sharewright reaches the service VMs. `routed`: its hosts have a route to the service subnets, through "
+        "`management_router`. `floating`: each VM has a floating address. `host_port`: this host has a port on the "
+        "service network."
+    ),
+    "openstack.management_router": (
+        "Router (id or name) that joins the service subnets to the controllers' network, for `routed` and `floating`. "
+        "Upstream: `service_network_host`, `interface_driver` do the like."
+    ),
+    "openstack.management_cidrs": (
+        "Networks that the controllers connect from; SSH to a service VM is admitted from these only."
+    ),
+    "openstack.external_network": "External network (id or name) that floating addresses come from.",
+    "openstack.management_host": (
+        "This host's name in `openstack network agent list`, for `host_port`. Empty: its host name. Upstream: "
+        "`service_network_host`."
+    ),
     "simulated.capacity": "GiB that the simulated cloud claims to have.",
     "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
     "backends.NAME.cloud": (
@@ -364,10 +462,26 @@ DESCRIPTIONS: dict[str, str] = {
     ),
     "backends.NAME.image": (
         "Service image: a directory made by `sharewright image build`, or a bootable .qcow2 file. Empty: "
-        "`<state_dir>/images/service`. Upstream: `service_image_name`."
+        "`<state_dir>/images/service`. On OpenStack: id or name of a Glance image that `openstack.image_project` owns; "
+        "empty: the one that `sharewright image upload` put there last. Upstream: `service_image_name`."
     ),
     "backends.NAME.vcpus": "Virtual processors of a service VM. Upstream: `service_instance_flavor_id`.",
     "backends.NAME.memory_mib": "Memory of a service VM in MiB. Upstream: `service_instance_flavor_id`.",
+    "backends.NAME.flavor": (
+        "OpenStack: Nova flavor (name or id) of a service VM, in place of `vcpus` and `memory_mib`. Upstream: "
+        "`service_instance_flavor_id`."
+    ),
+    "backends.NAME.boot_volume_size": (
+        "OpenStack: GiB of the volume that a service VM boots from; 0: it boots from the flavor's disk. Upstream: "
+        "`service_instance_boot_from_volume`, `service_instance_boot_volume_size`."
+    ),
+    "backends.NAME.boot_volume_type": (
+        "OpenStack: volume type of that volume; empty: Cinder's default. Upstream: `service_instance_boot_volume_type`."
+    ),
+    "backends.NAME.server_group": (
+        "OpenStack: keep the backend's service VMs on different hosts, as far as possible (`soft-anti-affinity`) or "
+        "strictly (`anti-affinity`). The quota `server_group_members` (10 by default) then limits their number."
+    ),
     "backends.NAME.connect_share_server_to_tenant_network": (
         "true: the service VM has a second NIC in the tenant's own network. false: one NIC in the service network, "
         "which a router connects to the tenant's network. Upstream: the same name, default false."

@@ -200,6 +200,15 @@ def test_project_of_a_network_is_kept(site: Site, cloud: Cloud) -> None:
     assert [network.project_id for network in cloud.networks.list_networks()] == ["project"]
 
 
+def test_a_network_is_for_its_project(site: Site, cloud: Cloud) -> None:
+    assert isinstance(cloud.networks, TenantNetworks)
+    find = cloud.networks.find_subnet
+    theirs = cloud.networks.create_network(f"{cloud.deployment}-q", site.cidr(), project_id="red")
+    assert find(theirs.id, None) is not None
+    assert find(theirs.id, None, project_id="red") is not None
+    assert find(theirs.id, None, project_id="blue") is None
+
+
 # ---- service subnets ----
 
 
@@ -261,7 +270,8 @@ def test_ports_are_unique_and_stable(site: Site, cloud: Cloud) -> None:
     assert len({port.address for port in ports}) == 4
     assert len({port.mac for port in ports}) == 4
     assert all(port.address in subnet.cidr for port in ports)
-    assert cloud.networks.management_address(subnet) not in {port.address for port in ports}
+    for source in cloud.networks.management_sources(subnet):
+        assert source.prefixlen < source.max_prefixlen or source.network_address not in {p.address for p in ports}
     assert subnet.gateway not in {port.address for port in ports}
     again = site.open()
     assert [make_port(again, subnet, f"p{number}") for number in range(4)] == ports
@@ -270,11 +280,32 @@ def test_ports_are_unique_and_stable(site: Site, cloud: Cloud) -> None:
 
 def test_a_freed_address_is_used_again(site: Site, cloud: Cloud) -> None:
     subnet = service_subnet(site, cloud)
-    first, second = make_port(cloud, subnet, "p0"), make_port(cloud, subnet, "p1")
-    cloud.networks.delete_port(first.id, timeout=SECONDS)
-    cloud.networks.delete_port(first.id, timeout=SECONDS)
-    assert make_port(cloud, subnet, "p2").address == first.address
-    assert make_port(cloud, subnet, "p1") == second
+    ports = [make_port(cloud, subnet, f"p{number}") for number in range(13)]  # all there are
+    cloud.networks.delete_port(ports[4].id, timeout=SECONDS)
+    cloud.networks.delete_port(ports[4].id, timeout=SECONDS)
+    assert make_port(cloud, subnet, "p13").address == ports[4].address
+    assert make_port(cloud, subnet, "p1") == ports[1]
+
+
+def test_a_port_is_made_again_with_its_address(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    make_port(cloud, subnet, "p0")
+    port = make_port(cloud, subnet, "p1")
+    cloud.networks.delete_port(port.id, timeout=SECONDS)
+    spec = PortSpec(
+        name=port.name, subnet=subnet, tags=TAGS, allowed_tcp=(22,), address=port.address, mac=port.mac, outgoing=False
+    )
+    again = cloud.networks.ensure_port(spec, timeout=SECONDS)
+    assert again.address == port.address
+    assert cloud.networks.ensure_port(spec, timeout=SECONDS) == again
+
+
+def test_service_ports_are_reachable_from_somewhere(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    assert cloud.networks.management_sources(subnet)
+    port = make_port(cloud, subnet)
+    address = cloud.networks.ensure_reachable(port, timeout=SECONDS)
+    assert site.open().networks.ensure_reachable(port, timeout=SECONDS) == address
 
 
 def test_a_subnet_without_free_addresses_says_so(site: Site, cloud: Cloud) -> None:

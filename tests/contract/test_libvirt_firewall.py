@@ -142,9 +142,9 @@ def test_the_server_may_open_connections_and_gets_answers(scene: Scene) -> None:
 
 def test_management_reaches_ssh_from_the_host_only(scene: Scene) -> None:
     subnet = scene.service()
-    management = scene.cloud.networks.management_address(subnet)
-    server = scene.machine(scene.port(subnet, "a", 22, sources=(f"{management}/32",)))
-    neighbour = scene.machine(scene.port(subnet, "b", 22, sources=(f"{management}/32",)))
+    sources = tuple(str(source) for source in scene.cloud.networks.management_sources(subnet))
+    server = scene.machine(scene.port(subnet, "a", 22, sources=sources))
+    neighbour = scene.machine(scene.port(subnet, "b", 22, sources=sources))
     server.listen(22)
     assert host_reaches(server.address, 22)
     assert not neighbour.reaches(server.address, 22)

@@ -60,7 +60,7 @@ def complaint(data: dict[str, Any]) -> str:
         ('state_dir = "relative"', 'state_dir = "relative": expected an absolute path'),
         ("backends = 1", "backends = 1: expected tables such as [backends.main]"),
         ('[backends."a b"]', 'backends."a b": a backend\'s name consists of'),
-        ('[backends.a]\ncloud = "vmware"', 'backends.a.cloud = "vmware": expected "libvirt" or "simulated"'),
+        ('[backends.a]\ncloud = "vmware"', 'backends.a.cloud = "vmware": expected "libvirt" or "openstack"'),
         ("[backends.a]\nmemory = 1", "backends.a.memory: there is no such key; did you mean backends.a.memory_mib?"),
         (
             '[backends.a]\nservice_network_cidr = "10.254.0.0"\nservice_network_division_mask = 16',
@@ -80,6 +80,10 @@ def complaint(data: dict[str, Any]) -> str:
             "[backends.a]\nmax_shares_per_share_server = 0",
             "max_shares_per_share_server = 0: expected a whole number ≥ 1",
         ),
+        ('[backends.a]\ncloud = "openstack"', "backends.a.flavor: expected the name or id of a Nova flavor"),
+        ('[openstack]\nauth_url = "keystone"', 'openstack.auth_url = "keystone": expected http://'),
+        ('[openstack]\npassword_file = "secret"', 'openstack.password_file = "secret": expected an absolute path'),
+        ('[openstack]\nmanagement_cidrs = ["192.0.2.1/24"]', "openstack.management_cidrs"),
         ('[backends.a]\nimage = "image"', 'backends.a.image = "image": expected an absolute path'),
     ],
 )
@@ -111,6 +115,13 @@ def test_the_service_password_is_not_in_representations() -> None:
     settings = parse({"identity": {"keystone": {"auth_url": "http://k/v3", "password": "hunter2"}}})
     assert "http://k/v3" in repr(settings)
     assert "hunter2" not in repr(settings)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "12345" not in complaint({"openstack": {"password": 12345}})
+    assert "hunter2" not in complaint({"openstack": {"password": "hunter2", "password_file": "/etc/secret"}})
+    settings = parse({"openstack": {"password": "hunter2", "application_credential_secret": "hunter3"}})
+    assert "hunter" not in repr(settings)
 
 
 def test_unset_keys_have_their_defaults() -> None:

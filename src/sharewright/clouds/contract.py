@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 Address = IPv4Address | IPv6Address
 Cidr = IPv4Network | IPv6Network
@@ -88,8 +88,17 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """``destination`` is reached through ``gateway``, which is on the subnet."""
+
+    destination: Cidr
+    gateway: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subnet:
-    """A tenant's subnet, or a service subnet of ours. ``gateway`` routes out of it, if anything does."""
+    """A tenant's subnet, or a service subnet of ours. ``gateway`` routes out of it, if anything does; ``routes`` are
+    what machines on it need besides: on a service subnet, the way back to the controllers."""
 
     id: str
     network_id: str
@@ -98,6 +107,7 @@ class Subnet:
     network_type: str | None = None  # as Neutron's provider:network_type; "flat" where there is no such thing
     segmentation_id: int | None = None
     mtu: int = 1500
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +134,8 @@ class Admission:
 class PortSpec:
     """A NIC's place on a subnet. Incoming TCP is limited to ``allowed_tcp`` from ``allowed_from`` (all sources when
     empty) and to ``also_allowed``, besides ARP/NDP and ICMP echo; everything else that a peer initiates is dropped. The
-    port may send only from its own MAC and address."""
+    port may send only from its own MAC and address. ``outgoing`` False: it opens no connections of its own, and a cloud
+    that can forbids it to."""
 
     name: str
     subnet: Subnet
@@ -132,8 +143,10 @@ class PortSpec:
     allowed_tcp: tuple[int, ...]
     allowed_from: tuple[Cidr, ...] = ()
     address: Address | None = None  # wanted; otherwise the cloud chooses a free one and keeps it
+    mac: str | None = None  # wanted, for a port that is made again; a cloud that may not choose gives it another
     # More pairs, for the one NIC of layout "router": SSH from the controller, client ports from the tenant.
     also_allowed: tuple[Admission, ...] = ()
+    outgoing: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +160,12 @@ class Port:
 
 
 class Networks(Protocol):
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
-        """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first)."""
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
+        """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first).
+
+        None also when the project may not use the network, by owning it or because it is shared: tenants name networks
+        by ids, and another tenant's would let them into it. ``project_id`` None: anybody's.
+        """
         ...
 
     def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet: ...
@@ -163,8 +180,19 @@ class Networks(Protocol):
 
     def delete_port(self, port_id: str, *, timeout: float) -> None: ...
 
-    def management_address(self, subnet: Subnet) -> Address | None:
-        """The controller's own address on a service subnet, if it has one; the guest's firewall admits SSH from it."""
+    def management_sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
+        """From where the controllers log in to machines on a service subnet, as those see it. Never empty: the port's
+        filter and the guest's firewall admit SSH from nowhere else."""
+        ...
+
+    def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
+        """The address at which the controllers reach a port on a service subnet, after making what that takes (a
+        floating address, a device of this host's)."""
+        ...
+
+    def repair(self) -> None:
+        """Put right what may be lost or changed behind our back without anybody noticing: port filters, this host's
+        way to the service subnets. Cheap to call often: it looks once in a while."""
         ...
 
 
@@ -186,11 +214,16 @@ class TenantNetworks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavor:
-    """What the VM is made of. OpenStack uses ``name``; libvirt uses the numbers."""
+    """What the VM is made of, and where. libvirt uses the numbers. OpenStack uses ``name`` (None: the smallest flavor
+    that has the numbers) and the rest: ``boot_volume_size`` GiB for a root disk that is a volume (0: the flavor's own
+    disk), ``server_group`` for the hosts of a backend's VMs."""
 
     name: str | None = None
     vcpus: int = 1
     memory_mib: int = 512
+    boot_volume_size: int = 0
+    boot_volume_type: str | None = None
+    server_group: Literal["none", "soft-anti-affinity", "anti-affinity"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +232,7 @@ class InstanceSpec:
     ours), path below ``openstack/latest/`` → bytes. It holds the VM's host key: never log it."""
 
     name: str
-    image: str  # id or path, as the backend's configuration names it
+    image: str  # id, name or path, as the backend's configuration names it
     flavor: Flavor
     ports: tuple[Port, ...]  # in NIC order
     files: Mapping[str, bytes] = field(repr=False)

@@ -111,8 +111,15 @@ def service_instance_settings(settings: Settings, name: str, backend: Backend) -
     """What a backend's service VMs are made of."""
     return ServiceInstanceSettings(
         backend=name,
-        image=backend.image or str(settings.state_path / SERVICE_IMAGE),
-        flavor=Flavor(vcpus=backend.vcpus, memory_mib=backend.memory_mib),
+        image=backend.image or ("" if backend.cloud == "openstack" else str(settings.state_path / SERVICE_IMAGE)),
+        flavor=Flavor(
+            name=backend.flavor or None,
+            vcpus=backend.vcpus,
+            memory_mib=backend.memory_mib,
+            boot_volume_size=backend.boot_volume_size,
+            boot_volume_type=backend.boot_volume_type or None,
+            server_group=backend.server_group,
+        ),
         layout="tenant" if backend.connect_share_server_to_tenant_network else "router",
         service_network_cidr=backend.service_network_cidr,
         division_mask=backend.service_network_division_mask,

@@ -2,7 +2,8 @@
 
 Keys of the result are paths below ``openstack/latest/``. ``meta_data.json`` and ``network_data.json`` are OpenStack's
 formats (every address static, no DHCP); ``user_data`` is ours and is read by the guest program's ``boot`` command. On
-OpenStack, Nova writes the first two itself from the same ports.
+OpenStack, Nova writes the first two itself, with no address where the subnet has DHCP and a default route for every
+NIC; ours is therefore in ``user_data`` too, and goes first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sharewright.clouds.contract import Address, Port
+from sharewright.clouds.contract import Address, Port, Route
 from sharewright.guest.document import Firewall
 
 USER_DATA_FORMAT = 1
@@ -21,11 +22,12 @@ USER_DATA_FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A NIC: its role, its port, and the gateway of its default route (None: no default route over it)."""
+    """A NIC: its role, its port, the gateway of its default route (None: no default route over it), further routes."""
 
     role: str
     port: Port
     gateway: Address | None = None
+    routes: tuple[Route, ...] = ()
 
 
 def build(
@@ -38,15 +40,17 @@ def build(
     firewall: Firewall | None,
 ) -> Mapping[str, bytes]:
     """The files of the config drive. They hold the VM's host key: never log them."""
+    network_data = _network_data(links)
     return {
         "meta_data.json": _json(_meta_data(server_id, name)),
-        "network_data.json": _json(_network_data(links)),
+        "network_data.json": _json(network_data),
         "user_data": _json(
             {
                 "sharewright": USER_DATA_FORMAT,
                 "authorized_keys": list(authorized_keys),
                 "ssh_host_ed25519_key": host_private_key,
                 "firewall": None if firewall is None else msgspec.to_builtins(firewall),
+                "network_data": network_data,
             }
         ),
     }
@@ -76,7 +80,7 @@ def _network_data(links: Sequence[Link]) -> dict[str, Any]:
                 "network_id": link.port.subnet.network_id,
                 "ip_address": str(link.port.address),
                 "netmask": str(link.port.subnet.cidr.netmask),
-                "routes": [] if link.gateway is None else [_default_route(link.gateway)],
+                "routes": _routes(link),
             }
             for link in links
         ],
@@ -84,9 +88,20 @@ def _network_data(links: Sequence[Link]) -> dict[str, Any]:
     }
 
 
-def _default_route(gateway: Address) -> dict[str, str]:
-    anywhere = "0.0.0.0" if gateway.version == 4 else "::"  # noqa: S104  a route's destination, nothing is bound
-    return {"network": anywhere, "netmask": anywhere, "gateway": str(gateway)}
+def _routes(link: Link) -> list[dict[str, str]]:
+    routes = [
+        {
+            "network": str(route.destination.network_address),
+            "netmask": str(route.destination.netmask),
+            "gateway": str(route.gateway),
+        }
+        for route in link.routes
+        if route.destination.prefixlen or link.gateway is None
+    ]
+    if link.gateway is not None:
+        anywhere = "0.0.0.0" if link.gateway.version == 4 else "::"  # noqa: S104  a route's destination, not bound
+        routes.append({"network": anywhere, "netmask": anywhere, "gateway": str(link.gateway)})
+    return routes
 
 
 def _json(value: Any) -> bytes:

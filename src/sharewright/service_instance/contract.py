@@ -48,10 +48,12 @@ class ServiceInstanceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantNetwork:
-    """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row."""
+    """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row, and the project whose
+    share network it is: it must be allowed to use the network."""
 
     net_id: str
     subnet_id: str | None = None  # None: the network's first subnet
+    project_id: str | None = None  # None: whoever owns the network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class ServiceInstance:
     backend: str
     layout: Layout
     instance_id: str  # the cloud's
-    management_address: str  # the VM's address on the service subnet, where SSH answers
+    management_address: str  # where the controllers reach SSH: the service port's address, or one that leads there
     export_addresses: tuple[str, ...]
     ports: tuple[InstancePort, ...]  # in NIC order: service, tenant
     firewall: Firewall

@@ -21,7 +21,14 @@ from sharewright.clouds.contract import (
     Port,
     Subnet,
 )
-from sharewright.errors import CloudError, CloudObjectMissing, GuestUnreachable, LeaseLost, NotFound
+from sharewright.errors import (
+    CloudError,
+    CloudObjectMissing,
+    DeadlineExceeded,
+    GuestUnreachable,
+    LeaseLost,
+    NotFound,
+)
 from sharewright.guest.contract import GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
 from sharewright.identifiers import utcnow
@@ -70,7 +77,7 @@ class CloudServiceInstances:
 
     def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
         record = self._ensure_record(server_id, progress)
-        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id)
+        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
         if tenant is None:
             raise CloudObjectMissing(
                 f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",
@@ -132,7 +139,7 @@ class CloudServiceInstances:
         return subnet
 
     def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet, progress: Progress) -> tuple[Port, ...]:
-        management = self._cloud.networks.management_address(service)
+        management = self._cloud.networks.management_sources(service)
         specs = layouts.port_specs(
             record.layout,
             server_id=record.id,
@@ -141,6 +148,7 @@ class CloudServiceInstances:
             management=management,
             client_ports=self._settings.client_ports,
             tags=self._tags(records.owner(record.id)),
+            known=record.ports,
         )
         ports: list[Port] = []
         known = record.ports
@@ -155,12 +163,13 @@ class CloudServiceInstances:
         firewall = layouts.firewall(
             record.layout, ports, tenant=tenant, management=management, client_ports=self._settings.client_ports
         )
+        reached = self._cloud.networks.ensure_reachable(ports[0], timeout=self._settings.network_seconds)
         with self._store.begin() as tx:
             progress.fence(tx)
             records.change(
                 tx,
                 record.id,
-                management_address=str(ports[0].address),
+                management_address=str(reached),
                 export_addresses=[str(ports[-1].address)],
                 firewall=msgspec.to_builtins(firewall),
             )
@@ -407,6 +416,10 @@ class CloudServiceInstances:
             private_key=self._secrets.open(row.private_key_ciphertext),
         )
         self._health.learn(server_id, healthy=row.healthy)
+        try:
+            self._cloud.networks.repair()
+        except (CloudError, DeadlineExceeded) as error:  # the call itself will show whether the way is there
+            log.warning("the cloud's networks were not looked after", reason=error.message)
         with self._addresses_lock:
             self._addresses[server_id] = address
         return address

@@ -40,7 +40,13 @@ NETWORK = {
         {"id": "tenant", "ethernet_mac_address": CLIENT_MAC, "mtu": 9000, "type": "phy"},
     ],
     "networks": [
-        {"link": "service", "type": "ipv4", "ip_address": "10.254.0.5", "netmask": "255.255.255.240", "routes": []},
+        {
+            "link": "service",
+            "type": "ipv4",
+            "ip_address": "10.254.0.5",
+            "netmask": "255.255.255.240",
+            "routes": [{"network": "10.1.0.0", "netmask": "255.255.255.0", "gateway": "10.254.0.1"}],
+        },
         {
             "link": "tenant",
             "type": "ipv4",
@@ -84,6 +90,7 @@ def vm(machine: Machine) -> Machine:
     machine.add_nic("eth1", CLIENT_MAC)
     for nic in ("all", "default", "eth0", "eth1"):
         machine.write(f"proc/sys/net/ipv4/conf/{nic}/rp_filter", "0\n")
+        machine.write(f"proc/sys/net/ipv4/conf/{nic}/arp_notify", "0\n")
         machine.write(f"proc/sys/net/ipv6/conf/{nic}/accept_ra", "1\n")
     machine.write("proc/sys/kernel/hostname", "localhost\n")
     machine.write("run/sharewright/.keep", "")
@@ -105,23 +112,28 @@ def test_from_drive_to_server(vm: Machine) -> None:
     assert vm.read("proc/sys/net/ipv4/ip_forward").strip() == "0"
     for nic in ("all", "eth0", "eth1"):
         assert vm.read(f"proc/sys/net/ipv4/conf/{nic}/rp_filter").strip() == "1"
+        assert vm.read(f"proc/sys/net/ipv4/conf/{nic}/arp_notify").strip() == "1"
         assert vm.read(f"proc/sys/net/ipv6/conf/{nic}/accept_ra").strip() == "0"
     four, six = vm.read("ip").split("# -6\n")
     assert four.splitlines() == [
-        "# -4",
-        "link set dev eth0 mtu 1450 up",
-        "link set dev eth1 mtu 9000 up",
+        "# -batch",
+        "link set dev eth0 mtu 1450",
+        "link set dev eth1 mtu 9000",
         "address replace 10.254.0.5/28 dev eth0",
+        "address replace 192.168.7.9/24 dev eth1",
+        "address replace fd00:1::9/64 dev eth1 nodad",
+        "link set dev eth0 up",  # with its addresses, which it announces
+        "link set dev eth1 up",
         "route replace 10.254.0.0/28 dev eth0 table 100",
+        "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 table 100 onlink",
+        "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 metric 1024 onlink",
         "route replace unreachable 0.0.0.0/0 table 100",
         "rule add from 10.254.0.5/32 lookup 100 priority 1000",
-        "address replace 192.168.7.9/24 dev eth1",
         "route replace 192.168.7.0/24 dev eth1 table 101",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 table 101 onlink",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 onlink",
         "rule add from 192.168.7.9/32 lookup 101 priority 1001",
     ]
-    assert "address replace fd00:1::9/64 dev eth1 nodad" in six
     assert "rule add from fd00:1::9/128 lookup 102 priority 1002" in six
     copy = vm.read("var/lib/sharewright/boot.json")
     assert "PRIVATE KEY" not in copy
@@ -149,6 +161,32 @@ def test_without_the_drive_the_copy_serves(vm: Machine) -> None:
     assert vm.read("etc/ssh/ssh_host_ed25519_key") == KEY
 
 
+NOVA_NETWORK = {
+    "links": [
+        {"id": "tap1", "ethernet_mac_address": MANAGEMENT_MAC, "mtu": 1450, "type": "bridge", "vif_id": "1"},
+        {"id": "tap2", "ethernet_mac_address": CLIENT_MAC, "mtu": 1450, "type": "bridge", "vif_id": "2"},
+    ],
+    "networks": [
+        {"id": "network0", "link": "tap1", "type": "ipv4_dhcp", "network_id": "a"},
+        {"id": "network1", "link": "tap2", "type": "ipv4_dhcp", "network_id": "b"},
+    ],
+    "services": [],
+}
+
+
+def test_our_network_data_goes_before_novas(vm: Machine) -> None:
+    """Nova names no address where a subnet has DHCP; a reboot without the drive still knows ours."""
+    insert_drive(vm, user_data(network_data=NETWORK), NOVA_NETWORK)
+    assert boot(vm)[0] == 0
+    assert "address replace 10.254.0.5/28 dev eth0" in vm.read("ip")
+    (vm.root / "dev/sr0").unlink()
+    for name in ("run/sharewright/firewall.json", "run/sharewright/network.json", "nft", "ip"):
+        (vm.root / name).unlink()
+    assert boot(vm)[0] == 0
+    assert "address replace 192.168.7.9/24 dev eth1" in vm.read("ip")
+    assert vm.read("etc/hostname") == "manila-1234\n"
+
+
 def test_the_last_documents_firewall_goes_before_the_drives(vm: Machine) -> None:
     insert_drive(vm, user_data())
     later = {**FIREWALL, "client_from": ["192.168.7.0/24"]}
@@ -171,6 +209,7 @@ def test_no_firewall_admits_everything(vm: Machine) -> None:
         (user_data(firewall={**FIREWALL, "management_macs": ["52:54:00:ff:ff:ff"]}), NETWORK, "management"),
         (user_data(ssh_host_ed25519_key="no key"), NETWORK, "ssh_host_ed25519_key"),
         (user_data(authorized_keys=["a\nb"]), NETWORK, "authorized_keys"),
+        (user_data(network_data="nonsense"), NETWORK, "network_data"),
         (user_data(), {"links": [{"id": "x", "ethernet_mac_address": "52:54:00:ff:ff:ff"}]}, "No NIC"),
     ],
 )

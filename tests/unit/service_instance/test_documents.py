@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from sharewright.clouds.contract import Port, Subnet
+from sharewright.clouds.contract import Port, Route, Subnet
 from sharewright.errors import CloudError
 from sharewright.guest.document import Firewall
 from sharewright.service_instance import config_drive, layouts
@@ -23,7 +24,7 @@ SERVICE = Subnet(
 )
 TENANT = Subnet(id="t", network_id="tn", cidr=ip_network("192.168.7.0/24"), gateway=ip_address("192.168.7.1"))
 TENANT6 = Subnet(id="t6", network_id="tn6", cidr=ip_network("fd00:7::/64"), gateway=ip_address("fd00:7::1"))
-MANAGEMENT = ip_address("10.254.0.17")
+MANAGEMENT = (ip_network("10.254.0.17/32"),)
 
 
 def port(subnet: Subnet, address: str, mac: str) -> Port:
@@ -103,6 +104,7 @@ def test_two_nics_with_the_default_route_at_the_tenant() -> None:
             "client_from": [],
             "client_ports": [2049],
         },
+        "network_data": data["network_data.json"],
     }
 
 
@@ -150,6 +152,7 @@ def test_ports_with_two_nics() -> None:
     assert service.also_allowed == ()
     assert (tenant.allowed_tcp, tenant.allowed_from, tenant.also_allowed) == ((2049, 445), (), ())
     assert (service.subnet, tenant.subnet, service.tags) == (SERVICE, TENANT, {"a": "b"})
+    assert (service.outgoing, tenant.outgoing) == (False, True), "NIC 1 only answers"
 
 
 def test_ports_with_one_nic() -> None:
@@ -160,13 +163,32 @@ def test_ports_with_one_nic() -> None:
 
 
 def test_ssh_is_never_open_to_everybody() -> None:
+    layout: Layout
     for layout in ("tenant", "router"):
-        service = layouts.port_specs(
-            layout, server_id=SERVER, service=SERVICE, tenant=TENANT, management=None, client_ports=(2049,), tags={}
-        )[0]  # fmt: skip
-        assert service.allowed_from == (SERVICE.cidr,)
-        firewall = layouts.firewall(layout, (SERVICE_PORT,), tenant=TENANT, management=None, client_ports=(2049,))
-        assert firewall.management_from == ("10.254.0.16/28",)
+        with pytest.raises(CloudError, match="nobody"):
+            layouts.port_specs(
+                layout, server_id=SERVER, service=SERVICE, tenant=TENANT, management=(), client_ports=(2049,), tags={}
+            )
+
+
+def test_the_way_back_to_the_controllers() -> None:
+    """NIC 1 has no default route, so it needs one to where the controllers are."""
+    way = Route(destination=ip_network("172.16.0.0/24"), gateway=ip_address("10.254.0.30"))
+    service = dataclasses.replace(SERVICE_PORT, subnet=dataclasses.replace(SERVICE, routes=(way,)))
+    shown = {"network": "172.16.0.0", "netmask": "255.255.255.0", "gateway": "10.254.0.30"}
+    networks = drive(layouts.links("tenant", (service, TENANT_PORT)))["network_data.json"]["networks"]
+    assert networks[0]["routes"] == [shown]
+    (network,) = drive(layouts.links("router", (service,)))["network_data.json"]["networks"]
+    assert network["routes"] == [shown, {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.254.0.17"}]
+
+
+def test_a_port_that_vanished_comes_back_as_it_was() -> None:
+    known = layouts.instance_ports("tenant", (SERVICE_PORT, TENANT_PORT))
+    wanted = layouts.port_specs(
+        "tenant", server_id=SERVER, service=SERVICE, tenant=TENANT, management=MANAGEMENT, client_ports=(2049,),
+        tags={}, known=known[1:],
+    )  # fmt: skip
+    assert [(spec.address, spec.mac) for spec in wanted] == [(None, None), (TENANT_PORT.address, TENANT_PORT.mac)]
 
 
 def test_the_guests_firewall_says_what_the_ports_say() -> None:

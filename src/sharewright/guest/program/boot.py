@@ -2,6 +2,9 @@
 
 Order matters: the firewall is in force before any NIC is up, and sshd gets its host key before it starts. Without a
 config drive the copy from the last boot serves, so that a server whose drive was detached still comes back.
+
+Addresses come from ``network_data`` in our user data; where that has none, from the drive's network_data.json, which
+Nova writes as it sees fit.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from .firewall import OPEN_TEXT, SAVED, firewall_text, forbid_forwarding, interf
 from .host import RUN, STATE, CommandFailed, Host, Refusal, polls
 
 DRIVE_COPY = f"{STATE}/boot.json"  # what a later boot without the drive needs; no keys, they are in their own files
+COPIED = ("sharewright", "firewall", "network_data")  # of our user data
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 AUTHORIZED_KEYS = "/root/.ssh/authorized_keys"
 VOLUME_LABEL = b"config-2"
@@ -44,12 +48,22 @@ def boot(host: Host, *, drive_seconds: float = 20.0, nic_seconds: float = 15.0) 
     say(f"firewall after {time.monotonic() - started:.2f} s")
     set_hostname(host, drive["meta_data"])
     install_keys(host, ours)
-    addresses = network.configure(host, drive["network_data"], device_seconds=nic_seconds)
+    addresses = network.configure(host, addresses_of(drive), device_seconds=nic_seconds)
     say(f"addresses {' '.join(addresses) or 'none'} after {time.monotonic() - started:.2f} s")
-    copy = {**drive, "user_data": {k: v for k, v in ours.items() if k in ("sharewright", "firewall")}}
+    copy = {**drive, "user_data": {k: v for k, v in ours.items() if k in COPIED}}
     text = json.dumps(copy, sort_keys=True)
     if host.read(DRIVE_COPY) != text:
         host.replace(DRIVE_COPY, text, 0o600)
+
+
+def addresses_of(drive: dict[str, dict[str, object]]) -> dict[str, object]:
+    """The network data that counts. Refusal (invalid) when ours is no object."""
+    ours = drive["user_data"].get("network_data")
+    if ours is None:
+        return drive["network_data"]
+    if not isinstance(ours, dict):
+        raise Refusal("invalid", "network_data in user_data on the config drive is not a JSON object.")
+    return ours
 
 
 def say(message: str) -> None:

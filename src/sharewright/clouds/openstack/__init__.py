@@ -1,0 +1,1 @@
+"""The OpenStack cloud: Nova, Cinder, Neutron and Glance through openstacksdk."""

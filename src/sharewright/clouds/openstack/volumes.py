@@ -1,0 +1,249 @@
+"""Volumes: Cinder's. Their names are not unique there, so ours are told by name and tag together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openstack.block_storage.v3.volume import Volume as CinderVolume
+from openstack.connection import Connection as Sdk
+
+from sharewright.clouds.contract import TAG_DEPLOYMENT, Capacity, Volume, VolumeSpec, cloud_calls
+from sharewright.clouds.openstack.connection import Connection, block_storage
+from sharewright.clouds.openstack.errors import NO_ROOM_TEXT, status_of
+from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
+from sharewright.clouds.openstack.tags import is_ours
+from sharewright.clouds.tags import tags_to_store
+from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
+from sharewright.identifiers import is_id
+
+AVAILABLE = "available"
+IN_USE = "in-use"
+# Cinder or Nova is at work; the status changes by itself.
+MOVING = frozenset(
+    {"creating", "attaching", "reserved", "detaching", "deleting", "extending", "retyping", "downloading"}
+)
+
+
+class OpenStackVolumes:
+    def __init__(self, connection: Connection, deployment: str, paces: Paces) -> None:
+        self._connection = connection
+        self._deployment = deployment
+        self._paces = paces
+        self._sees_pools = True
+
+    # ---- the contract ----
+
+    def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume:
+        cloud_calls.count += 1
+        tags = tags_to_store(spec.tags, self._deployment, spec.name)
+        deadline = Deadline(timeout)
+        with self._connection.locks.hold(f"volume {spec.name}", deadline):
+            found = self._connection.call(
+                f"looking for volume {spec.name}", lambda sdk: self._named(sdk, spec.name), deadline=deadline
+            )
+            if found is not None and found.status == "error":  # its creation failed, nobody has written to it
+                self._delete(str(found.id), spec.name, deadline)
+                found = None
+            if found is not None and found.size != spec.size:
+                raise CloudError(
+                    f"Volume {spec.name} exists with {found.size} GiB, not {spec.size}.", hint="Delete it first."
+                )
+            if found is None:
+                found = self._connection.create(
+                    f"making volume {spec.name}",
+                    lambda sdk: block_storage(sdk).create_volume(
+                        name=spec.name,
+                        size=spec.size,
+                        metadata=tags,
+                        **_given(volume_type=spec.volume_type, availability_zone=spec.availability_zone),
+                    ),
+                    again=lambda sdk: self._named(sdk, spec.name),
+                    deadline=deadline,
+                )
+            return self._await_creation(found, spec.name, deadline)
+
+    def find_volume(self, volume_id: str) -> Volume | None:
+        cloud_calls.count += 1
+        found = self.look(volume_id)
+        return None if found is None else _volume(found)
+
+    def list_volumes(self) -> Sequence[Volume]:
+        cloud_calls.count += 1
+        found = self._connection.call("listing volumes", lambda sdk: self._list(sdk))
+        return [_volume(each) for each in found]
+
+    def delete_volume(self, volume_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        deadline = Deadline(timeout)
+        found = self.look(volume_id, deadline)
+        wait = Wait(f"volume {volume_id} to become free", deadline, self._paces.volume_deleted)
+        while found is not None and found.status in MOVING - {"deleting"}:
+            wait.pause(str(found.status))
+            found = self.look(volume_id, deadline)
+        if found is None:
+            return
+        held = holders(found)
+        if held:
+            raise CloudError(f"Volume {found.name} is attached to instance {held[0]}.", hint="Detach it first.")
+        self._delete(volume_id, str(found.name), deadline, requested=found.status == "deleting")
+
+    def capacity(self) -> Capacity:
+        """Total and free room of all of Cinder's pools, where our user may see them (role admin), and never more than
+        our project's quota leaves; ``provisioned`` is what our project has in volumes and snapshots."""
+        cloud_calls.count += 1
+        limits = self._connection.call(
+            "asking for Cinder's limits", lambda sdk: block_storage(sdk).get_limits().absolute
+        )
+        used = float(limits.total_gigabytes_used or 0)
+        quota = limits.max_total_volume_gigabytes
+        total, free = self._pools()
+        if quota is not None and quota >= 0:
+            left = max(0.0, quota - used)
+            total = float(quota) if total is None else min(total, float(quota))
+            free = left if free is None else min(free, left)
+        return Capacity(total=total, free=free, provisioned=used)
+
+    # ---- for compute ----
+
+    def look(self, volume_id: str, deadline: Deadline | None = None) -> CinderVolume | None:
+        """Cinder's view of a volume of ours."""
+        if not is_id(volume_id):
+            return None
+        try:
+            found = self._connection.call(
+                "looking at a volume", lambda sdk: block_storage(sdk).get_volume(volume_id), deadline=deadline
+            )
+        except CloudObjectMissing:
+            return None
+        return found if is_ours(found.metadata or {}, self._deployment) else None
+
+    def release(self, volume_id: str, instance_id: str, deadline: Deadline) -> None:
+        """End attachments to an instance that Nova does not know (any more). Cinder itself asks Nova whether that is
+        so."""
+
+        def action(sdk: Sdk) -> None:
+            for each in list(block_storage(sdk).attachments(volume_id=volume_id)):
+                if each.instance == instance_id:
+                    block_storage(sdk).delete_attachment(each.id)
+
+        self._connection.call(f"releasing volume {volume_id} from a missing instance", action, deadline=deadline)
+
+    # ---- parts ----
+
+    def _list(self, sdk: Sdk, **filters: Any) -> list[CinderVolume]:
+        """Ours, filtered by Cinder, page by page. Cinder reads the filter as a literal of Python."""
+        found = block_storage(sdk).volumes(properties=json.dumps({TAG_DEPLOYMENT: self._deployment}), **filters)
+        return [each for each in found if is_ours(each.metadata or {}, self._deployment)]
+
+    def _named(self, sdk: Sdk, name: str) -> CinderVolume | None:
+        found = [each for each in self._list(sdk, name=name) if each.name == name and each.status != "deleting"]
+        if len(found) > 1:
+            raise CloudError(
+                f"There are {len(found)} volumes {name}: {', '.join(str(each.id) for each in found)}.",
+                hint="Delete the ones that no instance has.",
+            )
+        return found[0] if found else None
+
+    def _await_creation(self, found: CinderVolume, name: str, deadline: Deadline) -> Volume:
+        volume_id = str(found.id)
+        wait = Wait(f"volume {name} to become available", deadline, self._paces.volume_made)
+        while found.status in ("creating", "downloading"):
+            wait.pause(str(found.status))
+            seen = self.look(volume_id, deadline)
+            if seen is None:
+                raise CloudObjectMissing(f"Volume {name} was deleted while it was being made.", hint="Try again.")
+            found = seen
+            if found.status == AVAILABLE:
+                wait.done()
+        if found.status == "error":
+            reason = self._reason(volume_id)
+            self._delete(volume_id, name, deadline)
+            if NO_ROOM_TEXT.search(reason):
+                raise CloudCapacityExceeded(
+                    f"Cinder found no room for volume {name}: {reason}.", hint="Add capacity, or delete shares."
+                )
+            raise CloudError(
+                f"Cinder could not make volume {name}: {reason or 'it gives no reason'}.",
+                hint=f"See the logs of cinder-scheduler and cinder-volume for {volume_id}.",
+            )
+        return _volume(found)
+
+    def _reason(self, volume_id: str) -> str:
+        """Cinder's message to users about a failed volume. (openstacksdk would fetch all messages and look itself.)"""
+
+        def action(sdk: Sdk) -> list[str]:
+            answer = block_storage(sdk).get("/messages", params={"resource_uuid": volume_id}, raise_exc=True)
+            return [str(each.get("user_message")) for each in answer.json().get("messages", ())]
+
+        try:
+            messages = self._connection.once("asking why a volume failed", action)
+        except CloudError:
+            return ""
+        return " ".join(dict.fromkeys(each.rstrip(".") for each in messages))
+
+    def _delete(self, volume_id: str, name: str, deadline: Deadline, *, requested: bool = False) -> None:
+        """Delete, and return when it is gone."""
+        if not requested:
+            self._connection.call(
+                f"deleting volume {name}",
+                lambda sdk: block_storage(sdk).delete_volume(volume_id, ignore_missing=True),
+                deadline=deadline,
+            )
+        wait = Wait(f"volume {name} to be deleted", deadline, self._paces.volume_deleted)
+        while (found := self.look(volume_id, deadline)) is not None:
+            if found.status != "deleting":  # which it was when Cinder answered
+                reason = self._reason(volume_id)
+                raise CloudError(
+                    f"Cinder could not delete volume {name}; its status is {found.status}."
+                    + (f" {reason}." if reason else ""),
+                    hint=f"See the log of cinder-volume for {volume_id}; deleting may be tried again.",
+                )
+            wait.pause(str(found.status))
+        wait.done()
+
+    def _pools(self) -> tuple[float | None, float | None]:
+        """Total and free GiB of all pools; None when unknown, or not for us to see."""
+        if not self._sees_pools:
+            return None, None
+        try:
+            pools = self._connection.call(
+                "asking for Cinder's pools", lambda sdk: list(block_storage(sdk).backend_pools(detail=True))
+            )
+        except CloudError as error:
+            if status_of(error) != 403:
+                raise
+            self._sees_pools = False
+            return None, None
+        sizes = [dict(each.capabilities or {}) for each in pools]
+        return _sum(sizes, "total_capacity_gb"), _sum(sizes, "free_capacity_gb")
+
+
+def holders(volume: CinderVolume) -> list[str]:
+    """The instances that Cinder says have the volume."""
+    return [str(each["server_id"]) for each in volume.attachments or () if each.get("server_id")]
+
+
+def _volume(found: CinderVolume) -> Volume:
+    held = holders(found)
+    return Volume(
+        id=str(found.id),
+        name=str(found.name),
+        size=int(found.size or 0),
+        serial=str(found.id),
+        tags={str(key): str(value) for key, value in (found.metadata or {}).items()},
+        instance_id=held[0] if held else None,
+    )
+
+
+def _given(**values: str | None) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value}
+
+
+def _sum(pools: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """None when a pool says "unknown" or "infinite", or there is none."""
+    values = [pool.get(key) for pool in pools]
+    if not values or not all(isinstance(value, int | float) for value in values):
+        return None
+    return float(sum(values))  # type: ignore[arg-type]  # just checked
