@@ -101,7 +101,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         '[backends.one]\ncloud = "simulated"\n'
     )
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(openstack.connect(identity_connect_retries=3))
+        connection = stack.enter_context(openstack.connect())
         identity = cast(Proxy, connection.identity)
         service_project = identity.find_project("service", ignore_missing=False)
         role = identity.find_role("service", ignore_missing=False)
