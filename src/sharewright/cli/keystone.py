@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def connected(cloud: str | None) -> Iterator[Connection]:
-    """Keystone, as the administrator whose credentials the environment holds. Raises CommandFailed for its errors."""
+    """Keystone, as the administrator whose credentials the environment holds. Requests are tried again, because some
+    servers close a connection without saying so. Raises CommandFailed for Keystone's errors."""
     try:
         import openstack
         from keystoneauth1.exceptions import ClientException
@@ -102,8 +103,7 @@ def connected(cloud: str | None) -> Iterator[Connection]:
             f"The Python package {error.name} is missing.", hint="pip install 'sharewright[keystone]'"
         ) from error
     try:
-        # Some servers close a connection after an answer without saying so, and the next request on it fails.
-        with openstack.connect(cloud=cloud, app_name="sharewright", identity_connect_retries=3) as connection:
+        with openstack.connect(cloud=cloud, app_name="sharewright", connect_retries=3) as connection:
             yield connection
     except (ClientException, SDKException) as error:
         raise CommandFailed(
