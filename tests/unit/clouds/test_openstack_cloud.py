@@ -426,9 +426,16 @@ def test_console(fake: FakeOpenStack, world: World) -> None:
 # ---- attachments ----
 
 
-def test_a_busy_server_is_waited_for(fake: FakeOpenStack, world: World) -> None:
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (409, "Cannot 'attach_volume' instance 1 while it is in vm_state building"),
+        (400, "Invalid volume: volume 2 is already attached to instances: 3"),  # which was deleted a moment ago
+    ],
+)
+def test_a_busy_nova_is_waited_for(fake: FakeOpenStack, world: World, status: int, text: str) -> None:
     server_id, volume_id = fake.add_server("s", DEPLOYMENT), fake.add_volume("v", DEPLOYMENT)
-    fake.fail("POST", "os-volume_attachments", 409, "Cannot 'attach_volume' instance while it is in vm_state building")
+    fake.fail("POST", "os-volume_attachments", status, text)
     world.compute.attach_volume(server_id, volume_id, timeout=SECONDS)
     assert fake.volumes[volume_id]["status"] == "in-use"
 

@@ -23,9 +23,10 @@ PASSING_CONNECTION = (
     transport.Timeout,
     transport.ChunkedEncodingError,
 )
-# A server or volume that another task works on just now: Nova's and Cinder's 409, Cinder's 400.
+# A server or volume that another task works on just now: Nova's and Cinder's 409, Cinder's 400. Nova remembers for a
+# moment after the end of a server what was attached to it.
 BUSY_TEXT = re.compile(
-    r"while it is in (task_state|vm_state)|please retry|try again|is currently (being )?locked", re.I
+    r"while it is in (task_state|vm_state)|please retry|try again|already attached to instances", re.I
 )
 NO_ROOM_TEXT = re.compile(
     r"no valid host|no more ip addresses|(not enough|insufficient) (free )?(space|capacity|hosts)|no valid backend"
