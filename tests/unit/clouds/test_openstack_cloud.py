@@ -258,6 +258,9 @@ def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World
     fake.pools = [{"total_capacity_gb": 100.0, "free_capacity_gb": 40.0}] * 2
     capacity = World(fake).volumes.capacity()
     assert (capacity.total, capacity.free) == (200.0, 80.0)
+    fake.volume_quota = 1
+    assert World(fake).volumes.capacity().free == 0
+    fake.volume_quota = -1
     fake.quota = -1
     fake.pools = [{"total_capacity_gb": "infinite", "free_capacity_gb": "unknown"}]
     capacity = World(fake).volumes.capacity()
@@ -298,7 +301,8 @@ def test_a_lost_answer_makes_no_second_server(fake: FakeOpenStack, world: World)
     ("fault", "kind"),
     [
         ("No valid host was found. There are not enough hosts available.", CloudCapacityExceeded),
-        ("Exceeded maximum number of retries. Unable to plug a NIC.", CloudError),
+        ("Build of instance 1 aborted: VolumeLimitExceeded: Maximum number of volumes allowed", CloudCapacityExceeded),
+        ("Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures.", CloudError),
     ],
 )
 def test_a_server_that_fails_is_removed_and_explained(

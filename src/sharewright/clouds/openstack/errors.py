@@ -33,7 +33,7 @@ NO_ROOM_TEXT = re.compile(
     r"|could not find any available weighted backend|ipaddressgenerationfailure|no more free",
     re.I,
 )
-QUOTA_TEXT = re.compile(r"quota|overlimit|limit exceeded|maximum number of", re.I)
+QUOTA_TEXT = re.compile(r"quota|overlimit|limit ?exceeded|maximum number of (?!retries)", re.I)
 
 
 class Passing(CloudUnavailable):
