@@ -89,7 +89,7 @@ def classify(status: int, reason: str, *, wait: str | None = None) -> tuple[type
         return CloudError, "Check the user, password and project in [openstack], and that the user has a role there."
     if status == 403:
         return CloudError, "Give Sharewright's user the roles that docs/openstack-cloud.md lists."
-    return CloudError, "The service's own log tells more by the request id."
+    return CloudError, "Check what the backend's settings name; the service's own log tells more by the request id."
 
 
 def _without_status(error: Exception, doing: str) -> CloudError:
