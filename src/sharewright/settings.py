@@ -92,6 +92,7 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
     reconcile_seconds: Seconds = 30.0
+    looks_per_second: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     sweep_seconds: Seconds = 300.0
     stats_seconds: Seconds = 60.0
     operation_seconds: Seconds = 900.0
@@ -287,7 +288,13 @@ DESCRIPTIONS: dict[str, str] = {
         "operations."
     ),
     "worker.poll_seconds": "How often a worker looks for operations that another process has queued.",
-    "worker.reconcile_seconds": "How often desired and actual state of the share servers are compared.",
+    "worker.reconcile_seconds": (
+        "How often it is looked for work that nobody does, and at most how often one share server is looked at."
+    ),
+    "worker.looks_per_second": (
+        "Share servers that the whole deployment looks at in a second, at most. With more than this times "
+        "`reconcile_seconds` servers they take turns; those in trouble come first."
+    ),
     "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
     "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
     "worker.operation_seconds": "Deadline of an operation, counted from its request.",
