@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from ipaddress import IPv4Network, ip_address, ip_network
@@ -28,6 +29,17 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 
 
+CREDENTIAL = "credential:"  # begins the name of a systemd credential, where a file is asked for
+CLOUDS_WITH_FILES = frozenset({"libvirt", "simulated"})  # they keep volumes or records in the state directory
+
+
+def _check_secret_file(name: str, value: str) -> None:
+    """ValueError unless it is empty, an absolute path, or a credential."""
+    credential = value.removeprefix(CREDENTIAL)
+    if value and not (Path(value).is_absolute() or (credential != value and credential and "/" not in credential)):
+        raise ValueError(f"{name}: expected an absolute path, or {CREDENTIAL}NAME for a systemd credential")
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table of the file."""
 
@@ -39,6 +51,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_limit: Annotated[int, Meta(ge=1, le=10000)] = 1000
     base_url: str = ""
     enable_forwarded_headers: bool = False
+    drain_seconds: Annotated[float, Meta(ge=0)] = 5.0
 
     def __post_init__(self) -> None:
         try:
@@ -104,9 +117,15 @@ class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: str = ""
+    password_file: str = ""
+    master_key_file: str = ""
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 10
 
     def __post_init__(self) -> None:
+        for name in ("password_file", "master_key_file"):
+            _check_secret_file(name, getattr(self, name))
+        if self.password_file and not self.url:
+            raise ValueError("password_file: expected only together with url, whose password it holds")
         if self.url and urlsplit(self.url).scheme.partition("+")[0] not in ("sqlite", "postgresql"):
             raise ValueError("url: expected sqlite:////path/to/file or postgresql://user:password@host/name")
 
@@ -116,6 +135,7 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
     reconcile_seconds: Seconds = 30.0
+    looks_per_second: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     sweep_seconds: Seconds = 300.0
     stats_seconds: Seconds = 60.0
     operation_seconds: Seconds = 900.0
@@ -286,8 +306,18 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL; SQLite in the state directory unless configured."""
+        """SQLAlchemy URL; SQLite in the state directory unless configured. Without what is in password_file."""
         return self.database.url or f"sqlite:///{self.state_path / 'sharewright.db'}"
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether this deployment keeps anything on the host it runs on, in the state directory. False: a process needs
+        no directory it can write to, and any number of hosts are alike."""
+        return (
+            urlsplit(self.database_url).scheme.partition("+")[0] == "sqlite"
+            or not self.database.master_key_file
+            or any(backend.cloud in CLOUDS_WITH_FILES for backend in self.backends.values())
+        )
 
 
 DESCRIPTIONS: dict[str, str] = {
@@ -321,6 +351,10 @@ DESCRIPTIONS: dict[str, str] = {
     "api.enable_forwarded_headers": (
         "Believe `X-Forwarded-Proto`, `-Host` and `-Prefix`. Only behind a proxy that sets them itself. Upstream: "
         "`enable_proxy_headers_parsing`."
+    ),
+    "api.drain_seconds": (
+        "When `sharewright api` is told to stop, it goes on answering for so long, closes each connection after its "
+        "answer, and says 503 at `/healthcheck`, so that a proxy takes it out. Longer than the proxy needs to notice."
     ),
     "identity.mode": (
         "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "
@@ -371,6 +405,13 @@ DESCRIPTIONS: dict[str, str] = {
         "SQLAlchemy URL: `sqlite:////path/to/file` (one node) or `postgresql://user:password@host/name` (any number "
         "of nodes). Empty: SQLite in the state directory."
     ),
+    "database.password_file": (
+        "File with the database password, instead of one in the URL; or `credential:NAME`, a systemd credential."
+    ),
+    "database.master_key_file": (
+        "File with the key that encrypts the private keys in the database; the same on every node. A path, or "
+        "`credential:NAME`, a systemd credential. It must exist. Empty: `<state_dir>/master.key`, made when missing."
+    ),
     "database.pool_size": "Database connections that one process keeps.",
     "worker.threads": "Operations that one worker process runs at the same time.",
     "worker.lease_seconds": (
@@ -378,7 +419,13 @@ DESCRIPTIONS: dict[str, str] = {
         "operations."
     ),
     "worker.poll_seconds": "How often a worker looks for operations that another process has queued.",
-    "worker.reconcile_seconds": "How often desired and actual state of the share servers are compared.",
+    "worker.reconcile_seconds": (
+        "How often it is looked for work that nobody does, and at most how often one share server is looked at."
+    ),
+    "worker.looks_per_second": (
+        "Share servers that the whole deployment looks at in a second, at most. With more than this times "
+        "`reconcile_seconds` servers they take turns; those in trouble come first."
+    ),
     "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
     "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
     "worker.operation_seconds": "Deadline of an operation, counted from its request.",
@@ -515,6 +562,35 @@ DESCRIPTIONS: dict[str, str] = {
     "backends.NAME.max_shares_per_share_server": ("Most shares on one server; -1: no limit. Upstream: the same name."),
     "backends.NAME.max_share_server_size": "Most GiB on one server; -1: no limit. Upstream: the same name.",
 }
+
+
+def secret_file(value: str) -> Path:
+    """The file that a setting names: a path, or ``credential:NAME`` for what systemd's LoadCredential= put there.
+
+    Raises ConfigurationError outside a unit that loads credentials.
+    """
+    if not value.startswith(CREDENTIAL):
+        return Path(value)
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise ConfigurationError(
+            f"{value} is a systemd credential, and this process was given none.",
+            hint="Start it as a unit with LoadCredential=, or name a file instead.",
+        )
+    return Path(directory) / value.removeprefix(CREDENTIAL)
+
+
+def read_secret(key: str, value: str) -> str:
+    """The text of a secret file without its last newline; ``key`` is the setting, for the error. ConfigurationError."""
+    path = secret_file(value)
+    try:
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{key}: {path} cannot be read: {reason}.", hint="See docs/deployment.md.") from None
+    if not text:
+        raise ConfigurationError(f"{key}: {path} is empty.", hint="See docs/deployment.md.")
+    return text
 
 
 def field_types(section: type[Section]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sharewright.operations.stories import make_stories
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
-from sharewright.settings import Backend, Settings
+from sharewright.settings import Backend, Settings, secret_file
 from sharewright.store.database import Store
 from sharewright.store.secrets import SecretBox
 
@@ -54,8 +54,9 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     """
     if cloud_override is not None:
         settings = with_cloud(settings, cloud_override)
-    settings.state_path.mkdir(parents=True, exist_ok=True)
-    secrets = SecretBox(settings.state_path / MASTER_KEY)
+    if settings.keeps_files:
+        settings.state_path.mkdir(parents=True, exist_ok=True)
+    secrets = open_secrets(settings)
     clouds: dict[str, Cloud] = {}
     channels: dict[str, GuestChannels] = {}
     drivers: dict[str, ShareDriver] = {}
@@ -83,6 +84,14 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
         clouds={name: clouds[backend.cloud] for name, backend in settings.backends.items()},
         channels={name: channels[backend.cloud] for name, backend in settings.backends.items()},
     )
+
+
+def open_secrets(settings: Settings) -> SecretBox:
+    """The master key: the configured file, or one in the state directory. Raises ConfigurationError."""
+    named = settings.database.master_key_file
+    if named:
+        return SecretBox(secret_file(named), provided=True)
+    return SecretBox(settings.state_path / MASTER_KEY)
 
 
 def with_cloud(settings: Settings, cloud: str) -> Settings:

@@ -48,6 +48,11 @@ class HealthMemory:
         with self._lock:
             self._servers.pop(server_id, None)
 
+    def hopeful(self, server_id: str) -> bool:
+        """Whether nothing speaks against its answering now."""
+        with self._lock:
+            return server_id not in self._servers or self._servers[server_id].healthy is not False
+
     def admit(self, server_id: str) -> bool:
         """Whether to call at once; False: probe first (this caller alone). GuestUnreachable when it failed just now.
 

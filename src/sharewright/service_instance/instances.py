@@ -45,6 +45,8 @@ from sharewright.store.secrets import SecretBox
 
 log = structlog.get_logger()
 
+AT_ONCE_SECONDS = 3.0
+
 
 class CloudServiceInstances:
     """Contract ServiceInstances on one cloud, for one backend. Thread safe; one per process and backend."""
@@ -288,6 +290,9 @@ class CloudServiceInstances:
             record = records.find(tx, server_id)
         if record is None or record.instance_id is None:
             return False
+        if self._answers_at_once(server_id):  # then it runs: the cloud need not be asked
+            self._end_healing(record, progress)
+            return True
         instance = self._cloud.compute.find_instance(record.instance_id)
         if instance is None:
             self._health.failed(server_id, "its VM does not exist in the cloud any more.")
@@ -303,6 +308,19 @@ class CloudServiceInstances:
             self._end_healing(record, progress)
             return True
         return self._heal_silent(record, progress)
+
+    def _answers_at_once(self, server_id: str) -> bool:
+        """A shorter try, only of a guest that answered the last time. Silence means nothing yet: the VM may be stopped,
+        or slow."""
+        address = self._address(server_id)
+        if not self._health.hopeful(server_id):
+            return False
+        try:
+            self._channels.wait_ready(address, timeout=min(AT_ONCE_SECONDS, self._settings.probe_seconds))
+        except GuestUnreachable:
+            return False
+        self._health.succeeded(server_id)
+        return True
 
     def _answers(self, server_id: str) -> bool:
         """One short try. Not subject to the refusal of other callers: its result is what ends that."""

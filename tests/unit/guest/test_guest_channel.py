@@ -270,6 +270,24 @@ def test_idle_connections_are_closed(sshd: Sshd, tmp_path: Path) -> None:
         other.stop()
 
 
+def test_so_many_connections_stay_open_and_no_more(sshd: Sshd, tmp_path: Path) -> None:
+    channels = SshChannels(most_connections=1)
+    other = Sshd(tmp_path / "other", Machine(tmp_path / "machine")).start()
+    try:
+        channels.wait_ready(sshd.address(SERVER_ID), timeout=10)
+        channels.wait_ready(other.address(number(2)), timeout=10)
+        for _ in range(50):
+            if not sshd.serving():
+                break
+            time.sleep(0.1)
+        assert sshd.serving() == []
+        assert other.serving() != []
+        assert channels.apply(sshd.address(SERVER_ID), document(1), timeout=10).generation == 1
+    finally:
+        channels.close()
+        other.stop()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
