@@ -76,8 +76,7 @@ class LibvirtSite:
         # Not pytest's directory: QEMU's user may not pass through that.
         self.directory = Path(tempfile.mkdtemp(prefix="sharewright-contract-", dir="/var/tmp"))
         self.directory.chmod(0o711)
-        self.image = str(self.directory / "empty.qcow2")
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.image, "1M"], check=True)
+        self.image = str(empty_disk(self.directory))
         self._settings = settings or Libvirt(accelerator="tcg")
         self._deployments: dict[str, Path] = {}
         self._clouds: list[Cloud] = []
@@ -177,9 +176,7 @@ class TestBed:
         images = OpenStackImages(connection, self.name)
         stack.callback(images.purge)
         with tempfile.TemporaryDirectory() as directory:
-            disk = Path(directory) / "empty.qcow2"
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
-            return images.upload(Source(disk=disk, min_ram=0), NoProgress())
+            return images.upload(Source(disk=empty_disk(Path(directory)), min_ram=0), NoProgress())
 
     def remove(self) -> None:
         self._undo.close()
@@ -209,6 +206,13 @@ class OpenStackSite:
             cloud.purge(NoProgress())
         for cloud in self._clouds:
             cloud.close()
+
+
+def empty_disk(directory: Path) -> Path:
+    """An image to start machines from that boot nothing."""
+    disk = directory / "empty.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    return disk
 
 
 def make_network(site: Site, cloud: Cloud, name: str = "tenant") -> Network:
