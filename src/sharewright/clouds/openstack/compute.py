@@ -212,7 +212,10 @@ class OpenStackCompute:
         try:
             self._connection.call(
                 f"detaching volume {name} from instance {instance_id}",
-                lambda sdk: sdk.compute.delete_volume_attachment(instance_id, volume_id, ignore_missing=False),
+                # openstacksdk would look at the server first.
+                lambda sdk: sdk.compute.delete(
+                    f"/servers/{instance_id}/os-volume_attachments/{volume_id}", raise_exc=True
+                ),
                 deadline=deadline,
             )
         except CloudObjectMissing:
@@ -311,6 +314,7 @@ class OpenStackCompute:
 
     def _await_running(self, server_id: str, deadline: Deadline) -> Server:
         wait = Wait(f"server {server_id} to become ACTIVE", deadline, self._paces.server_started)
+        wait.pause("not looked at yet")
         while True:
             server = self._existing(server_id, deadline)
             if server.task_state is None and server.status not in SETTLING:
