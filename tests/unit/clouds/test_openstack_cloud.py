@@ -345,6 +345,16 @@ def test_a_server_whose_qemu_died_is_started(fake: FakeOpenStack, world: World) 
     assert "os-start" in fake.asked("POST", "/action$")[0].body
 
 
+def test_a_reboot_that_fails_is_reported(fake: FakeOpenStack, world: World) -> None:
+    existing = fake.add_server("manila-1", DEPLOYMENT)
+    fake.outcome["reboot"], fake.fault = "ERROR", "libvirtError: internal error"
+    with pytest.raises(CloudError, match="internal error"):
+        world.compute.reboot_instance(existing, timeout=SECONDS)
+    found = world.compute.find_instance(existing)
+    assert found is not None
+    assert found.failure == "libvirtError: internal error"
+
+
 def test_quota_of_servers_is_capacity(fake: FakeOpenStack, world: World) -> None:
     fake.fail("POST", "/servers$", 403, "Quota exceeded for cores: Requested 1, but already used 20 of 20 cores")
     with pytest.raises(CloudCapacityExceeded):
