@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -115,6 +116,19 @@ def test_a_password_file_is_read(fake: FakeOpenStack, tmp_path: Path) -> None:
     assert list(World(fake, password="", password_file=str(file)).volumes.list_volumes()) == []
     with pytest.raises(ConfigurationError, match="cannot be read"):
         World(fake, password="", password_file=str(tmp_path / "none")).volumes.list_volumes()
+
+
+def test_clouds_yaml(fake: FakeOpenStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "clouds.yaml"
+    auth = {"auth_url": f"{fake.url}/identity/v3", "username": "u", "password": PASSWORD, "project_name": "service"}
+    auth |= {"user_domain_name": "Default", "project_domain_name": "Default"}
+    file.write_text(json.dumps({"clouds": {"bed": {"auth": auth, "region_name": "r"}}}))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+    monkeypatch.setenv("OS_PASSWORD", "somebody else's")
+    cloud = Connection(OpenStack(cloud="bed"))
+    assert cloud.project_id == PROJECT
+    with pytest.raises(CloudError, match="Cloud other was not found"):
+        Connection(OpenStack(cloud="other")).once("listing volumes", lambda sdk: None)
 
 
 def test_the_request_id_goes_with_every_request(fake: FakeOpenStack, world: World) -> None:
