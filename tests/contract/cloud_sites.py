@@ -156,12 +156,18 @@ class TestBed:
         identity = self.sdk.identity
         project = identity.create_project(name=self.name, domain_id="default")
         stack.callback(identity.delete_project, project)
+        stack.callback(self._remove_security_groups, project.id)
         user = identity.find_user(self._admin.username, ignore_missing=False)
         role = identity.find_role("admin", ignore_missing=False)
         identity.assign_project_role_to_user(project, user, role)
         self.sdk.set_volume_quotas(project.id, volumes=100, gigabytes=1000)
         self.sdk.set_network_quotas(project.id, security_group=-1, security_group_rule=-1)
         self.settings = msgspec.structs.replace(self._admin, project=self.name)
+
+    def _remove_security_groups(self, project_id: str) -> None:
+        """Neutron makes a default one for every project, and keeps it."""
+        for group in list(self.sdk.network.security_groups(project_id=project_id)):
+            self.sdk.network.delete_security_group(group)
 
     def _make_router(self, stack: contextlib.ExitStack) -> None:
         outside = self.sdk.network.find_network("public", ignore_missing=False)
