@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sharewright.errors import ConfigurationError
-from sharewright.settings import Settings, load, parse, read_secret, secret_file
+from sharewright.secret_files import read_secret, secret_file
+from sharewright.settings import Settings, load, parse
 
 
 def complaint(data: dict[str, Any]) -> str:
@@ -170,9 +171,13 @@ def test_a_credential_is_a_file_that_systemd_names(tmp_path: Path, monkeypatch: 
         secret_file("credential:password")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "password").write_text("s3cret word\n")
+    (tmp_path / "password").chmod(0o600)
     assert read_secret("database.password_file", "credential:password") == "s3cret word"
     assert read_secret("database.password_file", str(tmp_path / "password")) == "s3cret word"
-    (tmp_path / "empty").touch()
+    (tmp_path / "password").chmod(0o604)
+    with pytest.raises(ConfigurationError, match="mode 0604; everybody may use it"):
+        read_secret("database.password_file", "credential:password")
+    (tmp_path / "empty").touch(mode=0o600)
     with pytest.raises(ConfigurationError, match=r"database\.password_file: .*is empty"):
         read_secret("database.password_file", "credential:empty")
     with pytest.raises(ConfigurationError, match=r"missing cannot be read"):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from sharewright.errors import ConfigurationError, SharewrightError
-from sharewright.settings import Backend, Settings, load, read_secret
+from sharewright.secret_files import read_secret
+from sharewright.settings import Backend, Settings, load
 
 if TYPE_CHECKING:
     from sharewright.store.database import Store

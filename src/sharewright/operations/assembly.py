@@ -16,10 +16,11 @@ from sharewright.errors import ConfigurationError
 from sharewright.guest.contract import GuestChannels
 from sharewright.operations.contract import Story
 from sharewright.operations.stories import make_stories
+from sharewright.secret_files import secret_file
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
-from sharewright.settings import Backend, Settings, secret_file
+from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
 from sharewright.store.secrets import SecretBox
 

@@ -14,6 +14,7 @@ from sharewright.settings import Database, Settings
 def test_the_password_file_completes_the_url(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("p@ss/w:rd\n")
+    file.chmod(0o600)
     database = Database(url="postgresql://sharewright@127.0.0.1:1/shares", password_file=str(file))
     settings = Settings(state_dir=str(tmp_path / "state"), database=database)
     with closing(open_store(settings)) as store:

@@ -113,6 +113,7 @@ def test_no_cloud_configured_is_a_configuration_error() -> None:
 def test_a_password_file_is_read(fake: FakeOpenStack, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
+    file.chmod(0o600)
     assert list(World(fake, password="", password_file=str(file)).volumes.list_volumes()) == []
     with pytest.raises(ConfigurationError, match="cannot be read"):
         World(fake, password="", password_file=str(tmp_path / "none")).volumes.list_volumes()

@@ -13,7 +13,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import openstack
@@ -32,6 +31,7 @@ from sharewright.clouds.openstack.locks import NamedLocks
 from sharewright.clouds.openstack.polling import Deadline
 from sharewright.errors import CloudError, ConfigurationError
 from sharewright.logging import bound_request_id
+from sharewright.secret_files import read_secret
 from sharewright.settings import OpenStack
 
 T = TypeVar("T")
@@ -235,7 +235,11 @@ def _clouds_yaml() -> list[str] | None:
 def _auth(settings: OpenStack) -> dict[str, str]:
     auth = {"auth_url": settings.auth_url}
     if settings.application_credential_id:
-        secret = _secret(settings.application_credential_secret, settings.application_credential_secret_file)
+        secret = _secret(
+            "application_credential_secret",
+            settings.application_credential_secret,
+            settings.application_credential_secret_file,
+        )
         auth |= {
             "application_credential_id": settings.application_credential_id,
             "application_credential_secret": secret,
@@ -244,20 +248,12 @@ def _auth(settings: OpenStack) -> dict[str, str]:
         auth |= {
             "username": settings.username,
             "user_domain_name": settings.user_domain,
-            "password": _secret(settings.password, settings.password_file),
+            "password": _secret("password", settings.password, settings.password_file),
             "project_name": settings.project,
             "project_domain_name": settings.project_domain,
         }
     return {key: value for key, value in auth.items() if value}
 
 
-def _secret(value: str, file: str) -> str:
-    if not file:
-        return value
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file} cannot be read: {error.strerror}.",
-            hint="Check the file that [openstack] names and its permissions.",
-        ) from error
+def _secret(key: str, value: str, file: str) -> str:
+    return read_secret(f"openstack.{key}_file", file) if file else value
