@@ -215,11 +215,21 @@ def test_deleting_takes_routers_and_filters_along(fake: FakeNeutron, world: Worl
 
 
 def test_quota_is_looked_at_before_anything_is_made(fake: FakeNeutron, world: World) -> None:
-    fake.limits = {"security_group": 1}
-    with pytest.raises(CloudCapacityExceeded, match="quota of 1 security groups") as caught:
+    fake.limits = {"port": 2}
+    with pytest.raises(CloudCapacityExceeded, match="quota of 2 ports") as caught:
         world.subnet()
     assert "quota" in caught.value.hint
     assert fake.all("networks", project_id=PROJECT) == []
+
+
+def test_no_room_for_another_filter(fake: FakeNeutron, world: World) -> None:
+    fake.limits = {"security_group": 1}
+    subnet = world.subnet()
+    world.port(subnet)
+    world.port(subnet, "b")
+    with pytest.raises(CloudCapacityExceeded, match="No security group is left") as caught:
+        world.port(subnet, "c", allowed_tcp=(2049,))
+    assert "security-groups" in caught.value.hint
 
 
 # ---- routers ----
