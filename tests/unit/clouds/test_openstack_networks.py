@@ -391,6 +391,13 @@ def test_a_port_that_vanished_comes_back_with_address_and_mac(fake: FakeNeutron,
         world.port(tenant, address=ip_address("192.168.7.200") if str(port.address) != "192.168.7.200" else None)
 
 
+def test_a_port_whose_subnet_is_hidden_is_still_listed(fake: FakeNeutron, world: World) -> None:
+    port = world.port(world.tenant(fake.tenant()))
+    fake.things["subnets"].clear()
+    (listed,) = World(fake).networks.list_ports()
+    assert (listed.id, listed.address) == (port.id, port.address)
+
+
 def test_addresses_that_are_not_to_be_had(fake: FakeNeutron, world: World) -> None:
     tenant = world.tenant(fake.tenant("192.168.7.0/29"))
     first = world.port(tenant, "a")
@@ -434,11 +441,15 @@ def test_of_a_network_with_several_subnets(fake: FakeNeutron, world: World) -> N
 
 
 def test_port_security_is_on_where_a_tenant_switched_it_off(fake: FakeNeutron, world: World) -> None:
-    row = fake.tenant()
-    fake.things["networks"][row["network_id"]]["port_security_enabled"] = False
-    port = world.port(world.tenant(row))
-    assert fake.requests[-1].body["port"]["port_security_enabled"] is True
-    assert fake.things["ports"][port.id]["port_security_enabled"]
+    for early in (True, False):
+        row = fake.tenant()
+        network = fake.things["networks"][row["network_id"]]
+        if early:
+            network["port_security_enabled"] = False
+        subnet = world.tenant(row)
+        network["port_security_enabled"] = False
+        port = world.port(subnet, f"p{early}")
+        assert fake.things["ports"][port.id]["port_security_enabled"]
 
 
 def test_a_port_is_deleted_only_when_no_server_has_it(fake: FakeNeutron, world: World) -> None:
