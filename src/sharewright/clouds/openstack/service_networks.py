@@ -39,8 +39,9 @@ log = structlog.get_logger()
 
 TAG_KIND = "sharewright_kind"  # on networks that create_network made; service networks have none
 ELECTION_SECONDS = 8.0  # longer than a busy Neutron takes for a subnet
-# What a new service subnet with one server takes, by quota: two interfaces of routers, two ports, two filters.
-ROOM = {"networks": 1, "subnets": 1, "ports": 4, "security_groups": 2}
+# What a new service subnet with one server takes, by quota: our router's interface and two ports. Filters are mostly
+# there already; the request for a new one tells whether there is room.
+ROOM = {"networks": 1, "subnets": 1, "ports": 3}
 UNKNOWN: Cidr = ip_network("0.0.0.0/32")
 
 
@@ -215,6 +216,8 @@ class ServiceNetworks:
             named = self._neutron.call(
                 f"looking for service network {name}", lambda sdk: self._networks_named(sdk, name), deadline
             )
+            if mine is not None and all(each.id != mine.id for each in named):
+                mine = None  # somebody deleted it
             settled = next((each for each in named if each.subnet_ids), None)
             if settled is None and (patience.remaining <= 0 or (mine is not None and _only(named, mine))):
                 settled = mine or next(iter(named), None)
