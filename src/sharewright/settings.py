@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
@@ -50,13 +51,55 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("base_url: expected http://… or https://…")
 
 
+class Keystone(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The real Keystone of ``identity.mode = "keystone"``, and the user that asks it about tokens."""
+
+    auth_url: str = ""
+    www_authenticate_uri: str = ""
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    user_domain: str = "Default"
+    user_domain_id: str = ""
+    project: str = "service"
+    project_domain: str = "Default"
+    project_domain_id: str = ""
+    ca_file: str = ""
+    request_seconds: Seconds = 10.0
+    cache_seconds: Annotated[float, Meta(ge=0)] = 60.0
+    service_token_roles: tuple[str, ...] = ("service",)
+
+    def __repr__(self) -> str:
+        return f"Keystone(auth_url={self.auth_url!r}, username={self.username!r})"
+
+    def __post_init__(self) -> None:
+        for name in ("auth_url", "www_authenticate_uri"):
+            # The second is sent to every client in a quoted string of a header.
+            if getattr(self, name) and not re.fullmatch(r"https?://[^\s\"{}<>\\]+", getattr(self, name)):
+                raise ValueError(f"{name}: expected http://… or https://…")
+        for name in ("password_file", "ca_file"):
+            if getattr(self, name) and not Path(getattr(self, name)).is_absolute():
+                raise ValueError(f"{name}: expected an absolute path")
+        if self.password and self.password_file:
+            raise ValueError("password_file: expected nothing beside password; keep one of the two")
+
+
 class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    mode: Literal["none", "http_basic", "builtin"] = "none"
+    mode: Literal["none", "http_basic", "builtin", "keystone"] = "none"
     user_file: str = ""
     project: str = "demo"
     user: str = "demo"
     roles: tuple[str, ...] = ("admin", "member", "reader")
     token_seconds: Seconds = 3600.0
+    keystone: Keystone = Keystone()
+
+    def __post_init__(self) -> None:
+        if self.mode == "keystone":
+            for name in ("auth_url", "username", "project"):
+                if not getattr(self.keystone, name):
+                    raise ValueError(f'keystone.{name}: mode "keystone" needs it')
+            if not self.keystone.password and not self.keystone.password_file:
+                raise ValueError('keystone.password_file: mode "keystone" needs it, or keystone.password')
 
 
 class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -282,7 +325,7 @@ DESCRIPTIONS: dict[str, str] = {
     "identity.mode": (
         "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "
         "`builtin`: the same users behind a small Keystone v3 token endpoint at `/identity/v3`, for clients that know "
-        "only Keystone."
+        "only Keystone. `keystone`: tokens of a real Keystone, see [identity.keystone]."
     ),
     "identity.user_file": (
         "The users of `http_basic` and `builtin`, with bcrypt hashes; written by `sharewright user`. Empty: "
@@ -292,6 +335,38 @@ DESCRIPTIONS: dict[str, str] = {
     "identity.user": "User name of everybody in mode `none`.",
     "identity.roles": "Roles of everybody in mode `none`: `admin`, `member`, `reader`.",
     "identity.token_seconds": "Lifetime of a token of mode `builtin`.",
+    "identity.keystone.auth_url": (
+        "Keystone, as this service reaches it: `https://keystone.example.org/v3`. `/v3` is added when it is missing. "
+        "Needed. Upstream: `[keystone_authtoken] auth_url`, and so on below."
+    ),
+    "identity.keystone.www_authenticate_uri": (
+        "Keystone, as clients reach it; named in every answer 401. Empty: `auth_url`."
+    ),
+    "identity.keystone.username": (
+        "The service's own user, who asks Keystone about tokens. It needs the role `service` (or `admin`) in its "
+        "project. Needed."
+    ),
+    "identity.keystone.password": "That user's password; better in a file, see the next key.",
+    "identity.keystone.password_file": (
+        "File that holds the password on its first line, and that others may not read. Read at the start."
+    ),
+    "identity.keystone.user_domain": "Domain of the service's user, by name.",
+    "identity.keystone.user_domain_id": "The same by id; goes before the name.",
+    "identity.keystone.project": "Project of the service's user.",
+    "identity.keystone.project_domain": "Domain of that project, by name.",
+    "identity.keystone.project_domain_id": "The same by id; goes before the name.",
+    "identity.keystone.ca_file": (
+        "Certificates of the authorities that may vouch for Keystone (PEM). Empty: those of the system."
+    ),
+    "identity.keystone.request_seconds": "One answer of Keystone must come within this time.",
+    "identity.keystone.cache_seconds": (
+        "What Keystone said about a token is believed for so long, so a revoked token is accepted for so long at "
+        "most; never past the token's end. 0: Keystone is asked at every request. Upstream: `token_cache_time`."
+    ),
+    "identity.keystone.service_token_roles": (
+        "Roles of which a service token (`X-Service-Token`) must have one. With such a token beside it, a user's token "
+        "is accepted though it has just expired, as long as Keystone allows it."
+    ),
     "database.url": (
         "SQLAlchemy URL: `sqlite:////path/to/file` (one node) or `postgresql://user:password@host/name` (any number "
         "of nodes). Empty: SQLite in the state directory."

@@ -12,6 +12,7 @@ import pytest
 from site_for_tests import Site
 
 from sharewright.api.versions import EXPERIMENTAL_HEADER, MAXIMUM, VERSION_HEADER
+from sharewright.cli.host import ThisHost
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 300), ("/v2", 200), ("/v2/", 200)])
@@ -279,3 +280,10 @@ def test_strange_requests_are_refused_without_an_error_of_ours(site: Site, reque
     status = int(answer.split(b" ", 2)[1])
     assert 200 <= status < 500, answer[:300]
     assert b"Traceback" not in answer
+
+
+def test_doctor_knows_a_running_service(site: Site) -> None:
+    address, port = site.url.removeprefix("http://").split(":")
+    assert ThisHost().port_owner(address, int(port)) == "sharewright"
+    with socket.create_server((address, 0)) as other:
+        assert ThisHost().port_owner(address, other.getsockname()[1]) == "other"

@@ -28,7 +28,30 @@ def complaint(data: dict[str, Any]) -> str:
         ("api = 3", "api = 3: expected a table ([api])"),
         ('[api]\nlisten = "localhost"', 'api.listen = "localhost": expected an IPv4 or IPv6 address'),
         ('[api]\nbase_url = "shares.example"', 'api.base_url = "shares.example": expected http://'),
-        ('[identity]\nmode = "ldap"', 'identity.mode = "ldap": expected "builtin" or "http_basic" or "none"'),
+        ('[identity]\nmode = "ldap"', 'identity.mode = "ldap": expected "builtin" or "http_basic" or "keystone"'),
+        ('[identity]\nmode = "keystone"', 'identity.keystone.auth_url: mode "keystone" needs it'),
+        (
+            '[identity]\nmode = "keystone"\nkeystone.auth_url = "http://k/v3"',
+            'identity.keystone.username: mode "keystone" needs it',
+        ),
+        (
+            '[identity]\nmode = "keystone"\nkeystone.auth_url = "http://k/v3"\nkeystone.username = "s"',
+            'identity.keystone.password_file: mode "keystone" needs it, or keystone.password',
+        ),
+        (
+            '[identity.keystone]\nauth_url = "keystone:5000"',
+            'identity.keystone.auth_url = "keystone:5000": expected http://',
+        ),
+        ('[identity.keystone]\nwww_authenticate_uri = "http://k/\\"x"', "identity.keystone.www_authenticate_uri"),
+        (
+            '[identity.keystone]\npassword_file = "secret"',
+            'identity.keystone.password_file = "secret": expected an absolute path',
+        ),
+        (
+            '[identity.keystone]\npassword = "a"\npassword_file = "/b"',
+            'identity.keystone.password_file = "/b": expected nothing beside password',
+        ),
+        ("[identity.keystone]\nuser = 1", "identity.keystone.user: there is no such key; did you mean"),
         ("[identity]\nroles = [1]", "identity.roles = [1]: expected a list of strings"),
         ("[worker]\nthreads = true", "worker.threads = true: expected a whole number, 1 to 256"),
         ("[worker]\nlease_seconds = 0", "worker.lease_seconds = 0: expected a number > 0"),
@@ -87,6 +110,18 @@ def test_a_password_is_never_shown() -> None:
     assert "hunter2" not in complaint({"openstack": {"password": "hunter2", "password_file": "/etc/secret"}})
     settings = parse({"openstack": {"password": "hunter2", "application_credential_secret": "hunter3"}})
     assert "hunter" not in repr(settings)
+
+
+def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
+    message = complaint({"identity": {"keystone": {"password": ["hunter2"]}}})
+    assert "identity.keystone.password" in message
+    assert "hunter2" not in message
+
+
+def test_the_service_password_is_not_in_representations() -> None:
+    settings = parse({"identity": {"keystone": {"auth_url": "http://k/v3", "password": "hunter2"}}})
+    assert "http://k/v3" in repr(settings)
+    assert "hunter2" not in repr(settings)
 
 
 def test_unset_keys_have_their_defaults() -> None:

@@ -83,6 +83,7 @@ IDENTITY_PATH: Final = "/identity"
 
 _REQUEST_ID: Final = re.compile(r"^req-[0-9a-f-]{36}$")
 _HOST: Final = re.compile(r"^[A-Za-z0-9.:\[\]_-]{1,255}$")
+_RETRY_AFTER: Final = {413: "0", 503: "1"}
 _encoder = msgspec.json.Encoder()
 
 
@@ -162,6 +163,9 @@ class Front:
                 token=request.get_header("X-Auth-Token") or "",
                 authorization=request.get_header("Authorization") or "",
                 project_id=project,
+                service_token=request.get_header("X-Service-Token") or "",
+                method=request.method,
+                path=path,
             )
         )
         request.context.version = negotiate(request.get_header(VERSION_HEADER))
@@ -214,7 +218,6 @@ class Front:
             log.error("A request failed.", method=request.method, path=request.path, exc_info=error)
         if isinstance(error, OperationalError | PoolTimeout):
             self._answer(request, response, 503, "The database is not available. Try again later.")
-            response.set_header("Retry-After", "1")
         else:
             self._answer(request, response, 500, BROKEN)
 
@@ -271,8 +274,8 @@ class Front:
         response.status = status
         response.content_type = falcon.MEDIA_JSON
         response.data = _encoder.encode(fault(status, message))
-        if status == 413:
-            response.set_header("Retry-After", "0")
+        if status in _RETRY_AFTER:
+            response.set_header("Retry-After", _RETRY_AFTER[status])
 
     def _show_version(self, request: falcon.Request, response: falcon.Response, version: str) -> None:
         response.set_header(VERSION_HEADER, version)

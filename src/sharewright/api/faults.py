@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.identity.contract import Unauthorized
+from sharewright.api.identity.contract import IdentityUnavailable, Unauthorized
 from sharewright.api.versions import VersionNotSupported
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound, OverQuota, SharewrightError
 
@@ -24,6 +24,7 @@ _STATUSES: Final[tuple[tuple[type[SharewrightError], int], ...]] = (
     (NotFound, 404),
     (Conflict, 409),
     (OverQuota, 413),
+    (IdentityUnavailable, 503),
 )
 
 

@@ -324,8 +324,58 @@ def examine_api(host: Host, settings: Settings) -> Iterator[Finding]:
                 text=f'everybody who reaches {where} is administrator (identity.mode = "none").',
                 fix="Set identity.mode to http_basic or builtin, or api.listen to 127.0.0.1.",
             )
+    elif settings.identity.mode == "keystone":
+        yield from examine_keystone(host, settings)
     else:
         yield from examine_users(settings)
+
+
+def examine_keystone(host: Host, settings: Settings) -> Iterator[Finding]:
+    """Whether Keystone knows the service's user, lets it ask about tokens, and has the service in its catalogue."""
+    if not host.has_module("keystoneauth1"):
+        yield Finding(
+            level="problem",
+            subject="identity",
+            text="the Python module keystoneauth1 is missing.",
+            fix="pip install 'sharewright[keystone]'",
+        )
+        return
+    from keystoneauth1.exceptions import ClientException
+
+    from sharewright.api.identity.access_rules import SERVICE_TYPES
+    from sharewright.api.identity.keystone import open_session
+
+    keystone = settings.identity.keystone
+    try:
+        session = open_session(keystone)
+        access = session.auth.get_access(session)  # type: ignore[union-attr]
+    except SharewrightError as error:
+        yield Finding(level="problem", subject="identity", text=error.message, fix=error.hint)
+        return
+    except ClientException as error:
+        yield Finding(
+            level="problem",
+            subject="identity",
+            text=f"Keystone gives {keystone.username} no token: {str(error).rstrip('.')}.",
+            fix="Check [identity.keystone]: auth_url, username, password_file, project, the domains, ca_file.",
+        )
+        return
+    if not {"admin", "service"} & set(access.role_names):
+        yield Finding(
+            level="problem",
+            subject="identity",
+            text=f"{keystone.username} may not ask Keystone about tokens; its roles: {' '.join(access.role_names)}.",
+            fix=f"openstack role add --user {keystone.username} --project {keystone.project} service",
+        )
+        return
+    yield Finding(level="ok", subject="identity", text=f"{keystone.auth_url} knows {keystone.username}")
+    if not any(access.service_catalog.get_endpoints(service_type=kind) for kind in SERVICE_TYPES):
+        yield Finding(
+            level="warning",
+            subject="catalogue",
+            text="clients do not find this service there.",
+            fix="sharewright keystone register URL",
+        )
 
 
 def examine_users(settings: Settings) -> Iterator[Finding]:

@@ -125,9 +125,7 @@ def _is_manila_api(address: str, port: int) -> bool:
     connection = HTTPConnection("127.0.0.1" if address == "0.0.0.0" else address, port, timeout=3)  # noqa: S104
     try:
         connection.request("GET", "/")
-        return b"OpenStack-Manila" in (answer := connection.getresponse()).read(65536) or bool(
-            answer.headers.get("X-OpenStack-Manila-API-Version")
-        )
+        return b"application/vnd.openstack.share+json" in connection.getresponse().read(65536)  # its version document
     except (OSError, HTTPException):
         return False
     finally:

@@ -17,6 +17,7 @@ from sharewright.cli import (
     database,
     doctor,
     image,
+    keystone,
     network,
     options,
     purge,
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_global_options(top, default=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (service, database, image, network, users, doctor, configuration, purge, version):
+    for module in (service, database, image, network, users, keystone, doctor, configuration, purge, version):
         module.add(commands)
     return top
 

@@ -27,6 +27,7 @@ SECTIONS = {
     "": "Top level",
     "api": "[api]",
     "identity": "[identity]",
+    "identity.keystone": '[identity.keystone]: with mode = "keystone"',
     "database": "[database]",
     "worker": "[worker]",
     "quotas": "[quotas]: default limits of each project, -1 for none",
@@ -105,8 +106,10 @@ def section_named(prefix: str) -> type[Section]:
         return Settings
     if prefix == "backends.NAME":
         return Backend
-    kind: type[Section] = field_types(Settings)[prefix]
-    return kind
+    section: type[Section] = Settings
+    for name in prefix.split("."):
+        section = field_types(section)[name]
+    return section
 
 
 def keys() -> set[str]:

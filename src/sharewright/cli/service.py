@@ -199,6 +199,8 @@ def introduce_simulation(settings: Settings) -> None:
     """Say loudly what this is, and give its user a configuration file and a tenant network to begin with."""
     tell(SIMULATED_BANNER)
     path = prepare_state_dir(settings) / "sharewright.toml"
+    path.touch(mode=0o600)  # it may hold a password
+    path.chmod(0o600)
     path.write_text(toml(msgspec.to_builtins(settings)))
     with closing(open_cloud(settings, next(iter(settings.backends.values())))) as cloud:
         networks = cloud.networks

@@ -23,8 +23,8 @@ def subcommands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> 
 def test_the_commands_are_all_there() -> None:
     assert {" ".join(path) for path in subcommands(command.parser())} >= {
         "serve", "api", "worker", "db upgrade", "db current", "image build", "image check", "network create",
-        "network list", "network delete", "user add", "user list", "user remove", "doctor", "config show",
-        "config check", "config reference", "purge", "version",
+        "network list", "network delete", "user add", "user list", "user remove", "keystone register", "doctor",
+        "config show", "config check", "config reference", "purge", "version",
     }  # fmt: skip
 
 
@@ -67,10 +67,13 @@ def test_the_environment_names_the_configuration(
 
 def test_config_show_hides_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "one.toml"
-    path.write_text('[database]\nurl = "postgresql://user:hunter2@host/db"\n')
+    path.write_text(
+        '[database]\nurl = "postgresql://user:hunter2@host/db"\n[identity.keystone]\npassword = "two hunter2"\n'
+    )
     assert command.main(["--config", str(path), "config", "show"]) == 0
     out = capsys.readouterr().out
     assert "hunter2" not in out
+    assert 'password = "[hidden]"' in out
     assert "postgresql://user:" in out
 
 

@@ -19,6 +19,13 @@ class Unauthorized(SharewrightError):
         super().__init__(message)
 
 
+class IdentityUnavailable(SharewrightError):
+    """Nobody can say now whether the credentials are valid (HTTP 503)."""
+
+    def __init__(self, message: str = "The identity service is not available. Try again later.") -> None:
+        super().__init__(message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """An authenticated user in one project. ``roles`` include the implied ones (admin > member > reader)."""
@@ -30,11 +37,15 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a request brought. ``project_id`` is the one in its URL, empty when the URL names none."""
+    """What a request brought. ``project_id`` is the one in its URL, empty when the URL names none. ``service_token``
+    is that of a service which asks on the user's behalf; ``method`` and ``path`` are what is asked for."""
 
-    token: str = ""
-    authorization: str = ""
+    token: str = field(default="", repr=False)
+    authorization: str = field(default="", repr=False)
     project_id: str = ""
+    service_token: str = field(default="", repr=False)
+    method: str = ""
+    path: str = ""
 
 
 class Identity(Protocol):
@@ -46,7 +57,7 @@ class Identity(Protocol):
         ...
 
     def authenticate(self, credentials: Credentials) -> Caller:
-        """The caller. Raises Unauthorized."""
+        """The caller. Raises Unauthorized, Forbidden, IdentityUnavailable."""
         ...
 
 

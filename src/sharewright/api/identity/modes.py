@@ -1,4 +1,4 @@
-"""The modes ``none`` and ``http_basic``, and the choice between all. A further mode (keystone) is one more class."""
+"""The modes ``none`` and ``http_basic``, and the choice between all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from sharewright.api.identity.builtin import BuiltinIdentity
 from sharewright.api.identity.contract import Caller, Credentials, Identity, Unauthorized, with_implied
 from sharewright.api.identity.users import PasswordVerifier, User, UserFile
+from sharewright.errors import ConfigurationError
 from sharewright.services.deployment import Deployment
 from sharewright.settings import Settings
 
@@ -20,7 +21,23 @@ def open_identity(deployment: Deployment) -> Identity:
         return NoIdentity(settings)
     if settings.identity.mode == "http_basic":
         return BasicIdentity(UserFile(user_file_path(settings)))
+    if settings.identity.mode == "keystone":
+        return open_keystone(settings)
     return BuiltinIdentity(deployment, UserFile(user_file_path(settings)))
+
+
+def open_keystone(settings: Settings) -> Identity:
+    """Keystone's libraries are an extra, so they are imported only here. Raises ConfigurationError."""
+    try:
+        from sharewright.api.identity.keystone import KeystoneIdentity
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(("keystoneauth1", "requests")):
+            raise
+        raise ConfigurationError(
+            'identity.mode = "keystone": the Python package keystoneauth1 is missing.',
+            hint="pip install 'sharewright[keystone]'",
+        ) from error
+    return KeystoneIdentity(settings)
 
 
 def user_file_path(settings: Settings) -> Path:
