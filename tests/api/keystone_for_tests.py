@@ -6,16 +6,23 @@ Our own ``builtin`` mode issues only project-scoped tokens; here a test puts in 
 
 from __future__ import annotations
 
+import ssl
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import falcon
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from site_for_tests import PASSWORD, make_settings
 
 from sharewright.api.server import Server
@@ -209,10 +216,7 @@ class Collection:
         response.status = "204 No Content"
 
 
-@contextmanager
-def running_keystone(directory: Path) -> Iterator[FakeKeystone]:
-    """Serve on a free port of the loopback interface."""
-    keystone = FakeKeystone()
+def application(keystone: FakeKeystone) -> falcon.App[falcon.Request, falcon.Response]:
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
     app.req_options.strip_url_path_trailing_slash = True
     app.add_route("/v3", Version(keystone))
@@ -221,7 +225,57 @@ def running_keystone(directory: Path) -> Iterator[FakeKeystone]:
         collection = Collection(keystone, name)
         app.add_route(f"/v3/{name}", collection)
         app.add_route(f"/v3/{name}/{{identifier}}", collection, suffix="one")
-    server = Server(app, make_settings(directory), port=0)
+    return app
+
+
+@contextmanager
+def running_tls_keystone(certificate: Path) -> Iterator[FakeKeystone]:
+    """The same behind TLS; its self-signed certificate is written to ``certificate``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = certificate.with_suffix(".key")
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    keystone = FakeKeystone()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, private)
+    with make_server("127.0.0.1", 0, application(keystone), handler_class=QuietHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        keystone.url = f"https://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield keystone
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@contextmanager
+def running_keystone(directory: Path) -> Iterator[FakeKeystone]:
+    """Serve on a free port of the loopback interface."""
+    keystone = FakeKeystone()
+    server = Server(application(keystone), make_settings(directory), port=0)
     server.start()
     keystone.url = server.url
     identity = {"id": "identity", "type": "identity", "name": "keystone", "enabled": True}

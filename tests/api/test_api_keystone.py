@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 import structlog
-from keystone_for_tests import FakeKeystone, running_keystone
+from keystone_for_tests import FakeKeystone, running_keystone, running_tls_keystone
 from site_for_tests import PASSWORD, Site, make_settings, running_site, write_people
 from sqlalchemy import update
 
@@ -448,6 +448,16 @@ def test_many_at_once(site: Site, keystone: FakeKeystone) -> None:
     for thread in threads:
         thread.join()
     assert seen == [200] * 80
+
+
+def test_the_authority_that_vouches_for_keystone(sqlite_store: Store, tmp_path: Path) -> None:
+    certificate = tmp_path / "authority.pem"
+    with running_tls_keystone(certificate) as keystone:
+        for ca_file, status in (("", 503), (str(certificate), 200)):
+            settings = make_settings(tmp_path, identity=fake_settings(keystone, ca_file=ca_file))
+            with structlog.testing.capture_logs() as logs, running_site(sqlite_store, settings) as site:
+                assert ask(site, keystone.put_token()).status_code == status
+            assert ("SSL" in str(logs)) == (status == 503)
 
 
 # ---- the password file -----------------------------------------------------------------------------------------------

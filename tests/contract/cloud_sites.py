@@ -5,19 +5,24 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 import tempfile
+import time
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
 from sharewright.clouds.contract import Cloud, Flavor, InstanceSpec, Network, Port, PortSpec, Subnet, TenantNetworks
+from sharewright.clouds.openstack.cloud import OpenStackCloud
+from sharewright.clouds.openstack.connection import Connection as OpenStackConnection
+from sharewright.clouds.openstack.images import OpenStackImages, Source
 from sharewright.clouds.simulated import SimulatedCloud
 from sharewright.errors import CloudError
 from sharewright.identifiers import short_hash
 from sharewright.progress import NoProgress
-from sharewright.settings import Libvirt, Simulated
+from sharewright.settings import Libvirt, OpenStack, Simulated
 
 SECONDS = 60.0
 FILES = {"meta_data.json": b"{}", "user_data": b"{}"}
@@ -100,6 +105,82 @@ class LibvirtSite:
             cloud.purge(NoProgress())
             cloud.close()
         shutil.rmtree(self.directory)
+
+
+class TestBed:
+    """A real OpenStack, named by its openrc file, with what the sites share: an image of an empty disk, so that
+    machines start and boot nothing, and the router between service networks and controllers."""
+
+    __test__ = False  # no test, pytest
+
+    def __init__(self, openrc: Path) -> None:
+        import openstack
+
+        variables = dict(re.findall(r"(OS_\w+)=(\S+)", openrc.read_text()))
+        self.name = "swct-" + short_hash(str(os.getpid()), str(time.time_ns()), length=6)
+        self.settings = OpenStack(
+            auth_url=variables["OS_AUTH_URL"],
+            username=variables["OS_USERNAME"],
+            password=variables["OS_PASSWORD"],
+            project=variables["OS_PROJECT_NAME"],
+            region=variables["OS_REGION_NAME"],
+            management_router=self.name,
+            management_cidrs=("10.253.0.0/24",),
+            external_network="public",
+        )
+        self.sdk = openstack.connect(
+            load_yaml_config=False,
+            load_envvars=False,
+            auth_url=self.settings.auth_url,
+            username=self.settings.username,
+            password=self.settings.password,
+            project_name=self.settings.project,
+            user_domain_name="Default",
+            project_domain_name="Default",
+            region_name=self.settings.region,
+        )
+        outside = self.sdk.network.find_network("public", ignore_missing=False)
+        self.router = self.sdk.network.create_router(
+            name=self.name, external_gateway_info={"network_id": outside.id, "enable_snat": False}
+        )
+        with tempfile.TemporaryDirectory() as directory:
+            disk = Path(directory) / "empty.qcow2"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+            self.image = self._images().upload(Source(disk=disk, min_ram=0), NoProgress())
+
+    def _images(self) -> OpenStackImages:
+        return OpenStackImages(OpenStackConnection(self.settings), self.name)
+
+    def remove(self) -> None:
+        self._images().purge()
+        self.sdk.network.delete_router(self.router)
+        self.sdk.close()
+
+
+class OpenStackSite:
+    """One test's deployments on the test bed."""
+
+    def __init__(self, bed: TestBed) -> None:
+        self._bed = bed
+        self.image = bed.image
+        self._random = random.Random(os.urandom(8))
+        self.name = f"{bed.name}-{self._random.randrange(10**6)}"
+        self._clouds: list[OpenStackCloud] = []
+
+    def open(self, deployment: str = "") -> Cloud:
+        name = f"{self.name}-{deployment}" if deployment else self.name
+        cloud = OpenStackCloud(self._bed.settings, deployment=name)
+        self._clouds.append(cloud)
+        return cloud
+
+    def cidr(self) -> IPv4Network:
+        return IPv4Network(f"10.{self._random.randrange(160, 240)}.{self._random.randrange(256)}.0/24")
+
+    def remove(self) -> None:
+        for cloud in {cloud.deployment: cloud for cloud in self._clouds}.values():
+            cloud.purge(NoProgress())
+        for cloud in self._clouds:
+            cloud.close()
 
 
 def make_network(site: Site, cloud: Cloud, name: str = "tenant") -> Network:

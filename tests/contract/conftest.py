@@ -1,4 +1,5 @@
-"""One suite, every cloud: simulated always, libvirt (marker e2e) where there is root."""
+"""One suite, every cloud: simulated always, libvirt (marker e2e) where there is root, OpenStack (marker openstack)
+where there is one: ./check --openstack starts it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud_sites import LibvirtSite, SimulatedSite, Site
+from cloud_sites import LibvirtSite, OpenStackSite, SimulatedSite, Site, TestBed
 
 from sharewright.clouds.contract import Cloud
 
@@ -26,11 +27,30 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ours.stop()
 
 
-@pytest.fixture(params=["simulated", pytest.param("libvirt", marks=pytest.mark.e2e)])
+@pytest.fixture(scope="session")
+def test_bed() -> Iterator[TestBed]:
+    """The OpenStack that SHAREWRIGHT_OPENRC names, or the test bed's."""
+    openrc = Path(os.environ.get("SHAREWRIGHT_OPENRC", "/var/tmp/openstack-testbed/etc/openrc"))
+    if not openrc.exists():
+        pytest.fail(f"There is no {openrc}; ./check --openstack starts the test bed. Or: -m 'not openstack'.")
+    bed = TestBed(openrc)
+    yield bed
+    bed.remove()
+
+
+@pytest.fixture(
+    params=[
+        "simulated",
+        pytest.param("libvirt", marks=pytest.mark.e2e),
+        pytest.param("openstack", marks=pytest.mark.openstack),
+    ]
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "libvirt":
         request.getfixturevalue("daemons")
         place: Site = LibvirtSite()
+    elif request.param == "openstack":
+        place = OpenStackSite(request.getfixturevalue("test_bed"))
     else:
         place = SimulatedSite(tmp_path)
     try:

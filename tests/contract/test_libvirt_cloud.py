@@ -205,6 +205,20 @@ def test_what_a_crash_left_of_a_volume_is_made_anew(libvirt_site: LibvirtSite, c
     assert not record.exists()
 
 
+def test_a_deletion_that_died_half_way_is_completed(libvirt_site: LibvirtSite, cloud: LibvirtCloud) -> None:
+    volume_id = volume(cloud)
+    file = libvirt_site.state_dir() / "libvirt" / "volumes" / f"{volume_id}.raw"
+    file.unlink()
+    (file / "not empty").mkdir(parents=True)  # cannot be deleted: the deletion fails in its middle
+    with pytest.raises(CloudError):
+        cloud.volumes.delete_volume(volume_id, timeout=SECONDS)
+    shutil.rmtree(file)
+    assert cloud.volumes.find_volume(volume_id) is not None, "its file is gone, but not all of it"
+    cloud.volumes.delete_volume(volume_id, timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume_id) is None
+    assert list(cloud.volumes.list_volumes()) == []
+
+
 def test_a_volumes_lost_file_is_never_replaced_by_an_empty_one(libvirt_site: LibvirtSite, cloud: LibvirtCloud) -> None:
     volume_id = volume(cloud)
     (libvirt_site.state_dir() / "libvirt" / "volumes" / f"{volume_id}.raw").unlink()

@@ -6,25 +6,12 @@ import io
 import shlex
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import paramiko
 
-from sharewright.clouds.contract import (
-    TAG_DEPLOYMENT,
-    TAG_OWNER,
-    Cloud,
-    Flavor,
-    Instance,
-    InstanceSpec,
-    Port,
-    PortSpec,
-    Subnet,
-)
-from sharewright.identifiers import derived_id
-from sharewright.service_instance.config_drive import Link, build
-from sharewright.service_instance.keys import new_key_pair
-
-FORCED_SHELL = r'command="/bin/bash -c \"$SSH_ORIGINAL_COMMAND\""'
+from sharewright.cli.client_machine import ClientMachine
+from sharewright.clouds.contract import Cloud, Subnet
 
 
 class CommandFailed(AssertionError):
@@ -38,34 +25,22 @@ class CommandFailed(AssertionError):
 
 @dataclass
 class ClientVm:
+    """quickstart's client machine with one SSH connection that is kept open: a handshake costs 2 s under emulation."""
+
     cloud: Cloud
-    instance: Instance
-    port: Port
-    host_key: str
-    private_key: str = field(repr=False)
+    machine: ClientMachine
     _ssh: paramiko.SSHClient | None = field(default=None, repr=False)
 
     @property
     def address(self) -> str:
-        return str(self.port.address)
+        return self.machine.address
 
     @classmethod
-    def boot(cls, cloud: Cloud, subnet: Subnet, name: str, image: str) -> ClientVm:
-        """Start it; return before it has booted."""
-        tags = {TAG_DEPLOYMENT: cloud.deployment, TAG_OWNER: f"client_machine:{derived_id(cloud.deployment, name)}"}
-        keys, host_keys = new_key_pair(), new_key_pair()
-        port = cloud.networks.ensure_port(PortSpec(name=name, subnet=subnet, tags=tags, allowed_tcp=(22,)), timeout=60)
-        files = build(
-            server_id=name,
-            name=name,
-            links=[Link(role="tenant", port=port, gateway=subnet.gateway)],
-            authorized_keys=[f"{FORCED_SHELL} {keys.public}"],
-            host_private_key=host_keys.private,
-            firewall=None,
-        )
-        spec = InstanceSpec(name=name, image=image, flavor=Flavor(), ports=(port,), files=files, tags=tags)
-        instance = cloud.compute.ensure_instance(spec, timeout=120)
-        return cls(cloud=cloud, instance=instance, port=port, host_key=host_keys.public, private_key=keys.private)
+    def boot(cls, cloud: Cloud, subnet: Subnet, name: str, image: str, directory: Path) -> ClientVm:
+        """Start it; return before it has booted. ``directory`` keeps its keys."""
+        machine = ClientMachine(cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client")
+        machine.ensure()
+        return cls(cloud, machine)
 
     def wait(self, seconds: float = 240) -> ClientVm:
         """Connect, as soon as sshd answers."""
@@ -76,7 +51,7 @@ class ClientVm:
                 return self
             except (OSError, paramiko.SSHException, EOFError):
                 if time.monotonic() > end:
-                    log = self.cloud.compute.console_log(self.instance.id)
+                    log = self.cloud.compute.console_log(self.machine.instance_id)
                     raise TimeoutError(f"The client did not boot in {seconds} s. Its console:\n{log}") from None
                 time.sleep(0.5)
 
@@ -111,18 +86,16 @@ class ClientVm:
     def delete(self) -> None:
         if self._ssh is not None:
             self._ssh.close()
-        self.cloud.compute.delete_instance(self.instance.id, timeout=60)
-        self.cloud.networks.delete_port(self.port.id, timeout=60)
+        self.machine.delete()
 
     def _connect(self) -> None:
         client = paramiko.SSHClient()
-        kind, blob = self.host_key.split()[:2]
-        client.get_host_keys().add(self.address, kind, paramiko.PKey.from_type_string(kind, _decode(blob)))
+        client.load_host_keys(str(self.machine.known_hosts))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.connect(
             self.address,
             username="root",
-            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(self.private_key)),
+            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(self.machine.private_key)),
             allow_agent=False,
             look_for_keys=False,
             timeout=5,
@@ -130,9 +103,3 @@ class ClientVm:
             auth_timeout=20,
         )
         self._ssh = client
-
-
-def _decode(blob: str) -> bytes:
-    import base64
-
-    return base64.b64decode(blob)

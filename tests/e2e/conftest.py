@@ -33,12 +33,12 @@ unused_server_seconds = 3600
 
 [backends.two_nics]
 image = "{IMAGE}"
-service_network_cidr = "10.253.0.0/18"
+service_network_cidr = "10.252.0.0/18"
 
 [backends.one_nic]
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
-service_network_cidr = "10.253.64.0/18"
+service_network_cidr = "10.252.64.0/18"
 """
 
 
@@ -84,7 +84,9 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
             network_id = deployment.command("network", "create", f"swtest-{name}", cidr, "--id-only").strip()
             subnet = cloud.networks.find_subnet(network_id, None)
             assert subnet is not None
-            client = ClientVm.boot(cloud, subnet, f"swtest-client-{name}", str(IMAGE))
+            client = ClientVm.boot(
+                cloud, subnet, f"swtest-client-{name}", str(IMAGE), deployment.directory / f"client-{name}"
+            )
             clients.append(client)
             sdk = deployment.sdk(name)
             share_network = sdk.shared_file_system.create_share_network(

@@ -18,6 +18,8 @@ from tenants import Shares
 
 pytestmark = pytest.mark.e2e
 
+NFS = 2049
+
 
 @pytest.fixture
 def cloud(deployment: Deployment) -> Cloud:
@@ -122,8 +124,12 @@ def test_controller_killed_in_the_middle_of_a_create(red: Shares, deployment: De
 
 
 def test_unused_server_is_removed_after_the_set_time(blue: Shares, deployment: Deployment, cloud: Cloud) -> None:
+    """And its successor is reached at the same address, which clients still know with the old MAC."""
     share = blue.create("short-lived")
     blue.wait(share)
+    blue.allow(share, blue.tenant.client.address)
+    address = blue.export(share).partition(":")[0]
+    assert blue.tenant.client.can_connect(address, NFS)
     server_id = deployment.sdk("admin").shared_file_system.get_share(share).share_server_id
     blue.delete(share)
     deployment.stop()
@@ -141,6 +147,12 @@ def test_unused_server_is_removed_after_the_set_time(blue: Shares, deployment: D
         deployment.stop()
         deployment.config.write_text(text)
         deployment.start()
+    share = blue.create("successor")
+    blue.wait(share)
+    blue.allow(share, blue.tenant.client.address)
+    assert blue.export(share).partition(":")[0] == address
+    assert blue.tenant.client.can_connect(address, NFS), "without an announcement the old MAC is used for 8 s"
+    blue.delete(share)
 
 
 def test_broken_configuration_is_refused_by_name(deployment: Deployment, tmp_path: Path) -> None:

@@ -105,13 +105,6 @@ def test_a_password_in_a_wrong_value_is_not_shown() -> None:
     assert "hunter2" not in message
 
 
-def test_a_password_is_never_shown() -> None:
-    assert "12345" not in complaint({"openstack": {"password": 12345}})
-    assert "hunter2" not in complaint({"openstack": {"password": "hunter2", "password_file": "/etc/secret"}})
-    settings = parse({"openstack": {"password": "hunter2", "application_credential_secret": "hunter3"}})
-    assert "hunter" not in repr(settings)
-
-
 def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
     message = complaint({"identity": {"keystone": {"password": ["hunter2"]}}})
     assert "identity.keystone.password" in message
@@ -122,6 +115,13 @@ def test_the_service_password_is_not_in_representations() -> None:
     settings = parse({"identity": {"keystone": {"auth_url": "http://k/v3", "password": "hunter2"}}})
     assert "http://k/v3" in repr(settings)
     assert "hunter2" not in repr(settings)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "12345" not in complaint({"openstack": {"password": 12345}})
+    assert "hunter2" not in complaint({"openstack": {"password": "hunter2", "password_file": "/etc/secret"}})
+    settings = parse({"openstack": {"password": "hunter2", "application_credential_secret": "hunter3"}})
+    assert "hunter" not in repr(settings)
 
 
 def test_unset_keys_have_their_defaults() -> None:

@@ -32,7 +32,7 @@ FORCED_COMMAND = r"/bin/bash -c \"${SSH_ORIGINAL_COMMAND:-exec /bin/bash -l}\""
 class ClientMachine:
     """``directory`` keeps its keys and an ssh configuration (``ssh -F <directory>/ssh_config client``)."""
 
-    def __init__(self, cloud: Cloud, *, name: str, directory: Path, image: Path, subnet: Subnet, backend: str) -> None:
+    def __init__(self, cloud: Cloud, *, name: str, directory: Path, image: str, subnet: Subnet, backend: str) -> None:
         self._cloud = cloud
         self._name = name
         self._directory = directory
@@ -45,10 +45,20 @@ class ClientMachine:
         }
         self.address = ""
         self.instance_id = ""
+        self._port_id = ""
 
     @property
     def ssh_configuration(self) -> Path:
         return self._directory / "ssh_config"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self._directory / "known_hosts"
+
+    @property
+    def private_key(self) -> str:
+        """The key that logs in, in OpenSSH's format."""
+        return self._private_key("client_key").read_text()
 
     def ensure(self, *, timeout: float = 120.0) -> None:
         """Make it, or start it when it is stopped. Returns when it runs, not when it has booted."""
@@ -58,7 +68,7 @@ class ClientMachine:
             PortSpec(name=f"{self._name}-port", subnet=self._subnet, tags=self._tags, allowed_tcp=(22,)),
             timeout=timeout,
         )
-        self.address = str(port.address)
+        self.address, self._port_id = str(port.address), port.id
         files = config_drive.build(
             server_id=derived_id(self._cloud.deployment, self._name),
             name=self._name,
@@ -71,7 +81,7 @@ class ClientMachine:
         instance = self._cloud.compute.ensure_instance(
             InstanceSpec(
                 name=self._name,
-                image=str(self._image),
+                image=self._image,
                 flavor=Flavor(vcpus=1, memory_mib=512),
                 ports=(port,),
                 files=files,
@@ -80,6 +90,11 @@ class ClientMachine:
             timeout=timeout,
         )
         self.instance_id = instance.id
+
+    def delete(self, *, timeout: float = 60.0) -> None:
+        """Delete what ``ensure`` made; its keys stay."""
+        self._cloud.compute.delete_instance(self.instance_id, timeout=timeout)
+        self._cloud.networks.delete_port(self._port_id, timeout=timeout)
 
     def wait_ready(self, *, timeout: float) -> None:
         """Return when it answers over SSH. Raises DeadlineExceeded with the end of its console."""
@@ -129,8 +144,7 @@ class ClientMachine:
         return path
 
     def _write_ssh_configuration(self, host_key: str, login: Path) -> None:
-        known_hosts = self._directory / "known_hosts"
-        known_hosts.write_text(f"{self.address} {host_key}\n")
+        self.known_hosts.write_text(f"{self.address} {host_key}\n")
         self.ssh_configuration.write_text(
             f"""Host client
   HostName {self.address}
@@ -138,7 +152,7 @@ class ClientMachine:
   IdentityFile {login}
   IdentitiesOnly yes
   IdentityAgent none
-  UserKnownHostsFile {known_hosts}
+  UserKnownHostsFile {self.known_hosts}
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
   HostKeyAlgorithms ssh-ed25519

@@ -58,7 +58,9 @@ def add(commands: Commands) -> None:
         examples="  sudo sharewright doctor\n  sharewright doctor --json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--cloud", choices=["libvirt", "simulated"], help="look only at what this cloud needs")
+    parser.add_argument(
+        "--cloud", choices=["libvirt", "openstack", "simulated"], help="look only at what this cloud needs"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,6 +90,8 @@ def examine(host: Host, settings: Settings, *, cloud: str | None = None) -> Iter
         yield from examine_libvirt(host, settings)
         yield from examine_room(host, settings)
         yield from examine_image(image_path(settings))
+    if "openstack" in clouds:
+        yield from examine_openstack(host, settings)
     yield from examine_database(settings)
     yield from examine_api(host, settings)
 
@@ -159,6 +163,44 @@ def examine_libvirt(host: Host, settings: Settings) -> Iterator[Finding]:
                 text=f"{reason}; virtual machines are emulated, about ten times slower.",
                 fix="Switch on VT-x or AMD-V (inside a VM: nested virtualization); modprobe kvm_intel or kvm_amd",
             )
+
+
+def examine_openstack(host: Host, settings: Settings) -> Iterator[Finding]:
+    if not host.has_module("openstack"):
+        yield Finding(
+            level="problem",
+            subject="OpenStack",
+            text="the Python package openstacksdk is missing.",
+            fix="pip install 'sharewright[openstack]'",
+        )
+        return
+    from sharewright.clouds.openstack.cloud import OpenStackCloud
+
+    where = settings.openstack.cloud or settings.openstack.auth_url
+    with closing(OpenStackCloud(settings.openstack, deployment=settings.deployment)) as cloud:
+        try:
+            cloud.check()
+            capacity = cloud.volumes.capacity()
+        except SharewrightError as error:
+            yield Finding(level="problem", subject="OpenStack", text=error.message, fix=error.hint)
+            return
+        yield Finding(level="ok", subject="OpenStack", text=f"{where} answers")
+        free = "unknown" if capacity.free is None else f"{capacity.free:.0f} GiB"
+        yield Finding(
+            level="ok" if capacity.free is None or capacity.free >= 1 else "warning",
+            subject="volumes",
+            text=f"room: {free}",
+            fix="" if capacity.free is None or capacity.free >= 1 else "Raise the project's quota, or add storage.",
+        )
+        for name, backend in settings.backends.items():
+            if backend.cloud != "openstack":
+                continue
+            try:
+                cloud.compute.check(backend.flavor, backend.image)
+            except SharewrightError as error:
+                yield Finding(level="problem", subject=f"backend {name}", text=error.message, fix=error.hint)
+            else:
+                yield Finding(level="ok", subject=f"backend {name}", text=f"flavor {backend.flavor} and an image")
 
 
 def examine_room(host: Host, settings: Settings) -> Iterator[Finding]:

@@ -80,6 +80,11 @@ def purge_deployment(settings: Settings, say: Say) -> None:
         with libvirt_cloud(settings) as cloud:
             cloud.purge(Told(say))
             cloud.stop_daemons()
+    if any(backend.cloud == "openstack" for backend in settings.backends.values()):
+        from sharewright.clouds.openstack.cloud import OpenStackCloud
+
+        with closing(OpenStackCloud(settings.openstack, deployment=settings.deployment)) as openstack:
+            openstack.purge(Told(say))
     for path in own_files(settings):
         path.unlink(missing_ok=True)
     remove_state_dir(settings.state_path)

@@ -185,7 +185,7 @@ class Quickstart:
             self._start_service()
             subnet = self._tenant_network(cloud)
             client = ClientMachine(
-                cloud, name=f"{settings.deployment}-client", directory=self._places.directory, image=image,
+                cloud, name=f"{settings.deployment}-client", directory=self._places.directory, image=str(image),
                 subnet=subnet, backend=BACKEND,
             )  # fmt: skip
             boot = Background(lambda: self._boot(client))

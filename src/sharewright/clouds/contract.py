@@ -186,9 +186,9 @@ class Networks(Protocol):
         floating address, a device of this host's)."""
         ...
 
-    def restore_reach(self) -> None:
-        """Make what this host may lack of its way to the service subnets: it was restarted, or another host made them.
-        Cheap to call often."""
+    def repair(self) -> None:
+        """Put right what may be lost or changed behind our back without anybody noticing: port filters, this host's
+        way to the service subnets. Cheap to call often: it looks once in a while."""
         ...
 
 

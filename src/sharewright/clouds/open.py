@@ -25,6 +25,16 @@ def open_cloud(settings: Settings, backend: Backend) -> Cloud:
         from sharewright.clouds.simulated.cloud import SimulatedCloud
 
         return SimulatedCloud(settings.simulated, deployment=settings.deployment, path=simulated_path(settings))
+    if backend.cloud == "openstack":
+        try:
+            from sharewright.clouds.openstack.cloud import OpenStackCloud
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"The OpenStack cloud needs the Python package {error.name}.",
+                hint="pip install 'sharewright[openstack]'.",
+            ) from error
+
+        return OpenStackCloud(settings.openstack, deployment=settings.deployment)
     try:
         from sharewright.clouds.libvirt.cloud import LibvirtCloud
     except ModuleNotFoundError as error:

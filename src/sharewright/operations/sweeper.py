@@ -102,6 +102,10 @@ class Sweeper:
         silent: set[str] = set()
         for name, cloud in self._clouds.items():
             try:
+                cloud.networks.repair()
+            except SharewrightError as error:
+                log.warning("a cloud's networks cannot be repaired now", cloud=name, error=str(error))
+            try:
                 sightings += _look(name, cloud)
             except SharewrightError as error:
                 silent.add(name)

@@ -21,7 +21,14 @@ from sharewright.clouds.contract import (
     Port,
     Subnet,
 )
-from sharewright.errors import CloudError, CloudObjectMissing, GuestUnreachable, LeaseLost, NotFound
+from sharewright.errors import (
+    CloudError,
+    CloudObjectMissing,
+    DeadlineExceeded,
+    GuestUnreachable,
+    LeaseLost,
+    NotFound,
+)
 from sharewright.guest.contract import GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
 from sharewright.identifiers import utcnow
@@ -410,9 +417,9 @@ class CloudServiceInstances:
         )
         self._health.learn(server_id, healthy=row.healthy)
         try:
-            self._cloud.networks.restore_reach()
-        except CloudError as error:  # the call itself will show whether the way is there
-            log.warning("the way to the service subnets was not looked after", reason=error.message)
+            self._cloud.networks.repair()
+        except (CloudError, DeadlineExceeded) as error:  # the call itself will show whether the way is there
+            log.warning("the cloud's networks were not looked after", reason=error.message)
         with self._addresses_lock:
             self._addresses[server_id] = address
         return address

@@ -22,7 +22,8 @@ def test_backends_choose_their_cloud(tmp_path: Path) -> None:
 
 def test_opening_contacts_nobody(tmp_path: Path) -> None:
     settings = Settings(state_dir=str(tmp_path / "state"), deployment="d")
-    cloud: Cloud = open_cloud(settings, Backend(cloud="libvirt"))
-    assert cloud.name == "libvirt"
-    assert isinstance(cloud.networks, TenantNetworks)
-    cloud.close()
+    for name, backend in (("libvirt", Backend(cloud="libvirt")), ("openstack", Backend(cloud="openstack", flavor="f"))):
+        cloud: Cloud = open_cloud(settings, backend)
+        assert cloud.name == name
+        assert isinstance(cloud.networks, TenantNetworks)
+        cloud.close()

@@ -2,10 +2,11 @@
 """What a scratch root has instead of mount, umount, exportfs, nft, ip and systemctl: the same effects, on its files.
 
 Called by these names through links in <root>/usr/sbin. Every call is noted in <root>/calls. A file <root>/fail/<name>
-makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail.
+makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail, and when that file says
+"nfsd", only until the NFS server is started anew.
 """
 
-# ruff: noqa: PTH102, PTH106, PTH108, PTH110, PTH114, PTH119, PTH123, PTH211
+# ruff: noqa: PTH102, PTH106, PTH108, PTH110, PTH114, PTH119, PTH123, PTH208, PTH211
 
 import os
 import sys
@@ -87,6 +88,10 @@ def exportfs(arguments):
 
 
 def systemctl(arguments):
+    if arguments[0] == "restart":
+        for name in os.listdir(f"{ROOT}/busy"):
+            if read(f"{ROOT}/busy/{name}") == "nfsd":
+                os.unlink(f"{ROOT}/busy/{name}")
     write(f"{ROOT}/proc/fs/nfsd/threads", "8\n")
 
 

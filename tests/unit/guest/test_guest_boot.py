@@ -90,6 +90,7 @@ def vm(machine: Machine) -> Machine:
     machine.add_nic("eth1", CLIENT_MAC)
     for nic in ("all", "default", "eth0", "eth1"):
         machine.write(f"proc/sys/net/ipv4/conf/{nic}/rp_filter", "0\n")
+        machine.write(f"proc/sys/net/ipv4/conf/{nic}/arp_notify", "0\n")
         machine.write(f"proc/sys/net/ipv6/conf/{nic}/accept_ra", "1\n")
     machine.write("proc/sys/kernel/hostname", "localhost\n")
     machine.write("run/sharewright/.keep", "")
@@ -111,25 +112,28 @@ def test_from_drive_to_server(vm: Machine) -> None:
     assert vm.read("proc/sys/net/ipv4/ip_forward").strip() == "0"
     for nic in ("all", "eth0", "eth1"):
         assert vm.read(f"proc/sys/net/ipv4/conf/{nic}/rp_filter").strip() == "1"
+        assert vm.read(f"proc/sys/net/ipv4/conf/{nic}/arp_notify").strip() == "1"
         assert vm.read(f"proc/sys/net/ipv6/conf/{nic}/accept_ra").strip() == "0"
     four, six = vm.read("ip").split("# -6\n")
     assert four.splitlines() == [
-        "# -4",
-        "link set dev eth0 mtu 1450 up",
-        "link set dev eth1 mtu 9000 up",
+        "# -batch",
+        "link set dev eth0 mtu 1450",
+        "link set dev eth1 mtu 9000",
         "address replace 10.254.0.5/28 dev eth0",
+        "address replace 192.168.7.9/24 dev eth1",
+        "address replace fd00:1::9/64 dev eth1 nodad",
+        "link set dev eth0 up",  # with its addresses, which it announces
+        "link set dev eth1 up",
         "route replace 10.254.0.0/28 dev eth0 table 100",
         "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 table 100 onlink",
         "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 metric 1024 onlink",
         "route replace unreachable 0.0.0.0/0 table 100",
         "rule add from 10.254.0.5/32 lookup 100 priority 1000",
-        "address replace 192.168.7.9/24 dev eth1",
         "route replace 192.168.7.0/24 dev eth1 table 101",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 table 101 onlink",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 onlink",
         "rule add from 192.168.7.9/32 lookup 101 priority 1001",
     ]
-    assert "address replace fd00:1::9/64 dev eth1 nodad" in six
     assert "rule add from fd00:1::9/128 lookup 102 priority 1002" in six
     copy = vm.read("var/lib/sharewright/boot.json")
     assert "PRIVATE KEY" not in copy

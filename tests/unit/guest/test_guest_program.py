@@ -33,7 +33,8 @@ from sharewright.guest.document import Document, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
 from sharewright.guest.program import acting
 from sharewright.guest.program.desired import parse_document
-from sharewright.guest.program.host import Host
+from sharewright.guest.program.host import CommandFailed, Host
+from sharewright.guest.program.unmounting import unmount
 
 
 def apply(session: Session, value: Document, call: str = "apply") -> State:
@@ -198,6 +199,33 @@ def test_a_busy_share_is_reported_and_unmounted_later(
     assert machine.read("proc/fs/nfsd/clients/5/ctl") == "", "another share's client is left alone"
     (machine.root / f"busy/share-{number(1)}").unlink()
     assert apply(session, document(2, share(2, rule("10.0.0.5")))).unmounted == (number(1),)
+
+
+def test_what_only_nfsd_holds_is_freed_by_starting_it_anew(machine: Machine, session: Session) -> None:
+    machine.add_disk(1)
+    apply(session, document(1, share(1, rule("10.0.0.5"))))
+    machine.write(f"busy/share-{number(1)}", "nfsd")
+    host = Host(str(machine.root))
+    unmount(host, number(1), seconds=0.1)
+    assert machine.mounted == []
+    assert "systemctl restart nfs-server.service" in machine.calls
+
+
+def test_the_nfs_server_is_started_anew_once_for_a_share(machine: Machine, session: Session) -> None:
+    """It costs all clients of the server a grace period, and what it does not free once it never will."""
+    machine.add_disk(1)
+    apply(session, document(1, share(1, rule("10.0.0.5"))))
+    machine.write(f"busy/share-{number(1)}", "")
+    host = Host(str(machine.root))
+    machine.calls  # noqa: B018 - forgets them
+    for restarts in (1, 0):
+        with pytest.raises(CommandFailed, match="a reboot of the server will"):
+            unmount(host, number(1), seconds=0.1)
+        assert sum(call.startswith("systemctl restart") for call in machine.calls) == restarts
+    (machine.root / f"busy/share-{number(1)}").unlink()
+    unmount(host, number(1), seconds=0.1)
+    assert machine.mounted == []
+    assert not (machine.root / f"run/sharewright/nfs-restarted/{number(1)}").exists()
 
 
 def test_a_pulled_disk_and_its_return(machine: Machine, session: Session) -> None:

@@ -176,8 +176,8 @@ class LibvirtNetworks:
         """The host is on the bridge."""
         return port.address
 
-    def restore_reach(self) -> None:
-        """The bridges come back with their networks."""
+    def repair(self) -> None:
+        """``restore`` does it, and the cloud's check."""
 
     # ---- ports ----
 

@@ -182,6 +182,8 @@ class LibvirtVolumes:
         return record
 
     def _delete(self, volume_id: str, record: Record) -> None:
+        # Who dies after this leaves a volume that is still found and can still be deleted.
+        self._records.put(volume_id, {**record, "ready": False})
         with self._connection.use(f"deleting volume {record['name']}"):
             self._remove_file(self._pool(), record["file"])
         self._records.remove(volume_id)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import structlog
 from openstack.connection import Connection as Sdk
 from openstack.network.v2.port import Port as NeutronPort
 
-from sharewright.clouds.addresses import first_host
 from sharewright.clouds.contract import TAG_DEPLOYMENT, Address, Cidr, Port, Route, Subnet
 from sharewright.clouds.openstack.neutron import Neutron, address_on
 from sharewright.clouds.openstack.polling import Deadline, Pace, Wait
@@ -32,12 +30,13 @@ log = structlog.get_logger()
 DEVICE_OWNER = "sharewright:host"
 DEVICES = Path("/sys/class/net")
 COMMAND_SECONDS = 30.0
-RESTORE_SECONDS = 60.0
 NOTHING = Filter(admissions=(), outgoing=True)
 
 
 class HostPort:
     """``host`` is this host's name in Neutron (``openstack network agent list``)."""
+
+    on_this_host = True
 
     def __init__(self, neutron: Neutron, groups: SecurityGroups, host: str) -> None:
         self._neutron = neutron
@@ -47,7 +46,6 @@ class HostPort:
         self._pace = Pace(3.0)
         self._lock = threading.Lock()
         self._plugged: dict[str, str] = {}  # subnet → our device on it
-        self._restored: float | None = None
 
     def check(self, deadline: Deadline) -> None:
         agents = self._neutron.call(
@@ -61,9 +59,6 @@ class HostPort:
                 hint='openstack.management = "host_port" needs one; openstack.management_host is this host\'s name '
                 "in: openstack network agent list.",
             )
-
-    def gateway(self, cidr: Cidr, *, routed_to_tenant: bool) -> Address | None:
-        return first_host(cidr) if routed_to_tenant else None
 
     def routes(self, cidr: Cidr, *, routed_to_tenant: bool) -> tuple[Route, ...]:
         return ()  # the controllers are on the subnet
@@ -99,32 +94,32 @@ class HostPort:
         return [port for port in ports if not self.made(port)]
 
     def restore(self, subnets: Sequence[Subnet], deadline: Deadline) -> None:
+        found = self._neutron.call(
+            "listing this host's ports",
+            lambda sdk: list(
+                sdk.network.ports(device_owner=DEVICE_OWNER, device_id=self._host, project_id=self._neutron.project)
+            ),
+            deadline,
+        )
+        ports = {str(port.network_id): port for port in self._neutron.ours(found)}
         for subnet in subnets:
-            self._plug(subnet, deadline)
+            self._plug(subnet, deadline, ports.get(subnet.network_id))
         with self._lock:
             wanted = set(self._plugged.values())
         for path in DEVICES.iterdir() if DEVICES.is_dir() else ():
             if path.name.startswith("swm") and path.name not in wanted and self._is_ours(path):
                 self._unplug(path.name)
 
-    def due(self) -> bool:
-        """Whether it is time to look again for subnets that other hosts have made."""
-        now = time.monotonic()
-        with self._lock:
-            if self._restored is not None and now - self._restored < RESTORE_SECONDS:
-                return False
-            self._restored = now
-            return True
-
     # ---- the port ----
 
-    def _plug(self, subnet: Subnet, deadline: Deadline) -> None:
+    def _plug(self, subnet: Subnet, deadline: Deadline, port: NeutronPort | None = None) -> None:
         with self._lock:
             device = self._plugged.get(subnet.id)
         if device is not None and (DEVICES / device).exists():
             return
         with self._neutron.connection.locks.hold(f"host port on {subnet.id}", deadline):
-            port = self._ensure_port(subnet, deadline)
+            if port is None:
+                port = self._ensure_port(subnet, deadline)
             address = address_on(port, subnet.id)
             if address is None:
                 raise CloudError(f"This host's port {port.id} has no address on {subnet.cidr}.", hint="Delete it.")

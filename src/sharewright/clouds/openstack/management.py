@@ -34,14 +34,13 @@ CHOICES = 'Or choose another way in: openstack.management = "routed", "floating"
 
 
 class Management(Protocol):
-    """``routed_to_tenant``: the service subnet's gateway is a tenant's router (layout "router")."""
+    """``routed_to_tenant``: the service subnet's gateway is a tenant's router (layout "router"). ``on_this_host``:
+    whether something of it is on this host, so that ``restore`` has something to do."""
+
+    on_this_host: bool
 
     def check(self, deadline: Deadline) -> None:
         """CloudError, with a hint, when the configuration does not fit the cloud."""
-        ...
-
-    def gateway(self, cidr: Cidr, *, routed_to_tenant: bool) -> Address | None:
-        """The gateway that a new service subnet gets."""
         ...
 
     def routes(self, cidr: Cidr, *, routed_to_tenant: bool) -> tuple[Route, ...]:
@@ -75,16 +74,14 @@ class Management(Protocol):
         the ports that remain."""
         ...
 
-    def due(self) -> bool:
-        """Whether ``restore`` has anything to do."""
-        ...
-
     def restore(self, subnets: Sequence[Subnet], deadline: Deadline) -> None:
         """Make what this host may have lost: after its restart, or for subnets that another host has made."""
         ...
 
 
 class Routed:
+    on_this_host = False
+
     def __init__(self, settings: OpenStack, neutron: Neutron, routers: Routers) -> None:
         self._router = settings.management_router
         self._sources = tuple(ip_network(cidr, strict=False) for cidr in settings.management_cidrs)
@@ -117,9 +114,6 @@ class Routed:
         """Our router's on a service subnet: the gateway's, or where that is a tenant's router, the last."""
         return last_host(cidr) if routed_to_tenant else first_host(cidr)
 
-    def gateway(self, cidr: Cidr, *, routed_to_tenant: bool) -> Address | None:
-        return first_host(cidr)
-
     def routes(self, cidr: Cidr, *, routed_to_tenant: bool) -> tuple[Route, ...]:
         through = self.address(cidr, routed_to_tenant=routed_to_tenant)
         found = (Route(destination=to, gateway=through) for to in self._sources if to.version == cidr.version)
@@ -143,7 +137,9 @@ class Routed:
         address = self.address(subnet.cidr, routed_to_tenant=routed_to_tenant)
         if attached_to(ports, router, address):
             return
-        attach = self._routers.attach_port if routed_to_tenant else self._routers.attach
+        attach = (
+            self._routers.attach if address == subnet.gateway and not routed_to_tenant else self._routers.attach_port
+        )
         attach(router, subnet.network_id, subnet.id, address, deadline, what="the management router")
 
     def sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
@@ -165,9 +161,6 @@ class Routed:
 
     def release_subnet(self, ports: Sequence[NeutronPort], deadline: Deadline) -> list[NeutronPort]:
         return list(ports)
-
-    def due(self) -> bool:
-        return False  # nothing is on this host
 
     def restore(self, subnets: Sequence[Subnet], deadline: Deadline) -> None:
         """Nothing is on this host."""

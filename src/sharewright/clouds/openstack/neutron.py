@@ -34,6 +34,15 @@ ROUTER_PORTS = (
 # Ports that Neutron makes and takes away by itself.
 AUTOMATIC_PORTS = ("network:dhcp", "network:distributed", "network:router_centralized_snat", "network:metadata")
 IDS_IN_ONE_QUERY = 50  # 2 kB of URL
+# What we read of long lists.
+SUBNET_FIELDS = (
+    *("id", "name", "description", "project_id", "network_id", "created_at"),
+    *("cidr", "gateway_ip", "host_routes"),
+)
+PORT_FIELDS = (
+    *("id", "name", "description", "project_id", "network_id", "created_at"),
+    *("device_owner", "mac_address", "fixed_ips"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +140,18 @@ class Neutron:
         wanted = sorted(set(identifiers))
         found: dict[str, Subnet] = {}
         for start in range(0, len(wanted), IDS_IN_ONE_QUERY):
-            part = wanted[start : start + IDS_IN_ONE_QUERY]
-            for each in self._subnets(part, deadline):
-                found[str(each.id)] = self.subnet(each, deadline)
+            subnets = self._subnets(wanted[start : start + IDS_IN_ONE_QUERY], deadline)
+            self._learn({str(each.network_id) for each in subnets}, deadline)
+            found |= {str(each.id): self.subnet(each, deadline) for each in subnets}
         return found
+
+    def _learn(self, networks: set[str], deadline: Deadline) -> None:
+        """The facts of networks that we do not know yet, in one request."""
+        with self._lock:
+            unknown = sorted(networks - self._facts.keys())
+        if unknown:
+            for each in self.call("looking at networks", lambda sdk: list(sdk.network.networks(id=unknown)), deadline):
+                self.remember(each)
 
     def _subnets(self, identifiers: list[str], deadline: Deadline) -> list[NeutronSubnet]:
         return self.call("listing subnets", lambda sdk: list(sdk.network.subnets(id=identifiers)), deadline)

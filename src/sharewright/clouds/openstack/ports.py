@@ -14,7 +14,7 @@ from openstack.connection import Connection as Sdk
 from openstack.network.v2.port import Port as NeutronPort
 
 from sharewright.clouds.contract import Port, PortSpec, Subnet, Tags
-from sharewright.clouds.openstack.neutron import Neutron, address_on, fault
+from sharewright.clouds.openstack.neutron import PORT_FIELDS, Neutron, address_on, fault
 from sharewright.clouds.openstack.polling import Deadline
 from sharewright.clouds.openstack.security_groups import Filter, SecurityGroups
 from sharewright.clouds.openstack.tags import from_description, to_description
@@ -46,10 +46,12 @@ class Ports:
                 self._repair(found, group, deadline)
         return _port(found, spec.subnet)
 
-    def list(self, deadline: Deadline) -> list[Port]:
+    def all(self, deadline: Deadline) -> list[Port]:
         found = self._neutron.ours(
             self._neutron.call(
-                "listing ports", lambda sdk: list(sdk.network.ports(project_id=self._neutron.project)), deadline
+                "listing ports",
+                lambda sdk: list(sdk.network.ports(project_id=self._neutron.project, fields=PORT_FIELDS)),
+                deadline,
             )
         )
         found = [each for each in found if is_machines(each)]

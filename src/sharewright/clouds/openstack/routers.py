@@ -76,8 +76,8 @@ class Routers:
     def attach(
         self, router_id: str, network_id: str, subnet_id: str, address: Address, deadline: Deadline, *, what: str
     ) -> None:
-        """Give the router an interface with ``address`` on the subnet; when the subnet's gateway has that address, in
-        one request. ``what`` names the router in errors ("the tenant's router")."""
+        """Give the router an interface on the subnet, whose gateway has that ``address``. ``what`` names the router in
+        errors ("the tenant's router")."""
         try:
             self._neutron.connection.create(
                 f"attaching service subnet {subnet_id} to {what}",
@@ -95,8 +95,6 @@ class Routers:
     ) -> None:
         """As :meth:`attach`, where the address is not the subnet's gateway."""
         port = self._router_port(network_id, subnet_id, address, deadline)
-        if port.device_id == router_id:
-            return
         try:
             self._neutron.call(
                 f"attaching service subnet {subnet_id} to {what}",

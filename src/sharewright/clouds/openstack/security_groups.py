@@ -139,11 +139,13 @@ class SecurityGroups:
     def ensure(self, wanted: Filter, deadline: Deadline) -> str:
         """The id of the group with exactly this filter."""
         name = self.name(wanted)
-        with self._lock:
-            identifier, seen = self._trusted.get(name, ("", 0.0))
-        if identifier and time.monotonic() - seen < TRUSTED_SECONDS:
-            return identifier
+        trusted = self._trust(name)
+        if trusted:
+            return trusted
         with self._neutron.connection.locks.hold(f"security group {name}", deadline):
+            trusted = self._trust(name)  # another thread may just have looked
+            if trusted:
+                return trusted
             found = self._neutron.call(
                 f"looking for security group {name}", lambda sdk: self._named(sdk, name), deadline
             )
@@ -151,9 +153,15 @@ class SecurityGroups:
             if found is None:
                 found = self._create(name, wanted, deadline)
             self._reconcile(found, wanted, deadline, new=new)
-        with self._lock:
-            self._trusted[name] = (str(found.id), time.monotonic())
+            with self._lock:
+                self._trusted[name] = (str(found.id), time.monotonic())
         return str(found.id)
+
+    def _trust(self, name: str) -> str:
+        """The id of a group that was right a moment ago, or nothing."""
+        with self._lock:
+            identifier, seen = self._trusted.get(name, ("", 0.0))
+        return identifier if time.monotonic() - seen < TRUSTED_SECONDS else ""
 
     def distrust(self, wanted: Filter) -> None:
         """Look at it again next time: somebody says that it is not there."""
@@ -174,7 +182,9 @@ class SecurityGroups:
         if not groups:
             return
         ports = self._neutron.call(
-            "listing ports", lambda sdk: list(sdk.network.ports(project_id=self._neutron.project)), deadline
+            "listing ports",
+            lambda sdk: list(sdk.network.ports(project_id=self._neutron.project, fields=("id", "security_groups"))),
+            deadline,
         )
         used = {identifier for port in ports for identifier in port.security_group_ids or ()}
         for group in groups:

@@ -154,8 +154,8 @@ class SimulatedNetworks:
     def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
         return port.address
 
-    def restore_reach(self) -> None:
-        """Nothing can be lost."""
+    def repair(self) -> None:
+        """Nothing gets lost."""
 
     # ---- ports ----
 

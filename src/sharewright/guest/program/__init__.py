@@ -2,5 +2,6 @@
 
 It runs as root under QEMU without hardware acceleration too, ten times slower than here, so that imports are few and
 processes are counted. Modules: ``host`` (files and commands), ``desired`` (the document), ``facts`` (what is there),
-``planning`` (what to do, pure), ``acting`` (doing it), ``boot`` (config drive), ``serving`` (the protocol).
+``planning`` (what to do, pure), ``acting`` (doing it), ``unmounting`` (the last part of it), ``boot`` (config drive),
+``serving`` (the protocol).
 """

@@ -22,11 +22,12 @@ STRICT = {
     "rp_filter": "1",  # a packet is dropped unless the reply would leave by the NIC it came in
     "arp_ignore": "1",  # no ARP answer for the other NIC's address
     "arp_announce": "2",
+    "arp_notify": "1",  # tell neighbours when a NIC comes up: they may know the address with an earlier server's MAC
     "accept_redirects": "0",
     "send_redirects": "0",
     "accept_source_route": "0",
 }
-STRICT6 = {"accept_ra": "0", "autoconf": "0", "accept_redirects": "0"}
+STRICT6 = {"accept_ra": "0", "autoconf": "0", "accept_redirects": "0", "ndisc_notify": "1"}
 
 
 class Placement:
@@ -102,15 +103,20 @@ def _prefix(netmask: str) -> str:
 
 
 def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The lines for ``ip -4 -batch`` and ``ip -6 -batch`` by their option, and the lines that undo the rules again.
-    (A rule's family is taken from the option only.)"""
-    batch: dict[str, list[str]] = {"-4": [f"link set dev {nic} mtu {mtu} up" for nic, mtu in mtus.items()], "-6": []}
-    undoing: dict[str, list[str]] = {"-4": [], "-6": []}
+    """The lines for ``ip -batch``, and the lines that undo the rules again, by address family: "" is IPv4 and what
+    both families share, "-6" the rest. (A rule's family is taken from the option only; without one it is IPv4.)"""
+    # Addresses first: a NIC announces those that it has when it comes up (arp_notify, ndisc_notify).
+    shared = [f"link set dev {nic} mtu {mtu}" for nic, mtu in mtus.items()]
+    for place in addresses:
+        # The address is ours alone by the cloud's allocation; waiting for duplicate detection would delay the start.
+        nodad = " nodad" if place.address.version == 6 else ""
+        shared.append(f"address replace {place.address} dev {place.nic}{nodad}")
+    shared += [f"link set dev {nic} up" for nic in mtus]
+    batch: dict[str, list[str]] = {"": shared, "-6": []}
+    undoing: dict[str, list[str]] = {"": [], "-6": []}
     for index, place in enumerate(addresses):
         six = place.address.version == 6
-        lines = batch["-6" if six else "-4"]
-        # The address is ours alone by the cloud's allocation; waiting for duplicate detection would delay the start.
-        lines.append(f"address replace {place.address} dev {place.nic}" + (" nodad" if six else ""))
+        lines = batch["-6" if six else ""]
         table, priority = FIRST_TABLE + index, FIRST_PRIORITY + index
         host_address = str(place.address.ip)
         # Not the connected route's "src": the kernel refuses a tentative IPv6 address there, and the rule implies it.
@@ -123,7 +129,7 @@ def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str,
             lines.append(f"route replace unreachable {'::/0' if six else '0.0.0.0/0'} table {table}")
         rule = f"from {host_address}/{128 if six else 32} lookup {table} priority {priority}"
         lines.append(f"rule add {rule}")
-        undoing["-6" if six else "-4"].append(f"rule del {rule}")
+        undoing["-6" if six else ""].append(f"rule del {rule}")
     return batch, undoing
 
 
@@ -145,11 +151,11 @@ def configure(host: Host, data: dict[str, object], *, device_seconds: float = 15
     except ValueError:
         before = {}
     if before.get("batch") != batch:
-        for option in ("-4", "-6"):
-            lines = [*before.get("undoing", {}).get(option, []), *batch[option]]
+        for family in ("", "-6"):
+            lines = [*before.get("undoing", {}).get(family, []), *batch[family]]
             if lines:
                 text = "".join(f"{line}\n" for line in lines)
-                host.run("ip", option, "-batch", "-", data=text, timeout=30.0).check()
+                host.run("ip", *filter(None, [family]), "-batch", "-", data=text, timeout=30.0).check()
         host.replace(APPLIED, json.dumps({"batch": batch, "undoing": undoing}), 0o600)
     return [str(place.address) for place in addresses]
 
