@@ -93,7 +93,7 @@ class ClientVm:
         client.load_host_keys(str(self.machine.known_hosts))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.connect(
-            self.address,
+            self.machine.reached_at,
             username="root",
             pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(self.machine.private_key)),
             allow_agent=False,

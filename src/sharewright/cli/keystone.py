@@ -102,7 +102,7 @@ def connected(cloud: str | None) -> Iterator[Connection]:
             f"The Python package {error.name} is missing.", hint="pip install 'sharewright[keystone]'"
         ) from error
     try:
-        with openstack.connect(cloud=cloud, app_name="sharewright") as connection:
+        with openstack.connect(cloud=cloud, app_name="sharewright", connect_retries=3) as connection:
             yield connection
     except (ClientException, SDKException) as error:
         raise CommandFailed(

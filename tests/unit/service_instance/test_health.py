@@ -191,6 +191,22 @@ def test_a_missing_vm_cannot_be_healed(world: World) -> None:
     assert stored(world, server)[0] is False
 
 
+def test_a_vm_whose_port_was_deleted_is_made_again_as_it_was(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    for role in ("service", "tenant"):
+        before = instances.find(server)
+        assert before is not None
+        world.cloud.networks.lose_port(next(port.port_id for port in before.ports if port.role == role))
+        assert not instances.ensure_running(server, NoProgress())
+        assert world.cloud.compute.find_instance(before.instance_id) is None
+        after = instances.ensure(server, world.tenant, NoProgress())
+        assert (after.export_addresses, [port.mac for port in after.ports]) == (
+            before.export_addresses, [port.mac for port in before.ports]
+        )  # fmt: skip
+        assert instances.ensure_running(server, NoProgress())
+
+
 def test_a_cloud_that_is_down_says_nothing_about_the_server(world: World) -> None:
     instances = world.instances()
     server = make_server(world, instances)
