@@ -25,6 +25,7 @@ from sharewright.errors import (
     CloudError,
     CloudObjectMissing,
     DeadlineExceeded,
+    GuestBusy,
     GuestUnreachable,
     LeaseLost,
     NotFound,
@@ -309,7 +310,12 @@ class CloudServiceInstances:
                 self._forget_connection(server_id)
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
             return self._answers_after_boot(record, progress)
-        if self._answers(server_id):
+        try:
+            answers = self._answers(server_id)
+        except GuestBusy:  # at work, not silent: a slow mount must not count towards a reboot
+            log.info("service instance is busy", share_server=server_id)
+            return False
+        if answers:
             self._end_healing(record, progress)
             return True
         return self._heal_silent(record, progress)
@@ -331,6 +337,8 @@ class CloudServiceInstances:
             address = self._address(server_id)
             with self._watching(server_id):
                 self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+        except GuestBusy:
+            raise
         except GuestUnreachable as error:
             log.info("service instance does not answer", share_server=server_id, reason=error.message)
             return False

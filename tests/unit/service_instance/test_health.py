@@ -13,7 +13,14 @@ import pytest
 from service_instance_world import World, document
 from sqlalchemy import select, update
 
-from sharewright.errors import CloudUnavailable, DeadlineExceeded, GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import (
+    CloudUnavailable,
+    DeadlineExceeded,
+    GuestBusy,
+    GuestError,
+    GuestUnreachable,
+    StaleDocument,
+)
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
 from sharewright.service_instance.instances import CloudServiceInstances
@@ -258,6 +265,16 @@ def test_the_first_looks_do_not_reboot(world: World) -> None:
     world.settings = replace(world.settings, boot_seconds=0.05)
     assert not world.instances().ensure_running(server, NoProgress())
     assert calls(world, "reboot_instance") == 1
+
+
+def test_a_busy_guest_is_not_rebooted(world: World) -> None:
+    """However often a look finds other calls in its way."""
+    server = make_server(world, world.instances())
+    world.cloud.fail("guest.wait_ready", GuestBusy, -1)
+    for _ in range(3 * world.settings.heal_tries):
+        assert not world.instances().ensure_running(server, NoProgress())
+    assert calls(world, "reboot_instance") == 0
+    assert stored(world, server)[0] is True
 
 
 def test_a_reboot_that_helps_ends_the_counting(world: World) -> None:
