@@ -84,7 +84,7 @@ class CloudBench(Bench):
     def note(self, row: str, seconds: float, **more: Any) -> None:
         figures = {"seconds": seconds, "load": os.getloadavg()[0], **more}
         self.rows[row].append(figures)
-        print(f"{row}: {seconds:.1f} s {json.dumps(more)[:300]}", file=sys.stderr, flush=True)
+        print(f"{row}: {seconds:.1f} s {json.dumps(more)}", file=sys.stderr, flush=True)
 
     def used(self, kind: str, resource_id: str, *, since: int = 0) -> dict[str, Any]:
         """What the operations of that kind on a resource took together."""

@@ -200,6 +200,15 @@ def test_project_of_a_network_is_kept(site: Site, cloud: Cloud) -> None:
     assert [network.project_id for network in cloud.networks.list_networks()] == ["project"]
 
 
+def test_a_network_is_for_its_project(site: Site, cloud: Cloud) -> None:
+    assert isinstance(cloud.networks, TenantNetworks)
+    find = cloud.networks.find_subnet
+    theirs = cloud.networks.create_network(f"{cloud.deployment}-q", site.cidr(), project_id="red")
+    assert find(theirs.id, None) is not None
+    assert find(theirs.id, None, project_id="red") is not None
+    assert find(theirs.id, None, project_id="blue") is None
+
+
 # ---- service subnets ----
 
 

@@ -84,7 +84,9 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
     clients: list[ClientVm] = []
     try:
         for name, cidr in (("red", "10.77.1.0/24"), ("blue", "10.77.2.0/24")):
-            network_id = deployment.command("network", "create", f"swtest-{name}", cidr, "--id-only").strip()
+            network_id = deployment.command(
+                "network", "create", f"swtest-{name}", cidr, "--project", name, "--id-only"
+            ).strip()
             subnet = cloud.networks.find_subnet(network_id, None)
             assert subnet is not None
             client = ClientVm.boot(
@@ -95,7 +97,7 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
             share_network = sdk.shared_file_system.create_share_network(
                 name=f"{name}-network", neutron_net_id=network_id, neutron_subnet_id=subnet.id
             )
-            made[name] = Tenant(name, network_id, cidr, client, sdk, share_network.id)
+            made[name] = Tenant(name, network_id, subnet.id, cidr, client, sdk, share_network.id)
         make_share_types(deployment)
         for client in clients:
             client.wait()

@@ -14,6 +14,7 @@ from deployment import wait_for
 class Tenant:
     name: str
     network_id: str
+    subnet_id: str
     cidr: str
     client: ClientVm
     sdk: Connection

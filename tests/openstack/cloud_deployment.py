@@ -138,4 +138,4 @@ def tenant_with_client(
         share_network = sdk.shared_file_system.create_share_network(
             name=f"{name}-network", neutron_net_id=place.network_id, neutron_subnet_id=place.subnet_id
         )
-        yield Tenant(name, place.network_id, cidr, client, sdk, share_network.id)
+        yield Tenant(name, place.network_id, place.subnet_id, cidr, client, sdk, share_network.id)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from client_vm import CommandFailed
-from deployment import Deployment
+from deployment import Deployment, wait_for
 from stories_on_clouds.machines import addresses
 from tenants import Shares
 
@@ -47,6 +47,21 @@ class Isolation:
     def test_other_tenant_does_not_see_the_share(self, red: Shares, blue: Shares, share: str) -> None:
         assert share not in {found.id for found in blue.api.shares()}
         assert blue.api.find_share(share, ignore_missing=True) is None
+
+    def test_no_share_server_in_another_tenants_network(self, red: Shares, blue: Shares) -> None:
+        """Ids are no secrets: naming the red network does not get the blue tenant into it."""
+        theirs = red.tenant
+        network = blue.api.create_share_network(
+            name="spy", neutron_net_id=theirs.network_id, neutron_subnet_id=theirs.subnet_id
+        )
+        share = blue.api.create_share(
+            name="spy", share_protocol="NFS", size=1, share_type="two_nics", share_network_id=network.id
+        )
+        wait_for("error", lambda: blue.api.get_share(share.id).status == "error", seconds=60)
+        texts = [m.user_message for m in blue.api.user_messages() if m.resource_id == share.id]
+        assert any("not for this project" in text for text in texts), texts
+        blue.delete(share.id)
+        blue.api.delete_share_network(network.id)
 
     def test_both_tenants_work_side_by_side(
         self, red: Shares, blue: Shares, share: str, deployment: Deployment

@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def connected(cloud: str | None) -> Iterator[Connection]:
-    """Keystone, as the administrator whose credentials the environment holds. Raises CommandFailed for its errors."""
+    """Keystone, as the administrator whose credentials the environment holds. Requests are tried again, because some
+    servers close a connection without saying so. Raises CommandFailed for Keystone's errors."""
     try:
         import openstack
         from keystoneauth1.exceptions import ClientException
@@ -154,16 +155,14 @@ def unregister(identity: Proxy, region: str) -> list[Entry]:
     """Remove our endpoints of a region, and our services that have none left in any."""
     entries = []
     for kind in SERVICE_TYPES:
-        service = next((found for found in identity.services(type=kind) if _is_ours(found)), None)
-        if service is None:
-            continue
-        for endpoint in identity.endpoints(service_id=service.id, region_id=region):
-            identity.delete_endpoint(endpoint)
-            entries.append(
-                Entry(type=kind, interface=endpoint.interface, region=region, url=endpoint.url, change="removed")
-            )
-        if next(iter(identity.endpoints(service_id=service.id)), None) is None:
-            identity.delete_service(service)
+        for service in [found for found in identity.services(type=kind) if _is_ours(found)]:
+            for endpoint in identity.endpoints(service_id=service.id, region_id=region):
+                identity.delete_endpoint(endpoint)
+                entries.append(
+                    Entry(type=kind, interface=endpoint.interface, region=region, url=endpoint.url, change="removed")
+                )
+            if next(iter(identity.endpoints(service_id=service.id)), None) is None:
+                identity.delete_service(service)
     return entries
 
 

@@ -160,8 +160,12 @@ class Port:
 
 
 class Networks(Protocol):
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
-        """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first)."""
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
+        """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first).
+
+        None also when the project may not use the network, by owning it or because it is shared: tenants name networks
+        by ids, and another tenant's would let them into it. ``project_id`` None: anybody's.
+        """
         ...
 
     def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet: ...

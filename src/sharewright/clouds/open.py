@@ -34,7 +34,11 @@ def open_cloud(settings: Settings, backend: Backend) -> Cloud:
                 hint="pip install 'sharewright[openstack]'.",
             ) from error
 
-        return OpenStackCloud(settings.openstack, deployment=settings.deployment)
+        return OpenStackCloud(
+            settings.openstack,
+            deployment=settings.deployment,
+            keystone_projects=settings.identity.mode == "keystone",
+        )
     try:
         from sharewright.clouds.libvirt.cloud import LibvirtCloud
     except ModuleNotFoundError as error:

@@ -48,10 +48,12 @@ class ServiceInstanceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantNetwork:
-    """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row."""
+    """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row, and the project whose
+    share network it is: it must be allowed to use the network."""
 
     net_id: str
     subnet_id: str | None = None  # None: the network's first subnet
+    project_id: str | None = None  # None: whoever owns the network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ class CloudServiceInstances:
 
     def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
         record = self._ensure_record(server_id, progress)
-        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id)
+        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
         if tenant is None:
             raise CloudObjectMissing(
                 f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",

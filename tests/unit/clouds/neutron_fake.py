@@ -22,6 +22,7 @@ COLLECTIONS = {
     "subnets": "subnet",
     "ports": "port",
     "routers": "router",
+    "rbac-policies": "rbac_policy",
     "security-groups": "security_group",
     "security-group-rules": "security_group_rule",
     "floatingips": "floatingip",

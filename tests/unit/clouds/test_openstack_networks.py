@@ -423,6 +423,22 @@ def test_of_a_network_with_several_subnets(fake: FakeNeutron, world: World) -> N
     assert world.networks.find_subnet(new_id(), None) is None
 
 
+def test_a_project_uses_its_own_and_shared_networks_only(fake: FakeNeutron, world: World) -> None:
+    network = fake.tenant(project_id="reds")["network_id"]
+    find = world.networks.find_subnet
+    assert find(network, None, project_id="reds") is not None
+    assert find(network, None, project_id="blues") is None
+    assert find(network, None) is not None
+    fake.add("rbac-policies", object_id=network, object_type="network", action="access_as_external", target_tenant="*")
+    fake.add(
+        "rbac-policies", object_id=network, object_type="network", action="access_as_shared", target_tenant="greens"
+    )
+    assert find(network, None, project_id="greens") is not None
+    assert find(network, None, project_id="blues") is None
+    fake.add("rbac-policies", object_id=network, object_type="network", action="access_as_shared", target_tenant="*")
+    assert find(network, None, project_id="blues") is not None
+
+
 def test_port_security_is_on_where_a_tenant_switched_it_off(fake: FakeNeutron, world: World) -> None:
     row = fake.tenant()
     fake.things["networks"][row["network_id"]]["port_security_enabled"] = False

@@ -110,6 +110,11 @@ def is_tenant(record: Record) -> bool:
     return bool(record["kind"] == "tenant")
 
 
+def may_use(record: Record, project_id: str | None) -> bool:
+    """Whether a project may use a network: a network without a project is everybody's."""
+    return project_id is None or record.get("project_id") in (None, project_id)
+
+
 def is_on(record: Record, subnet: Subnet) -> bool:
     return bool(record["subnet"]["id"] == subnet.id)
 

@@ -11,12 +11,12 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import libvirt
 
-from sharewright.clouds.addresses import choose_address, derived_mac, first_host
+from sharewright.clouds.addresses import derived_mac, first_host
 from sharewright.clouds.contract import (
     Address,
     Admission,
@@ -29,19 +29,18 @@ from sharewright.clouds.contract import (
     Tags,
     cloud_calls,
 )
+from sharewright.clouds.libvirt.addresses import Addresses
 from sharewright.clouds.libvirt.connection import Connection, missing_is_fine
 from sharewright.clouds.libvirt.firewall import Firewall, PortRules, Route
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.network_documents import (
     activate,
-    addresses_in,
-    dhcp_of,
     domain_on,
     first_subnet_id,
-    inside,
     interfaces_of,
     is_on,
     is_tenant,
+    may_use,
     network_definition,
     read_subnets,
     recorded_port,
@@ -51,7 +50,7 @@ from sharewright.clouds.libvirt.network_documents import (
 from sharewright.clouds.libvirt.records import Locks, Record, Records
 from sharewright.clouds.libvirt.xml import attribute, parse, render
 from sharewright.clouds.tags import tags_to_store
-from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
+from sharewright.errors import CloudError, CloudObjectMissing
 from sharewright.identifiers import derived_id
 
 LOCK = "networks"
@@ -68,6 +67,7 @@ class LibvirtNetworks:
         self._locks = locks
         self._networks = Records(layout.records / "networks")
         self._ports = Records(layout.records / "ports")
+        self._addresses = Addresses(connection)
         self._firewall = Firewall(layout.table)
 
     # ---- tenants' networks ----
@@ -110,10 +110,10 @@ class LibvirtNetworks:
                     )
             self._delete_network(network_id, record)
 
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         cloud_calls.count += 1
         record = self._networks.get(network_id)
-        if record is not None and not is_tenant(record):
+        if record is not None and not (is_tenant(record) and may_use(record, project_id)):
             return None
         document = self._document(network_id)
         if document is None:
@@ -197,7 +197,7 @@ class LibvirtNetworks:
                 record = {
                     "name": spec.name,
                     "mac": mac,
-                    "address": str(self._choose(spec, document)),
+                    "address": str(self._addresses.choose(spec, document, self._taken(spec.subnet))),
                     "device": self._layout.tap(port_id),
                     "network_id": spec.subnet.network_id,
                     "subnet": subnet_record(spec.subnet),
@@ -219,7 +219,7 @@ class LibvirtNetworks:
                     f"Port {spec.name} exists with another subnet or address ({record['address']}).",
                     hint="Delete it first.",
                 )
-            self._pin(record, document)
+            self._addresses.pin(record, document)
             self._load_firewall()
         return recorded_port(port_id, record)
 
@@ -394,77 +394,13 @@ class LibvirtNetworks:
             project_id=record.get("project_id"),
         )
 
-    # ---- addresses ----
-
-    def _choose(self, spec: PortSpec, document: ET.Element) -> Address:
-        """The wanted address, else the lowest free one that DHCP does not own, else the highest free one that it does
-        (which is then pinned): networks of other makers often give all addresses to DHCP."""
-        cidr = spec.subnet.cidr
-        taken = {ip_address(record["address"]) for record in self._ports.all().values() if is_on(record, spec.subnet)}
-        if spec.subnet.gateway is not None:
-            taken.add(spec.subnet.gateway)
-        ranges: list[tuple[Address, Address]] = []
-        for element in document.iter("ip"):
-            for host in element.iter("host"):
-                taken |= addresses_in(host.get("ip"))
-            for range_ in element.iter("range"):
-                start, end = addresses_in(range_.get("start")), addresses_in(range_.get("end"))
-                if start and end and start <= set(inside(start, cidr)):
-                    ranges.append((start.pop(), end.pop()))
-        taken |= self._leased(spec.subnet.network_id)
-        if spec.address is not None:
-            if spec.address in taken or spec.address not in cidr or spec.address == first_host(cidr):
-                raise CloudError(f"Address {spec.address} is not free in {cidr}.", hint="Let the cloud choose.")
-            return spec.address
-        owned = {first for first, _ in ranges}
-        try:
-            below = min(owned, key=int) if owned else None
-            return choose_address(cidr, taken, below=below)
-        except CloudCapacityExceeded:
-            for first, last in ranges:
-                for candidate in range(int(last), int(first) - 1, -1):
-                    if ip_address(candidate) not in taken:
-                        return ip_address(candidate)
-            raise
-
-    def _leased(self, network_id: str) -> set[Address]:
-        with self._connection.use("reading DHCP leases") as connection:
-            network = connection.networkLookupByUUIDString(network_id)
-            if not network.isActive():
-                return set()
-            try:
-                return set().union(*(addresses_in(lease["ipaddr"]) for lease in network.DHCPLeases()))
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # no DHCP there
-                    return set()
-                raise
-
-    def _pin(self, record: Record, document: ET.Element) -> None:
-        """Let the network's DHCP server, if it has one, keep the address for this MAC."""
-        address = ip_address(record["address"])
-        element = dhcp_of(document, address)
-        if element is None or not isinstance(address, IPv4Address):
-            return
-        if any(host.get("mac") == record["mac"] for host in element.iter("host")):
-            return
-        self._update_host(record, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST)
+    def _taken(self, subnet: Subnet) -> set[Address]:
+        return {ip_address(record["address"]) for record in self._ports.all().values() if is_on(record, subnet)}
 
     def _unpin(self, record: Record) -> None:
         document = self._document(record["network_id"])
-        if document is None:
-            return
-        for host in document.iter("host"):
-            if host.get("mac") == record["mac"]:
-                self._update_host(record, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE)
-
-    def _update_host(self, record: Record, command: int) -> None:
-        host = ET.Element("host", {"mac": record["mac"], "ip": record["address"]})
-        with self._connection.use(f"pinning address {record['address']}") as connection:
-            network = connection.networkLookupByUUIDString(record["network_id"])
-            flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
-            if network.isActive():
-                flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
-            network.update(command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, render(host), flags)
+        if document is not None:
+            self._addresses.unpin(record, document)
 
     # ---- firewall ----
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from openstack.network.v2.network import Network as NeutronNetwork
+from openstack.network.v2.subnet import Subnet as NeutronSubnet
 
 from sharewright.clouds.contract import (
     Address,
@@ -42,8 +43,12 @@ class OpenStackNetworks:
     """Contracts Networks and TenantNetworks. On OpenStack tenants make their networks themselves, in their own
     projects; ``create_network`` is for tests and demonstrations."""
 
-    def __init__(self, connection: Connection, deployment: str, settings: OpenStack) -> None:
+    def __init__(
+        self, connection: Connection, deployment: str, settings: OpenStack, *, keystone_projects: bool = True
+    ) -> None:
+        """``keystone_projects``: the ids of our callers' projects are those of Neutron's owners."""
         self._deployment = deployment
+        self._keystone_projects = keystone_projects
         self._neutron = Neutron(connection, deployment)
         self._groups = SecurityGroups(self._neutron)
         self._ports = Ports(self._neutron, self._groups)
@@ -60,7 +65,7 @@ class OpenStackNetworks:
 
     # ---- tenants' networks ----
 
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         cloud_calls.count += 1
         if not is_id(network_id):
             return None
@@ -70,6 +75,8 @@ class OpenStackNetworks:
         )
         if any(self._services.is_ours(each) for each in found):
             return None
+        if found and project_id is not None and not self._may_use(project_id, found[0], deadline):
+            return None
         found.sort(key=lambda each: (each.ip_version, str(each.created_at), str(each.id)))
         if subnet_id not in (None, network_id):
             found = [each for each in found if each.id == subnet_id]
@@ -77,6 +84,17 @@ class OpenStackNetworks:
             return self._neutron.subnet(found[0], deadline) if found else None
         except CloudObjectMissing:
             return None
+
+    def _may_use(self, project_id: str, subnet: NeutronSubnet, deadline: Deadline) -> bool:
+        """Whether the project owns the network, or somebody shares it with the project or with everybody."""
+        if not self._keystone_projects or subnet.project_id == project_id:
+            return True
+        policies = self._neutron.call(
+            "looking who shares a network",
+            lambda sdk: list(sdk.network.rbac_policies(object_id=subnet.network_id, action="access_as_shared")),
+            deadline,
+        )
+        return any(policy.target_project_id in (project_id, "*") for policy in policies)
 
     def create_network(self, name: str, cidr: Cidr, *, project_id: str | None = None) -> Network:
         cloud_calls.count += 1

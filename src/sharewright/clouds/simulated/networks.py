@@ -92,13 +92,15 @@ class SimulatedNetworks:
                 )
             self._delete_subnet(tx, row)
 
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         with self._state.call("find_subnet"), self._state.transaction(write=False) as tx:
             row = tx.execute(
                 "SELECT * FROM subnets WHERE deployment = ? AND network_id = ? AND NOT service",
                 (self._deployment, network_id),
             ).fetchone()
         if row is None or subnet_id not in (None, row["id"], row["network_id"]):
+            return None
+        if project_id is not None and row["project_id"] not in (None, project_id):
             return None
         return _subnet(row)
 

@@ -10,14 +10,19 @@ from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import TenantNetwork
 from sharewright.store.database import Store
-from sharewright.store.tables import share_network_subnets, share_servers
+from sharewright.store.tables import share_network_subnets, share_networks, share_servers
 
 
 def tenant_network(store: Store, server_id: str) -> TenantNetwork:
     """From the server's share network subnet. Raises NotFound; CloudObjectMissing when the subnet names no network."""
     with store.read() as tx:
         row = tx.execute(
-            select(share_network_subnets.c.neutron_net_id, share_network_subnets.c.neutron_subnet_id)
+            select(
+                share_network_subnets.c.neutron_net_id,
+                share_network_subnets.c.neutron_subnet_id,
+                share_networks.c.project_id,
+            )
+            .join(share_networks, share_networks.c.id == share_network_subnets.c.share_network_id)
             .join(share_servers, share_servers.c.share_network_subnet_id == share_network_subnets.c.id)
             .where(share_servers.c.id == server_id)
         ).one_or_none()
@@ -28,17 +33,17 @@ def tenant_network(store: Store, server_id: str) -> TenantNetwork:
             "The share network's subnet names no network.",
             hint="Create a share network with neutron_net_id and neutron_subnet_id.",
         )
-    return TenantNetwork(net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id)
+    return TenantNetwork(net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id)
 
 
 def record_subnet(store: Store, cloud: Cloud, server_id: str, network: TenantNetwork, progress: Progress) -> None:
     """Learn the tenant's subnet from the cloud and keep what the API shows of it. Raises CloudObjectMissing."""
     with progress.step("tenant subnet"):
-        subnet = cloud.networks.find_subnet(network.net_id, network.subnet_id)
+        subnet = cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
         if subnet is None:
             raise CloudObjectMissing(
                 f"The share network refers to network {network.net_id}, subnet {network.subnet_id or '(first)'}, which "
-                "the cloud does not have.",
+                "the cloud does not have, or not for this project.",
                 hint="Create the network, or a share network that names an existing one.",
             )
         with store.begin() as tx:
