@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -12,7 +13,10 @@ import tempfile
 import time
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
+import openstack
 
 from sharewright.clouds.contract import Cloud, Flavor, InstanceSpec, Network, Port, PortSpec, Subnet, TenantNetworks
 from sharewright.clouds.openstack.cloud import OpenStackCloud
@@ -108,17 +112,16 @@ class LibvirtSite:
 
 
 class TestBed:
-    """A real OpenStack, named by its openrc file, with what the sites share: an image of an empty disk, so that
-    machines start and boot nothing, and the router between service networks and controllers."""
+    """A real OpenStack, named by its openrc file, with what the sites share: a project, an image of an empty disk, so
+    that machines start and boot nothing, and the operator's router between service networks and controllers. ``sdk`` is
+    the administrator's way in, in a project of its own."""
 
     __test__ = False  # no test, pytest
 
     def __init__(self, openrc: Path) -> None:
-        import openstack
-
         variables = dict(re.findall(r"(OS_\w+)=(\S+)", openrc.read_text()))
         self.name = "swct-" + short_hash(str(os.getpid()), str(time.time_ns()), length=6)
-        self.settings = OpenStack(
+        self._admin = OpenStack(
             auth_url=variables["OS_AUTH_URL"],
             username=variables["OS_USERNAME"],
             password=variables["OS_PASSWORD"],
@@ -128,33 +131,58 @@ class TestBed:
             management_cidrs=("10.253.0.0/24",),
             external_network="public",
         )
-        self.sdk = openstack.connect(
+        with contextlib.ExitStack() as stack:
+            self.sdk = self._connect(self._admin)
+            stack.callback(self.sdk.close)
+            self._make_project(stack)
+            self._make_router(stack)
+            self.image = self._upload_image(stack)
+            self._undo = stack.pop_all()
+
+    def _connect(self, settings: OpenStack) -> Any:
+        return openstack.connect(
             load_yaml_config=False,
             load_envvars=False,
-            auth_url=self.settings.auth_url,
-            username=self.settings.username,
-            password=self.settings.password,
-            project_name=self.settings.project,
+            auth_url=settings.auth_url,
+            username=settings.username,
+            password=settings.password,
+            project_name=settings.project,
             user_domain_name="Default",
             project_domain_name="Default",
-            region_name=self.settings.region,
+            region_name=settings.region,
         )
+
+    def _make_project(self, stack: contextlib.ExitStack) -> None:
+        """A project of our own: its quotas and its use of them are nobody else's."""
+        identity = self.sdk.identity
+        project = identity.create_project(name=self.name, domain_id="default")
+        stack.callback(identity.delete_project, project)
+        user = identity.find_user(self._admin.username, ignore_missing=False)
+        role = identity.find_role("admin", ignore_missing=False)
+        identity.assign_project_role_to_user(project, user, role)
+        self.sdk.set_volume_quotas(project.id, volumes=100, gigabytes=1000)
+        self.sdk.set_network_quotas(project.id, security_group=-1, security_group_rule=-1)
+        self.settings = msgspec.structs.replace(self._admin, project=self.name)
+
+    def _make_router(self, stack: contextlib.ExitStack) -> None:
         outside = self.sdk.network.find_network("public", ignore_missing=False)
         self.router = self.sdk.network.create_router(
             name=self.name, external_gateway_info={"network_id": outside.id, "enable_snat": False}
         )
+        stack.callback(self.sdk.network.delete_router, self.router)
+
+    def _upload_image(self, stack: contextlib.ExitStack) -> str:
+        connection = OpenStackConnection(self.settings)
+        stack.callback(connection.close)
+        images = OpenStackImages(connection, self.name)
+        stack.callback(images.purge)
         with tempfile.TemporaryDirectory() as directory:
             disk = Path(directory) / "empty.qcow2"
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
-            self.image = self._images().upload(Source(disk=disk, min_ram=0), NoProgress())
-
-    def _images(self) -> OpenStackImages:
-        return OpenStackImages(OpenStackConnection(self.settings), self.name)
+            return images.upload(Source(disk=disk, min_ram=0), NoProgress())
 
     def remove(self) -> None:
-        self._images().purge()
-        self.sdk.network.delete_router(self.router)
-        self.sdk.close()
+        self._undo.close()
 
 
 class OpenStackSite:

@@ -101,7 +101,6 @@ def deployed(bed: Bed, directory: Path, configuration: str, **arguments: Any) ->
         deployment.start()
         yield deployment
     finally:
-        print(deployment.tail(300))
         deployment.purge()
 
 
@@ -130,7 +129,7 @@ def tenant_with_client(
     with ExitStack() as stack:
         cloud = OpenStackCloud(settings, deployment=account.name)
         stack.callback(cloud.close)
-        stack.callback(cloud.purge, NoProgress())
+        stack.callback(lambda: cloud.purge(NoProgress()))  # whose time begins when it is made
         subnet = cloud.networks.find_subnet(place.network_id, place.subnet_id)
         assert subnet is not None
         client = ClientVm.boot(cloud, subnet, f"{account.name}-client", image, deployment.directory / f"client-{name}")

@@ -69,6 +69,7 @@ def deployment(bed: Bed, postgres: PostgresCluster) -> Iterator[CloudDeployment]
         deployed(bed, directory, CONFIGURATION, database_url=url, tenants=tenants) as deployment,
     ):
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        stack.callback(lambda: print(deployment.tail(300)))
         yield deployment
 
 

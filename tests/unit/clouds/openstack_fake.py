@@ -54,7 +54,8 @@ class FakeOpenStack:
         self.flavors = [{"id": "1", "name": "tiny", "ram": 64, "vcpus": 1, "disk": 1, "links": []}]
         self.messages: list[str] = []
         self.looks = 1  # how often a thing is looked at before its status changes
-        self.quota = 1000
+        self.quota = 1000  # GiB
+        self.volume_quota = 10
         self.pools: list[dict[str, Any]] | None = None  # None: only administrators may see them
         self.outcome = {"volume": "available", "server": "ACTIVE", "attach": "in-use", "detach": "available"}
         self.fault = "No valid host was found."
@@ -254,12 +255,13 @@ class FakeOpenStack:
                 return 202, {}
             case "GET", ["limits"]:
                 used = sum(each["size"] for each in self.volumes.values())
-                return 200, {
-                    "limits": {
-                        "rate": [],
-                        "absolute": {"totalGigabytesUsed": used, "maxTotalVolumeGigabytes": self.quota},
-                    }
+                limits = {
+                    "totalGigabytesUsed": used,
+                    "maxTotalVolumeGigabytes": self.quota,
+                    "totalVolumesUsed": len(self.volumes),
+                    "maxTotalVolumes": self.volume_quota,
                 }
+                return 200, {"limits": {"rate": [], "absolute": limits}}
             case "GET", ["scheduler-stats", "get_pools"]:
                 if self.pools is None:
                     return 403, {"forbidden": {"message": "Policy doesn't allow it to be performed.", "code": 403}}

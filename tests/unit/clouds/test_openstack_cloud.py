@@ -258,6 +258,9 @@ def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World
     fake.pools = [{"total_capacity_gb": 100.0, "free_capacity_gb": 40.0}] * 2
     capacity = World(fake).volumes.capacity()
     assert (capacity.total, capacity.free) == (200.0, 80.0)
+    fake.volume_quota = 1
+    assert World(fake).volumes.capacity().free == 0
+    fake.volume_quota = -1
     fake.quota = -1
     fake.pools = [{"total_capacity_gb": "infinite", "free_capacity_gb": "unknown"}]
     capacity = World(fake).volumes.capacity()
@@ -298,7 +301,8 @@ def test_a_lost_answer_makes_no_second_server(fake: FakeOpenStack, world: World)
     ("fault", "kind"),
     [
         ("No valid host was found. There are not enough hosts available.", CloudCapacityExceeded),
-        ("Exceeded maximum number of retries. Unable to plug a NIC.", CloudError),
+        ("Build of instance 1 aborted: VolumeLimitExceeded: Maximum number of volumes allowed", CloudCapacityExceeded),
+        ("Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures.", CloudError),
     ],
 )
 def test_a_server_that_fails_is_removed_and_explained(
@@ -426,9 +430,16 @@ def test_console(fake: FakeOpenStack, world: World) -> None:
 # ---- attachments ----
 
 
-def test_a_busy_server_is_waited_for(fake: FakeOpenStack, world: World) -> None:
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (409, "Cannot 'attach_volume' instance 1 while it is in vm_state building"),
+        (400, "Invalid volume: volume 2 is already attached to instances: 3"),  # which was deleted a moment ago
+    ],
+)
+def test_a_busy_nova_is_waited_for(fake: FakeOpenStack, world: World, status: int, text: str) -> None:
     server_id, volume_id = fake.add_server("s", DEPLOYMENT), fake.add_volume("v", DEPLOYMENT)
-    fake.fail("POST", "os-volume_attachments", 409, "Cannot 'attach_volume' instance while it is in vm_state building")
+    fake.fail("POST", "os-volume_attachments", status, text)
     world.compute.attach_volume(server_id, volume_id, timeout=SECONDS)
     assert fake.volumes[volume_id]["status"] == "in-use"
 

@@ -13,7 +13,7 @@ from openstack.connection import Connection as Sdk
 from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, cloud_calls
 from sharewright.clouds.openstack import placement
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
-from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, status_of
+from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, QUOTA_TEXT, status_of
 from sharewright.clouds.openstack.images import OpenStackImages
 from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.tags import deployment_tag, is_ours
@@ -438,9 +438,10 @@ def _failure(server: Server) -> str:
 
 
 def _creation_failed(name: str, failure: str) -> CloudError:
-    if NO_ROOM_TEXT.search(failure):
+    if NO_ROOM_TEXT.search(failure) or QUOTA_TEXT.search(failure):
         return CloudCapacityExceeded(
-            f"Nova found no room for server {name}: {failure}", hint="Add compute hosts, or use a smaller flavor."
+            f"Nova found no room for server {name}: {failure}",
+            hint="Add compute hosts, use a smaller flavor, or raise the quotas of Sharewright's project.",
         )
     if BUSY_TEXT.search(failure):
         return CloudUnavailable(f"Nova could not make server {name}: {failure}", hint="Try again.")

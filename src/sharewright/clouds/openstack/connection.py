@@ -1,7 +1,7 @@
 """The way to OpenStack's services: credentials, one session per process, translated errors, bounded repetition.
 
 Every request carries the id of the user's request (``X-OpenStack-Request-ID``), so that one search through the cloud's
-logs shows what belongs together, and ends within the deadline of the call that it serves.
+logs shows what belongs together, and ends soon after the deadline of the call that it serves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ log = structlog.get_logger()
 # As old as the oldest clouds that we mean to work with (Train); the newest accept them as well.
 COMPUTE_MICROVERSION = "2.79"
 VOLUME_MICROVERSION = "3.59"
-PATIENCE = 20.0  # seconds that a call without a deadline of its own is repeated for
+PATIENCE = 30.0  # seconds that a call without a deadline of its own is repeated for
+LEAST_REQUEST = 15.0  # seconds that a request may take even if the deadline is nearer: a busy cloud is slow, not gone
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 8.0
 LIMITED_TRIES = 4
@@ -67,7 +68,7 @@ class BoundSession(Session):
             kwargs["global_request_id"] = identifier
         longest = self.timeout
         if _bounds.deadline is not None and "timeout" not in kwargs and longest:
-            kwargs["timeout"] = max(min(float(longest), _bounds.deadline.remaining), 1.0)
+            kwargs["timeout"] = max(min(float(longest), _bounds.deadline.remaining), min(LEAST_REQUEST, float(longest)))
         cloud_requests.count += 1
         return super().request(url, method, *args, **kwargs)
 

@@ -23,16 +23,17 @@ PASSING_CONNECTION = (
     transport.Timeout,
     transport.ChunkedEncodingError,
 )
-# A server or volume that another task works on just now: Nova's and Cinder's 409, Cinder's 400.
+# A server or volume that another task works on just now: Nova's and Cinder's 409, Cinder's 400. Nova remembers for a
+# moment after the end of a server what was attached to it.
 BUSY_TEXT = re.compile(
-    r"while it is in (task_state|vm_state)|please retry|try again|is currently (being )?locked", re.I
+    r"while it is in (task_state|vm_state)|please retry|try again|already attached to instances", re.I
 )
 NO_ROOM_TEXT = re.compile(
     r"no valid host|no more ip addresses|(not enough|insufficient) (free )?(space|capacity|hosts)|no valid backend"
     r"|could not find any available weighted backend|ipaddressgenerationfailure|no more free",
     re.I,
 )
-QUOTA_TEXT = re.compile(r"quota|overlimit|limit exceeded|maximum number of", re.I)
+QUOTA_TEXT = re.compile(r"quota|overlimit|limit ?exceeded|maximum number of (?!retries)", re.I)
 
 
 class Passing(CloudUnavailable):
@@ -88,7 +89,7 @@ def classify(status: int, reason: str, *, wait: str | None = None) -> tuple[type
         return CloudError, "Check the user, password and project in [openstack], and that the user has a role there."
     if status == 403:
         return CloudError, "Give Sharewright's user the roles that docs/openstack-cloud.md lists."
-    return CloudError, "The service's own log tells more by the request id."
+    return CloudError, "Check what the backend's settings name; the service's own log tells more by the request id."
 
 
 def _without_status(error: Exception, doing: str) -> CloudError:

@@ -1,4 +1,4 @@
-"""How the controllers reach service VMs (``openstack.management``); docs/openstack-cloud.md has the pictures.
+"""How the controllers reach service VMs (``openstack.management``); docs/openstack-networks.md has the pictures.
 
 * ``routed``: a router of the operator's has an interface on each service subnet, and the controllers have a route to
   the service network through it.
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Protocol
 
-import structlog
 from openstack.network.v2.port import Port as NeutronPort
 
 from sharewright.clouds.addresses import first_host, last_host
@@ -27,8 +26,6 @@ from sharewright.clouds.openstack.tags import to_description
 from sharewright.errors import CloudCapacityExceeded, CloudError
 from sharewright.identifiers import is_id
 from sharewright.settings import OpenStack
-
-log = structlog.get_logger()
 
 CHOICES = 'Or choose another way in: openstack.management = "routed", "floating" or "host_port".'
 
@@ -99,16 +96,7 @@ class Routed:
                 "openstack.management_cidrs is empty, so nobody could log in to the service VMs.",
                 hint="List the networks that the controllers' connections come from.",
             )
-        router = self._routers.find(self._router, deadline)
-        outside = router.external_gateway_info or {}
-        if outside.get("enable_snat"):
-            # A tenant whose router shares a service subnet with ours may send through ours; without address
-            # translation nothing comes back to it.
-            log.warning(
-                "the management router translates addresses; with one NIC, a tenant's router may then use it as a way",
-                router=router.name,
-                hint="openstack router set --disable-snat --external-gateway …",
-            )
+        self._routers.find(self._router, deadline)
 
     def address(self, cidr: Cidr, *, routed_to_tenant: bool) -> Address:
         """Our router's on a service subnet: the gateway's, or where that is a tenant's router, the last."""

@@ -241,7 +241,7 @@ class SecurityGroups:
                 raise CloudCapacityExceeded(
                     f"No security group is left for a new filter: {error.message}",
                     hint="Raise the quotas security-groups and security-group-rules of Sharewright's project "
-                    "(docs/openstack-cloud.md tells how many are needed).",
+                    "(docs/openstack-networks.md tells how many are needed).",
                 ) from error
             raise
 

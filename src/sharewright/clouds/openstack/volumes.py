@@ -103,6 +103,9 @@ class OpenStackVolumes:
             left = max(0.0, quota - used)
             total = float(quota) if total is None else min(total, float(quota))
             free = left if free is None else min(free, left)
+        count = limits.max_total_volumes
+        if count is not None and 0 <= count <= (limits.total_volumes_used or 0):
+            free = 0.0
         return Capacity(total=total, free=free, provisioned=used)
 
     # ---- for compute ----
