@@ -33,7 +33,7 @@ from sqlalchemy import select
 
 from bed import Account, Bed
 from client_vm import ClientVm
-from cloud_deployment import FLAVOR, IMAGE, CloudDeployment, deployed, offer_image, tenant_with_client
+from cloud_deployment import FLAVOR, FORM, IMAGE, CloudDeployment, deployed, offer_image, tenant_with_client
 from databases import running_postgres
 from sharewright.image.build import build_image
 from sharewright.store.tables import operations, service_instances, share_servers, shares
@@ -208,7 +208,7 @@ def banner(address: str) -> bool:
 
 
 @contextmanager
-def installed() -> Iterator[tuple[CloudDeployment, Bed, Account]]:
+def installed(form: tuple[str, ...]) -> Iterator[tuple[CloudDeployment, Bed, Account]]:
     directory = Path("/var/tmp") / f"sharewright-bench-{os.getpid()}"
     directory.mkdir(mode=0o711)
     try:
@@ -217,11 +217,18 @@ def installed() -> Iterator[tuple[CloudDeployment, Bed, Account]]:
             url = cluster.create_database(migrated=False)
             head = 'log_level = "debug"\nlog_format = "json"\n'
             with deployed(
-                bed, directory, CONFIGURATION, head=head, database_url=url, tenants={"tenant": tenant}
+                bed, directory, CONFIGURATION, form=form, head=head, database_url=url, tenants={"tenant": tenant}
             ) as deployment:
                 yield deployment, bed, tenant
     finally:
         shutil.rmtree(directory)
+
+
+def measure_cold(bench: CloudBench, bed: Bed, tenant: Account, runs: int) -> None:
+    for run in range(runs):
+        place = bed.tenant_network(tenant, f"10.79.{run}.0/24")
+        network = bench.api.create_share_network(neutron_net_id=place.network_id, neutron_subnet_id=place.subnet_id)
+        bench.delete(bench.cold(network.id))
 
 
 def measure(bench: CloudBench, deployment: CloudDeployment, bed: Bed, tenant: Account, runs: int) -> None:
@@ -269,6 +276,8 @@ def show(bench: CloudBench) -> None:
         requests = [_total(row, "cloud_requests") for row in rows]
         trips = [_total(row, "guest_round_trips") for row in rows]
         print(f"| {name} | {single} | **{middle:.1f}** | {_median(requests)} | {_median(trips)} | {UPSTREAM[name]} |")
+    if not bench.ratios:
+        return
     print(f"\nnext share ÷ (its cloud calls + one guest round trip): {statistics.median(bench.ratios):.2f}")
     for row in bench.rows["hard reboot, longest gap under a hard mount"]:
         print(
@@ -290,13 +299,18 @@ def _median(values: list[int | None]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--form", choices=["kernel", "disk"], default="kernel", help="what Nova boots")
+    parser.add_argument("--only-cold", action="store_true", help="only first shares")
     parser.add_argument("--output", type=Path, help="write every single figure there as JSON")
     arguments = parser.parse_args()
     build_image(IMAGE, progress=lambda line: print(line, file=sys.stderr))
-    with installed() as (deployment, bed, tenant):
+    with installed(FORM if arguments.form == "kernel" else ()) as (deployment, bed, tenant):
         bench = CloudBench(deployment, bed)
         try:
-            measure(bench, deployment, bed, tenant, arguments.runs)
+            if arguments.only_cold:
+                measure_cold(bench, bed, tenant, arguments.runs)
+            else:
+                measure(bench, deployment, bed, tenant, arguments.runs)
         finally:
             show(bench)
             if arguments.output:

@@ -93,11 +93,13 @@ class CloudDeployment(Deployment):
 
 
 @contextmanager
-def deployed(bed: Bed, directory: Path, configuration: str, **arguments: Any) -> Iterator[CloudDeployment]:
-    """A running deployment with its image; everything of it is removed at the end."""
+def deployed(
+    bed: Bed, directory: Path, configuration: str, *, form: tuple[str, ...] = FORM, **arguments: Any
+) -> Iterator[CloudDeployment]:
+    """A running deployment with its image in that form; everything of it is removed at the end."""
     deployment = CloudDeployment(directory, configuration, bed=bed, **arguments)
     try:
-        deployment.upload_image(*FORM)
+        deployment.upload_image(*form)
         deployment.start()
         yield deployment
     finally:
