@@ -74,7 +74,7 @@ def test_a_port_that_was_deleted_behind_our_back_comes_back(
     port = next(each for each in before.ports if each["role"] == role)
     bed.sdk.network.delete_port(port["port_id"])
     wait_for("another port", lambda: _port(deployment, server_id, role)["port_id"] != port["port_id"], seconds=180)
-    assert client.run("cat /mnt/port/file; echo after >> /mnt/port/file; sync", timeout=300) == "before\n"
+    assert client.run("cat /mnt/port/file && echo after >> /mnt/port/file && sync", timeout=300) == "before\n"
     assert client.run("cat /mnt/port/file") == "before\nafter\n"
     after = service_instance(deployment, server_id)
     assert after.export_addresses == before.export_addresses

@@ -59,7 +59,7 @@ class Failures:
         client.mount(red.export(share), "/mnt/rebuilt")
         client.run("echo before > /mnt/rebuilt/file && sync")
         machines.destroy(share_instance(deployment, share).share_server_id)
-        assert client.run("cat /mnt/rebuilt/file; echo after >> /mnt/rebuilt/file; sync", timeout=300) == "before\n"
+        assert client.run("cat /mnt/rebuilt/file && echo after >> /mnt/rebuilt/file && sync", timeout=300) == "before\n"
         assert client.run("cat /mnt/rebuilt/file") == "before\nafter\n"
         client.unmount("/mnt/rebuilt")
         red.delete(share)

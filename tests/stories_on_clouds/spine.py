@@ -128,7 +128,10 @@ class Spine:
         try:
             machines.reset(server_id)
             started = time.monotonic()
-            assert client.run("cat /mnt/spine/reboot; echo after >> /mnt/spine/reboot; sync", timeout=240) == "before\n"
+            assert (
+                client.run("cat /mnt/spine/reboot && echo after >> /mnt/spine/reboot && sync", timeout=240)
+                == "before\n"
+            )
             print(f"the mount answered {time.monotonic() - started:.0f} s after the reset")
         finally:
             deployment.start()
