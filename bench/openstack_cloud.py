@@ -45,7 +45,7 @@ unused_server_seconds = 36000
 [backends.bench]
 cloud = "openstack"
 flavor = "{FLAVOR}"
-service_network_cidr = "10.252.0.0/17"
+service_network_cidr = "10.250.0.0/17"
 """
 SENDERS = 10  # of rules that are asked for at once
 # What upstream took on the same cloud and machine, seconds; see its caveats.
@@ -212,7 +212,7 @@ def installed(form: tuple[str, ...]) -> Iterator[tuple[CloudDeployment, Bed, Acc
     directory = Path("/var/tmp") / f"sharewright-bench-{os.getpid()}"
     directory.mkdir(mode=0o711)
     try:
-        with running_postgres() as cluster, Bed("10.252.0.0/17") as bed:
+        with running_postgres() as cluster, Bed("10.250.0.0/17") as bed:
             tenant = bed.account("tenant", "member")
             url = cluster.create_database(migrated=False)
             head = 'log_level = "debug"\nlog_format = "json"\n'
