@@ -36,7 +36,7 @@ from sharewright.cli.reference import toml
 from sharewright.clouds.contract import TenantNetworks
 from sharewright.clouds.open import open_cloud
 from sharewright.errors import ConfigurationError
-from sharewright.settings import Backend, Database, Settings
+from sharewright.settings import Backend, Database, OpenStack, Settings
 
 if TYPE_CHECKING:
     from sharewright.store.database import Store
@@ -190,7 +190,7 @@ def settings_to_serve(arguments: argparse.Namespace) -> Iterator[Settings]:
             settings = msgspec.structs.replace(settings, state_dir=directory, database=Database())
         if configuration_file(arguments) is None:
             settings = msgspec.structs.replace(settings, backends={"simulated": Backend(cloud="simulated")})
-        settings = with_cloud(settings, "simulated")
+        settings = msgspec.structs.replace(with_cloud(settings, "simulated"), openstack=OpenStack())  # no credentials
         introduce_simulation(settings)
         yield settings
 

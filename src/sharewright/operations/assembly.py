@@ -90,7 +90,14 @@ def with_cloud(settings: Settings, cloud: str) -> Settings:
     if cloud not in ("libvirt", "simulated"):
         raise ConfigurationError(f"There is no cloud {cloud!r}.", hint="Use libvirt or simulated.")
     chosen: Literal["libvirt", "simulated"] = "libvirt" if cloud == "libvirt" else "simulated"
-    backends = {name: msgspec.structs.replace(backend, cloud=chosen) for name, backend in settings.backends.items()}
+    backends = {
+        name: msgspec.structs.replace(
+            backend,
+            cloud=chosen,
+            image="" if backend.cloud == "openstack" else backend.image,  # Glance's name is no path
+        )
+        for name, backend in settings.backends.items()
+    }
     return msgspec.structs.replace(settings, backends=backends)
 
 

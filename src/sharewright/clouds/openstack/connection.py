@@ -20,7 +20,7 @@ import openstack
 import requests
 import structlog
 from keystoneauth1.exceptions import ClientException
-from keystoneauth1.session import Session
+from keystoneauth1.session import Session, TCPKeepAliveAdapter
 from openstack.block_storage.v3._proxy import Proxy as BlockStorage
 from openstack.config import OpenStackConfig
 from openstack.exceptions import SDKException
@@ -46,6 +46,7 @@ LEAST_REQUEST = 15.0  # seconds that a request may take even if the deadline is 
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 8.0
 LIMITED_TRIES = 4
+KEPT_CONNECTIONS = 64  # to one service, for as many threads; more are opened and closed again
 # The only form that OpenStack's services accept from outside.
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -61,6 +62,11 @@ _bounds = _Bounds()
 
 class BoundSession(Session):
     """keystoneauth's session; each request gets the global request id and the time that its call has left."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, TCPKeepAliveAdapter(pool_maxsize=KEPT_CONNECTIONS))
 
     def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> requests.Response:
         identifier = bound_request_id()
