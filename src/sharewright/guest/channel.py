@@ -20,7 +20,7 @@ import msgspec
 import paramiko
 import structlog
 
-from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest.contract import GuestAddress, round_trips
 from sharewright.guest.document import Document, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
@@ -250,7 +250,7 @@ class SshChannels:
             open_ = [each for each in self._servers.values() if each is not server and each.connection is not None]
         self._close_idle(open_)
         if not server.lock.acquire(timeout=max(_left(end, 0.0), 0.0)):
-            raise GuestUnreachable(
+            raise GuestBusy(
                 f"Another call to the service VM at {address.host} took all the time of this one.", hint="Try again."
             )
         try:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from sharewright import settings as configuration
-from sharewright.clouds.contract import Cloud
+from sharewright.clouds.contract import Cloud, cloud_requests
 from sharewright.drivers.contract import ShareDriver
 from sharewright.logging import bound
 from sharewright.operations import leases
@@ -188,8 +188,14 @@ class Worker:
         operation = claim.operation
         try:
             with bound(request_id=operation.request_id, operation_id=operation.id):
+                before = cloud_requests.count
                 result = self._runner.run(claim, journal)
-                log.debug("operation attempt", kind=operation.kind, state=result.state)
+                log.debug(
+                    "operation attempt",
+                    kind=operation.kind,
+                    state=result.state,
+                    cloud_requests=cloud_requests.count - before,
+                )
             if result.delay is not None:
                 with self._lock:
                     self._due.append(time.monotonic() + result.delay)

@@ -427,7 +427,7 @@ class TestHeal:
         driver.create_share(instance, server, NoProgress())
         world.cloud.reset_calls()
         assert driver.heal_server(server, NoProgress())
-        assert world.cloud.calls() == {"guest.wait_ready": 1, "guest.observe": 1}, "no call to the cloud"
+        assert world.cloud.calls() == {"find_instance": 1, "guest.wait_ready": 1, "guest.observe": 1}
         assert row(world, instance).bytes_used == 0
 
     def test_a_lost_attachment_costs_a_question_for_each_share_of_the_server(

@@ -16,7 +16,7 @@ from guest_machines import BOOT_ID, SERVER_ID, Machine, document, number, rule, 
 from guest_sshd import Sshd, new_key
 from test_guest_program import newer
 
-from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest import channel
 from sharewright.guest.channel import SshChannels
 from sharewright.guest.contract import round_trips
@@ -171,7 +171,7 @@ def test_waiting_for_another_call_is_bounded_too(sshd: Sshd, channels: SshChanne
         long = pool.submit(channels.apply, address, document(1, share(1), device_timeout=2.0), timeout=10)
         time.sleep(0.3)
         started = time.monotonic()
-        with pytest.raises(GuestUnreachable, match="Another call"):
+        with pytest.raises(GuestBusy, match="Another call"):
             channels.observe(address, document(1), timeout=0.5)
         assert time.monotonic() - started < 1
         assert long.result().shares[0].error == "device_missing"

@@ -417,7 +417,14 @@ def _instance(server: Server) -> Instance:
         tags={str(key): str(value) for key, value in (server.metadata or {}).items()},
         failure=_failure(server) if server.status == "ERROR" else "",
         availability_zone=str(server.availability_zone) if server.availability_zone else None,
+        macs=_macs(server),
     )
+
+
+def _macs(server: Server) -> frozenset[str]:
+    """What Nova knows of the server's ports; a port that Neutron deletes leaves it within a moment."""
+    entries = (entry for entries in (server.addresses or {}).values() for entry in entries)
+    return frozenset(str(entry.get("OS-EXT-IPS-MAC:mac_addr", "")).lower() for entry in entries)
 
 
 def _runs(server: Server) -> bool:

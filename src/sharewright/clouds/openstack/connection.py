@@ -26,6 +26,7 @@ from openstack.exceptions import SDKException
 from openstack.image.v2._proxy import Proxy as ImageService
 
 from sharewright import __version__
+from sharewright.clouds.contract import cloud_requests
 from sharewright.clouds.openstack.errors import Passing, translate
 from sharewright.clouds.openstack.locks import NamedLocks
 from sharewright.clouds.openstack.polling import Deadline
@@ -56,13 +57,6 @@ class _Bounds(threading.local):
     deadline: Deadline | None = None
 
 
-class RequestCounter(threading.local):
-    """HTTP requests to OpenStack that this thread sent, for measurements; like contract.cloud_calls."""
-
-    count = 0
-
-
-requests_sent = RequestCounter()
 _bounds = _Bounds()
 
 
@@ -81,7 +75,7 @@ class BoundSession(Session):
         longest = self.timeout
         if _bounds.deadline is not None and "timeout" not in kwargs and longest:
             kwargs["timeout"] = max(min(float(longest), _bounds.deadline.remaining), min(LEAST_REQUEST, float(longest)))
-        requests_sent.count += 1
+        cloud_requests.count += 1
         return super().request(url, method, *args, **kwargs)
 
 
