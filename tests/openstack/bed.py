@@ -169,10 +169,6 @@ class Bed:
         self._undo.callback(sdk.network.remove_interface_from_router, router, subnet_id=subnet.id)
         return TenantNetwork(network.id, subnet.id, router.id)
 
-    def on_exit(self, callback: Any, *arguments: Any) -> None:
-        """Call it before what was made so far is removed."""
-        self._undo.callback(callback, *arguments)
-
 
 class Services:
     """The processes of the test bed, by the names of their pid files."""
