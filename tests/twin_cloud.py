@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from sharewright.clouds.contract import (
     Address,
     Capacity,
+    Cidr,
     Instance,
     InstanceSpec,
     Port,
@@ -63,7 +64,7 @@ class TwinNetworks:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def find_subnet(self, network_id: str, subnet_id: str | None) -> Subnet | None:
+    def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         _called(self._seconds)
         return Subnet(id=subnet_id or network_id, network_id=network_id, cidr=TENANT, gateway=TENANT[1])
 
@@ -93,8 +94,14 @@ class TwinNetworks:
     def delete_port(self, port_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 
-    def management_address(self, subnet: Subnet) -> Address | None:
-        return ip_address("10.254.0.1")
+    def management_sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
+        return (ip_network("10.254.0.1"),)
+
+    def ensure_reachable(self, port: Port, *, timeout: float) -> Address:
+        return port.address
+
+    def repair(self) -> None:
+        """Nothing is ever lost here."""
 
 
 class TwinCompute:

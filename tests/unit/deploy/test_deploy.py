@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from sharewright.settings import CREDENTIAL, Backend, Identity, Settings, expectation, field_types, parse
+from sharewright.secret_files import CREDENTIAL
+from sharewright.settings import Backend, Identity, Settings, expectation, field_types, parse
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
