@@ -180,7 +180,8 @@ class ServiceNetworks:
 
     def _make(self, spec: ServiceSubnetSpec, description: str, deadline: Deadline) -> NeutronSubnet:
         for each in self._subnets(deadline):
-            if overlapping(spec.cidr, [ip_network(each.cidr)]):
+            # One of the same name is ours: another worker was quicker since we looked.
+            if each.name != spec.name and overlapping(spec.cidr, [ip_network(each.cidr)]):
                 raise CloudError(
                     f"Service subnet {spec.cidr} overlaps with {each.name} ({each.cidr}).", hint="Choose another."
                 )
