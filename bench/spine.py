@@ -56,7 +56,7 @@ class Bench:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.api = deployment.sdk("tenant").shared_file_system
-        self.store = Store(f"sqlite:///{deployment.state_dir / 'sharewright.db'}")
+        self.store = Store(deployment.database_url)
 
     def until(self, reached: Callable[[], bool], *, seconds: float = 300) -> None:
         end = time.monotonic() + seconds

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 pytest_plugins = ["databases"]
+pytest.register_assert_rewrite("stories_on_clouds")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -99,8 +99,15 @@ def postgres_binaries() -> Path:
     raise RuntimeError("PostgreSQL is not installed, and half of the tests need it: apt-get install postgresql")
 
 
+# Nothing has to survive a power failure, and the machine is small.
+OPTIONS = {
+    "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200",
+    "shared_buffers": "32MB",
+}  # fmt: skip
+
+
 @contextmanager
-def running_postgres() -> Iterator[PostgresCluster]:
+def running_postgres(options: Mapping[str, str] = OPTIONS) -> Iterator[PostgresCluster]:
     """A new cluster, removed with all its data at the end. PostgreSQL refuses to run as root, so it gets a user."""
     binaries = postgres_binaries()
     directory = Path(tempfile.mkdtemp(prefix="sharewright-postgres-"))
@@ -122,8 +129,8 @@ def running_postgres() -> Iterator[PostgresCluster]:
         # The server must not outlive the test run, not even one that is killed: hence the parent-death signal.
         server = subprocess.Popen(
             ["setpriv", *become, "--pdeathsig=QUIT", "--", str(binaries / "postgres"), "-D", str(data),
-             "-k", str(directory), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "synchronous_commit=off",
-             "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=32MB"],
+             "-k", str(directory), "-c", "listen_addresses=",
+             *(word for name, value in options.items() for word in ("-c", f"{name}={value}"))],
             stdout=log, stderr=log, env=environment, cwd=directory,
         )  # fmt: skip
     cluster = PostgresCluster(directory, user)

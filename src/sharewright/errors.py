@@ -70,6 +70,10 @@ class GuestUnreachable(GuestError):
     """No answer from the service VM within the deadline, or its host key is not the pinned one."""
 
 
+class GuestBusy(GuestUnreachable):
+    """Other calls had the way to the service VM until this one's time was over. Says nothing about the VM itself."""
+
+
 class StaleDocument(GuestError):
     """The guest already applied a newer generation; build the document again from the store."""
 

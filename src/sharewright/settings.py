@@ -1,7 +1,7 @@
 """The configuration: one TOML file, read into frozen, typed settings.
 
 A mistake is a ConfigurationError that names the key, the value and what was expected, for every mistake in the file at
-once. Each field's meaning is its entry in ``DESCRIPTIONS`` (docs/configuration.md is generated from both; a test
+once. Each field's meaning is its entry in setting_descriptions.py (docs/configuration.md is generated from both; a test
 compares them). A section's ``__post_init__`` checks what one field's type cannot say, and raises ValueError with a text
 that begins with the field's name and a colon.
 """
@@ -22,10 +22,20 @@ from msgspec import Meta
 
 from sharewright.errors import ConfigurationError
 from sharewright.logging import redact, without_secrets
+from sharewright.secret_files import check_secret_file
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
+
+
+CLOUDS_WITH_FILES = frozenset({"libvirt", "simulated"})  # they keep volumes or records in the state directory
+
+
+def _check_path(name: str, value: str) -> None:
+    """ValueError unless it is empty or an absolute path."""
+    if value and not Path(value).is_absolute():
+        raise ValueError(f"{name}: expected an absolute path")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +49,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_limit: Annotated[int, Meta(ge=1, le=10000)] = 1000
     base_url: str = ""
     enable_forwarded_headers: bool = False
+    drain_seconds: Annotated[float, Meta(ge=0)] = 5.0
 
     def __post_init__(self) -> None:
         try:
@@ -77,9 +88,8 @@ class Keystone(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             # The second is sent to every client in a quoted string of a header.
             if getattr(self, name) and not re.fullmatch(r"https?://[^\s\"{}<>\\]+", getattr(self, name)):
                 raise ValueError(f"{name}: expected http://… or https://…")
-        for name in ("password_file", "ca_file"):
-            if getattr(self, name) and not Path(getattr(self, name)).is_absolute():
-                raise ValueError(f"{name}: expected an absolute path")
+        check_secret_file("password_file", self.password_file)
+        _check_path("ca_file", self.ca_file)
         if self.password and self.password_file:
             raise ValueError("password_file: expected nothing beside password; keep one of the two")
 
@@ -104,9 +114,15 @@ class Identity(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: str = ""
+    password_file: str = ""
+    master_key_file: str = ""
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 10
 
     def __post_init__(self) -> None:
+        for name in ("password_file", "master_key_file"):
+            check_secret_file(name, getattr(self, name))
+        if self.password_file and not self.url:
+            raise ValueError("password_file: expected only together with url, whose password it holds")
         if self.url and urlsplit(self.url).scheme.partition("+")[0] not in ("sqlite", "postgresql"):
             raise ValueError("url: expected sqlite:////path/to/file or postgresql://user:password@host/name")
 
@@ -116,6 +132,7 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
     reconcile_seconds: Seconds = 30.0
+    looks_per_second: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     sweep_seconds: Seconds = 300.0
     stats_seconds: Seconds = 60.0
     operation_seconds: Seconds = 900.0
@@ -183,9 +200,9 @@ class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             urlsplit(self.auth_url).scheme not in ("http", "https") or not urlsplit(self.auth_url).netloc
         ):
             raise ValueError("auth_url: expected http://… or https://…, such as https://keystone.example.org/v3")
-        for name in ("password_file", "application_credential_secret_file", "ca_file"):
-            if getattr(self, name) and not Path(getattr(self, name)).is_absolute():
-                raise ValueError(f"{name}: expected an absolute path")
+        for name in ("password_file", "application_credential_secret_file"):
+            check_secret_file(name, getattr(self, name))
+        _check_path("ca_file", self.ca_file)
         for name, file in (
             ("password", self.password_file),
             ("application_credential_secret", self.application_credential_secret_file),
@@ -286,235 +303,18 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL; SQLite in the state directory unless configured."""
+        """SQLAlchemy URL; SQLite in the state directory unless configured. Without what is in password_file."""
         return self.database.url or f"sqlite:///{self.state_path / 'sharewright.db'}"
 
-
-DESCRIPTIONS: dict[str, str] = {
-    "state_dir": (
-        "Directory of everything this deployment keeps: database, master key, service image, volumes, records."
-    ),
-    "deployment": (
-        "Name of this deployment. Every cloud object carries it as a tag; what carries another name, or none, is "
-        "never touched. Do not change it once shares exist."
-    ),
-    "node": (
-        "Name of this node in the API's hosts (`<node>@<backend>#<pool>`). Workers that serve the same backends use "
-        "the same name."
-    ),
-    "default_share_type": (
-        "Share type of requests that name none; made at the first start. Upstream: `default_share_type`."
-    ),
-    "log_format": "`text` for people, `json` for log collectors; both on standard error.",
-    "log_level": "The least level that is logged.",
-    "api.listen": (
-        "Address that the API listens on. The default is reachable from this host only; put a TLS proxy in front "
-        "before you open it to a network."
-    ),
-    "api.port": "TCP port of the API. 8786 is Manila's.",
-    "api.threads": "Requests handled at the same time.",
-    "api.max_limit": "Most items on one page of a list. Upstream: `osapi_max_limit`.",
-    "api.base_url": (
-        "URL under which clients reach the API (`https://shares.example.org`), for links and the service catalogue. "
-        "Empty: taken from each request."
-    ),
-    "api.enable_forwarded_headers": (
-        "Believe `X-Forwarded-Proto`, `-Host` and `-Prefix`. Only behind a proxy that sets them itself. Upstream: "
-        "`enable_proxy_headers_parsing`."
-    ),
-    "identity.mode": (
-        "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "
-        "`builtin`: the same users behind a small Keystone v3 token endpoint at `/identity/v3`, for clients that know "
-        "only Keystone. `keystone`: tokens of a real Keystone, see [identity.keystone]."
-    ),
-    "identity.user_file": (
-        "The users of `http_basic` and `builtin`, with bcrypt hashes; written by `sharewright user`. Empty: "
-        "`<state_dir>/users.json`."
-    ),
-    "identity.project": "Project of everybody in mode `none`.",
-    "identity.user": "User name of everybody in mode `none`.",
-    "identity.roles": "Roles of everybody in mode `none`: `admin`, `member`, `reader`.",
-    "identity.token_seconds": "Lifetime of a token of mode `builtin`.",
-    "identity.keystone.auth_url": (
-        "Keystone, as this service reaches it: `https://keystone.example.org/v3`. `/v3` is added when it is missing. "
-        "Needed. Upstream: `[keystone_authtoken] auth_url`, and so on below."
-    ),
-    "identity.keystone.www_authenticate_uri": (
-        "Keystone, as clients reach it; named in every answer 401. Empty: `auth_url`."
-    ),
-    "identity.keystone.username": (
-        "The service's own user, who asks Keystone about tokens. It needs the role `service` (or `admin`) in its "
-        "project. Needed."
-    ),
-    "identity.keystone.password": "That user's password; better in a file, see the next key.",
-    "identity.keystone.password_file": (
-        "File that holds the password on its first line, and that others may not read. Read at the start."
-    ),
-    "identity.keystone.user_domain": "Domain of the service's user, by name.",
-    "identity.keystone.user_domain_id": "The same by id; goes before the name.",
-    "identity.keystone.project": "Project of the service's user.",
-    "identity.keystone.project_domain": "Domain of that project, by name.",
-    "identity.keystone.project_domain_id": "The same by id; goes before the name.",
-    "identity.keystone.ca_file": (
-        "Certificates of the authorities that may vouch for Keystone (PEM). Empty: those of the system."
-    ),
-    "identity.keystone.request_seconds": "One answer of Keystone must come within this time.",
-    "identity.keystone.cache_seconds": (
-        "What Keystone said about a token is believed for so long, so a revoked token is accepted for so long at "
-        "most; never past the token's end. 0: Keystone is asked at every request. Upstream: `token_cache_time`."
-    ),
-    "identity.keystone.service_token_roles": (
-        "Roles of which a service token (`X-Service-Token`) must have one. With such a token beside it, a user's token "
-        "is accepted though it has just expired, as long as Keystone allows it."
-    ),
-    "database.url": (
-        "SQLAlchemy URL: `sqlite:////path/to/file` (one node) or `postgresql://user:password@host/name` (any number "
-        "of nodes). Empty: SQLite in the state directory."
-    ),
-    "database.pool_size": "Database connections that one process keeps.",
-    "worker.threads": "Operations that one worker process runs at the same time.",
-    "worker.lease_seconds": (
-        "A worker that has not renewed its claim for so long has lost it, and any other worker continues its "
-        "operations."
-    ),
-    "worker.poll_seconds": "How often a worker looks for operations that another process has queued.",
-    "worker.reconcile_seconds": "How often desired and actual state of the share servers are compared.",
-    "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
-    "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
-    "worker.operation_seconds": "Deadline of an operation, counted from its request.",
-    "worker.retention_days": "Days that finished operations and user messages are kept. Upstream: `message_ttl`.",
-    "worker.unused_server_seconds": (
-        "A share server without shares is deleted after so long; 0: at once. Upstream: "
-        "`automatic_share_server_cleanup`, `unused_share_server_cleanup_interval`."
-    ),
-    "quotas.shares": "Shares. Upstream: `quota_shares`, and so on below.",
-    "quotas.gigabytes": "GiB of shares together.",
-    "quotas.per_share_gigabytes": "GiB of one share.",
-    "quotas.snapshots": "Snapshots.",
-    "quotas.snapshot_gigabytes": "GiB of snapshots together.",
-    "quotas.share_networks": "Share networks.",
-    "quotas.share_groups": "Share groups.",
-    "quotas.share_group_snapshots": "Share group snapshots.",
-    "quotas.share_replicas": "Share replicas.",
-    "quotas.replica_gigabytes": "GiB of share replicas together.",
-    "quotas.backups": "Share backups.",
-    "quotas.backup_gigabytes": "GiB of share backups together.",
-    "quotas.encryption_keys": "Encryption keys.",
-    "libvirt.uri": 'libvirt connection of the backends with `cloud = "libvirt"`.',
-    "libvirt.accelerator": (
-        "`auto`: KVM when a probe really boots with it, else TCG (emulation, about ten times slower). `kvm`, `tcg`: "
-        "without a probe."
-    ),
-    "libvirt.start_daemons": (
-        "Start virtlogd and libvirtd when none answers and no init system does (containers, small test machines)."
-    ),
-    "libvirt.volume_format": "Format of volume files. Both are sparse.",
-    "openstack.cloud": (
-        "Entry of `clouds.yaml` (openstacksdk's places and `OS_CLIENT_CONFIG_FILE`) with URL and credentials. The keys "
-        "below that are set take precedence."
-    ),
-    "openstack.auth_url": "Keystone's URL, for example `https://keystone.example.org/v3`.",
-    "openstack.username": "User that owns all of Sharewright's objects in the cloud.",
-    "openstack.user_domain": "Domain of the user.",
-    "openstack.password": "Its password. `password_file` keeps it out of this file.",
-    "openstack.password_file": "File with the password, as a line of text. Read when the service starts.",
-    "openstack.project": "Project that owns all of Sharewright's objects; its quotas limit them.",
-    "openstack.project_domain": "Domain of the project.",
-    "openstack.application_credential_id": (
-        "Application credential, instead of user, password and project. One from a role that may use ports on tenants' "
-        "networks."
-    ),
-    "openstack.application_credential_secret": "Its secret. `application_credential_secret_file` keeps it out of here.",
-    "openstack.application_credential_secret_file": "File with the secret, as a line of text.",
-    "openstack.region": "Region of the catalogue. Empty: the only one.",
-    "openstack.interface": "Which of the catalogue's endpoints are used. Empty: the public ones.",
-    "openstack.ca_file": "Certificates that the endpoints' TLS is checked with. Empty: the system's.",
-    "openstack.request_seconds": "One HTTP request must be answered within this time.",
-    "openstack.image_project": (
-        "Project (id) that must own the service image, so that nobody else's image of the same name is started. Empty: "
-        "Sharewright's own."
-    ),
-    "openstack.management": (
-        "How Sharewright reaches the service VMs. `routed`: its hosts have a route to the service subnets, through "
-        "`management_router`. `floating`: each VM has a floating address. `host_port`: this host has a port on the "
-        "service network."
-    ),
-    "openstack.management_router": (
-        "Router (id or name) that joins the service subnets to the controllers' network, for `routed` and `floating`. "
-        "Upstream: `service_network_host`, `interface_driver` do the like."
-    ),
-    "openstack.management_cidrs": (
-        "Networks that the controllers connect from; SSH to a service VM is admitted from these only."
-    ),
-    "openstack.external_network": "External network (id or name) that floating addresses come from.",
-    "openstack.management_host": (
-        "This host's name in `openstack network agent list`, for `host_port`. Empty: its host name. Upstream: "
-        "`service_network_host`."
-    ),
-    "simulated.capacity": "GiB that the simulated cloud claims to have.",
-    "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
-    "backends.NAME.cloud": (
-        "What supplies virtual machines, volumes and networks. `simulated` stores no data: for tests and for authors "
-        "of clients."
-    ),
-    "backends.NAME.availability_zone": (
-        "Zone that the backend's pools and share servers are in. Upstream: `backend_availability_zone`."
-    ),
-    "backends.NAME.image": (
-        "Service image: a directory made by `sharewright image build`, or a bootable .qcow2 file. Empty: "
-        "`<state_dir>/images/service`. On OpenStack: id or name of a Glance image that `openstack.image_project` owns; "
-        "empty: the one that `sharewright image upload` put there last. Upstream: `service_image_name`."
-    ),
-    "backends.NAME.vcpus": "Virtual processors of a service VM. Upstream: `service_instance_flavor_id`.",
-    "backends.NAME.memory_mib": "Memory of a service VM in MiB. Upstream: `service_instance_flavor_id`.",
-    "backends.NAME.flavor": (
-        "OpenStack: Nova flavor (name or id) of a service VM, in place of `vcpus` and `memory_mib`. Upstream: "
-        "`service_instance_flavor_id`."
-    ),
-    "backends.NAME.boot_volume_size": (
-        "OpenStack: GiB of the volume that a service VM boots from; 0: it boots from the flavor's disk. Upstream: "
-        "`service_instance_boot_from_volume`, `service_instance_boot_volume_size`."
-    ),
-    "backends.NAME.boot_volume_type": (
-        "OpenStack: volume type of that volume; empty: Cinder's default. Upstream: `service_instance_boot_volume_type`."
-    ),
-    "backends.NAME.server_group": (
-        "OpenStack: keep the backend's service VMs on different hosts, as far as possible (`soft-anti-affinity`) or "
-        "strictly (`anti-affinity`). The quota `server_group_members` (10 by default) then limits their number."
-    ),
-    "backends.NAME.connect_share_server_to_tenant_network": (
-        "true: the service VM has a second NIC in the tenant's own network. false: one NIC in the service network, "
-        "which a router connects to the tenant's network. Upstream: the same name, default false."
-    ),
-    "backends.NAME.service_network_cidr": "Pool that service subnets are carved from. Upstream: the same name.",
-    "backends.NAME.service_network_division_mask": ("Prefix length of each service subnet. Upstream: the same name."),
-    "backends.NAME.boot_seconds": (
-        "A new service VM must answer within this time. Upstream: `max_time_to_build_instance`."
-    ),
-    "backends.NAME.guest_seconds": "One call into a service VM must be answered within this time.",
-    "backends.NAME.volume_name_template": (
-        "Name of a share's volume; `%s` is the share instance's id. Upstream: the same name."
-    ),
-    "backends.NAME.volume_type": (
-        "Volume type of all shares, where the cloud has such. Upstream: `cinder_volume_type`."
-    ),
-    "backends.NAME.volume_seconds": (
-        "A volume must be created or deleted within this time. Upstream: `max_time_to_create_volume`, "
-        "`max_time_to_extend_volume`."
-    ),
-    "backends.NAME.attach_seconds": (
-        "A volume must be attached or detached within this time. Upstream: `max_time_to_attach`."
-    ),
-    "backends.NAME.filesystem": "File system of new shares. Upstream: `share_volume_fstype`.",
-    "backends.NAME.reserved_share_percentage": (
-        "Part of the capacity that new shares may not use. Upstream: the same name."
-    ),
-    "backends.NAME.max_over_subscription_ratio": (
-        "How far the sizes promised may exceed the capacity. Upstream: the same name."
-    ),
-    "backends.NAME.max_shares_per_share_server": ("Most shares on one server; -1: no limit. Upstream: the same name."),
-    "backends.NAME.max_share_server_size": "Most GiB on one server; -1: no limit. Upstream: the same name.",
-}
+    @property
+    def keeps_files(self) -> bool:
+        """Whether this deployment keeps anything on the host it runs on, in the state directory. False: a process needs
+        no directory it can write to, and any number of hosts are alike."""
+        return (
+            urlsplit(self.database_url).scheme.partition("+")[0] == "sqlite"
+            or not self.database.master_key_file
+            or any(backend.cloud in CLOUDS_WITH_FILES for backend in self.backends.values())
+        )
 
 
 def field_types(section: type[Section]) -> dict[str, Any]:

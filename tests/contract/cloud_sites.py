@@ -76,8 +76,7 @@ class LibvirtSite:
         # Not pytest's directory: QEMU's user may not pass through that.
         self.directory = Path(tempfile.mkdtemp(prefix="sharewright-contract-", dir="/var/tmp"))
         self.directory.chmod(0o711)
-        self.image = str(self.directory / "empty.qcow2")
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.image, "1M"], check=True)
+        self.image = str(empty_disk(self.directory))
         self._settings = settings or Libvirt(accelerator="tcg")
         self._deployments: dict[str, Path] = {}
         self._clouds: list[Cloud] = []
@@ -157,12 +156,18 @@ class TestBed:
         identity = self.sdk.identity
         project = identity.create_project(name=self.name, domain_id="default")
         stack.callback(identity.delete_project, project)
+        stack.callback(self._remove_security_groups, project.id)
         user = identity.find_user(self._admin.username, ignore_missing=False)
         role = identity.find_role("admin", ignore_missing=False)
         identity.assign_project_role_to_user(project, user, role)
         self.sdk.set_volume_quotas(project.id, volumes=100, gigabytes=1000)
         self.sdk.set_network_quotas(project.id, security_group=-1, security_group_rule=-1)
         self.settings = msgspec.structs.replace(self._admin, project=self.name)
+
+    def _remove_security_groups(self, project_id: str) -> None:
+        """Neutron makes a default one for every project, and keeps it."""
+        for group in list(self.sdk.network.security_groups(project_id=project_id)):
+            self.sdk.network.delete_security_group(group)
 
     def _make_router(self, stack: contextlib.ExitStack) -> None:
         outside = self.sdk.network.find_network("public", ignore_missing=False)
@@ -177,9 +182,7 @@ class TestBed:
         images = OpenStackImages(connection, self.name)
         stack.callback(images.purge)
         with tempfile.TemporaryDirectory() as directory:
-            disk = Path(directory) / "empty.qcow2"
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
-            return images.upload(Source(disk=disk, min_ram=0), NoProgress())
+            return images.upload(Source(disk=empty_disk(Path(directory)), min_ram=0), NoProgress())
 
     def remove(self) -> None:
         self._undo.close()
@@ -209,6 +212,13 @@ class OpenStackSite:
             cloud.purge(NoProgress())
         for cloud in self._clouds:
             cloud.close()
+
+
+def empty_disk(directory: Path) -> Path:
+    """An image to start machines from that boot nothing."""
+    disk = directory / "empty.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    return disk
 
 
 def make_network(site: Site, cloud: Cloud, name: str = "tenant") -> Network:

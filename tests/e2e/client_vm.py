@@ -61,7 +61,7 @@ class ClientVm:
             self._connect()
         assert self._ssh is not None
         # No quotes of ours reach the forced command's shell unquoted: it evaluates this one word.
-        _, stdout, _ = self._ssh.exec_command(f"{command} 2>&1", timeout=timeout)
+        _, stdout, _ = self._ssh.exec_command(f"{{ {command}\n}} 2>&1", timeout=timeout)
         output = stdout.read().decode(errors="replace")
         code = stdout.channel.recv_exit_status()
         if check and code != 0:
@@ -93,7 +93,7 @@ class ClientVm:
         client.load_host_keys(str(self.machine.known_hosts))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.connect(
-            self.address,
+            self.machine.reached_at,
             username="root",
             pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(self.machine.private_key)),
             allow_agent=False,

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from client_vm import ClientVm
@@ -18,6 +20,7 @@ from deployment import Deployment
 from sharewright.clouds.open import open_cloud
 from sharewright.image.build import build_image
 from sharewright.settings import load
+from stories_on_clouds.share_types import make_share_types
 from tenants import Shares, Tenant
 
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
@@ -94,8 +97,8 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
             share_network = sdk.shared_file_system.create_share_network(
                 name=f"{name}-network", neutron_net_id=network_id, neutron_subnet_id=subnet.id
             )
-            made[name] = Tenant(name, network_id, cidr, client, sdk, share_network.id)
-        _types(deployment)
+            made[name] = Tenant(name, network_id, subnet.id, cidr, client, sdk, share_network.id)
+        make_share_types(deployment)
         for client in clients:
             client.wait()
         yield made
@@ -105,12 +108,32 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
         cloud.close()
 
 
-def _types(deployment: Deployment) -> None:
-    """A share type per backend, so that a test chooses the layout."""
-    for backend in ("two_nics", "one_nic"):
-        deployment.openstack(
-            "admin", "type", "create", backend, "True", "--extra-specs", f"share_backend_name={backend}"
-        )
+class LibvirtMachines:
+    """Machines, through libvirt."""
+
+    def reset(self, server_id: str) -> None:
+        with domain(server_id) as found:
+            found.reset()
+
+    def power_off(self, server_id: str) -> None:
+        with domain(server_id) as found:
+            found.destroy()
+
+    def destroy(self, server_id: str) -> None:
+        with domain(server_id) as found:
+            found.destroy()
+            found.undefine()
+
+
+@contextmanager
+def domain(server_id: str) -> Iterator[libvirt.virDomain]:
+    with closing(libvirt.open("qemu:///system")) as connection:
+        yield connection.lookupByName(f"manila-{server_id}")
+
+
+@pytest.fixture(scope="session")
+def machines() -> LibvirtMachines:
+    return LibvirtMachines()
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import openstack
 from openstack.connection import Connection
+
+from sharewright.settings import load
+from sharewright.store.database import Store
 
 SHAREWRIGHT = Path(sys.executable).parent / "sharewright"
 OPENSTACK = Path(sys.executable).parent / "openstack"
@@ -45,7 +48,12 @@ def wait_for(what: str, condition: Callable[[], Any], *, seconds: float = 120, i
 class Deployment:
     """One installation in ``directory``. ``users`` maps a user's name to (project, roles)."""
 
-    def __init__(self, directory: Path, configuration: str, *, name: str, users: dict[str, tuple[str, str]]) -> None:
+    PARTS: tuple[str, ...] = ("serve",)  # the long-running commands, a process each
+
+    def __init__(
+        self, directory: Path, configuration: str, *, name: str, users: dict[str, tuple[str, str]], head: str = ""
+    ) -> None:
+        """``head``: keys of the configuration that are in no table."""
         self.directory = directory
         self.state_dir = directory / "state"
         self.port = free_port()
@@ -54,19 +62,59 @@ class Deployment:
         self.log = directory / "service.log"
         self.config.write_text(
             f'state_dir = "{self.state_dir}"\ndeployment = "{name}"\nnode = "node"\n'
-            f'[identity]\nmode = "http_basic"\nuser_file = "{directory / "users.json"}"\n'
-            f"[api]\nport = {self.port}\n{configuration}"
+            f"{head}[api]\nport = {self.port}\n{self.identity()}{configuration}"
         )
-        self.process: subprocess.Popen[bytes] | None = None
-        for user, (project, roles) in users.items():
+        self.config.chmod(0o600)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.make_users()
+
+    # ---- who its users are ----
+
+    def identity(self) -> str:
+        """The part of the configuration that says how users are known."""
+        return f'[identity]\nmode = "http_basic"\nuser_file = "{self.directory / "users.json"}"\n'
+
+    def make_users(self) -> None:
+        for user, (project, roles) in self.users.items():
             self.command(
                 "user", "add", user, "--project", project, *(f"--role={role}" for role in roles.split()),
                 "--password-stdin", input=PASSWORD,
             )  # fmt: skip
 
+    def credentials(self, user: str) -> dict[str, str]:
+        """OS_ variables with which the stock client is that user."""
+        return {
+            "OS_AUTH_TYPE": "http_basic", "OS_USERNAME": user, "OS_PASSWORD": PASSWORD, "OS_ENDPOINT": self.endpoint,
+        }  # fmt: skip
+
+    def connection(self, user: str) -> dict[str, Any]:
+        """How openstacksdk connects as that user."""
+        return {
+            "auth_type": "http_basic",
+            "username": user,
+            "password": PASSWORD,
+            "endpoint": self.endpoint,
+            "shared_file_system_endpoint_override": self.endpoint,
+        }
+
+    # ---- used ----
+
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}/v2"
+
+    @property
+    def database_url(self) -> str:
+        return load(self.config).database_url
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """The deployment's own tables, for what the API does not tell."""
+        store = Store(self.database_url)
+        try:
+            yield store
+        finally:
+            store.close()
 
     def command(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
         """Run ``sharewright ARGUMENTS`` and return what it prints."""
@@ -80,12 +128,8 @@ class Deployment:
     def openstack(self, user: str, *arguments: str, check: bool = True) -> str:
         """Run the stock client, ``openstack share ARGUMENTS``, as a user of the tenant."""
         done = subprocess.run(
-            [
-                OPENSTACK, "--os-auth-type", "http_basic", "--os-username", user, "--os-password", PASSWORD,
-                "--os-endpoint", self.endpoint, "share", *arguments,
-            ],
-            text=True, capture_output=True, check=False,
-            env={key: value for key, value in os.environ.items() if not key.startswith("OS_")},
+            [OPENSTACK, "share", *arguments], text=True, capture_output=True, check=False,
+            env=without_openstack(os.environ) | self.credentials(user),
         )  # fmt: skip
         if check and done.returncode != 0:
             raise AssertionError(f"openstack share {' '.join(arguments)} exited {done.returncode}:\n{done.stderr}")
@@ -99,26 +143,27 @@ class Deployment:
         return openstack.connect(
             load_yaml_config=False,
             load_envvars=False,
-            auth_type="http_basic",
-            username=user,
-            password=PASSWORD,
-            endpoint=self.endpoint,
-            shared_file_system_endpoint_override=self.endpoint,
             shared_file_system_default_microversion=microversion,
+            **self.connection(user),
         )
+
+    # ---- its processes ----
 
     def start(self, *, seconds: float = 120) -> None:
         """Start the service and wait until its API answers."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [SHAREWRIGHT, "--config", self.config, "serve"], stdout=log, stderr=log, start_new_session=True
-            )
+            for part in self.PARTS:
+                self.processes[part] = subprocess.Popen(
+                    [SHAREWRIGHT, "--config", self.config, part], stdout=log, stderr=log, start_new_session=True,
+                    env=without_openstack(os.environ),
+                )  # fmt: skip
         wait_for("the API", self._answers, seconds=seconds)
 
     def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError(f"The service exited with {self.process.returncode}:\n{self.tail()}")
+        assert self.processes
+        for part, process in self.processes.items():
+            if process.poll() is not None:
+                raise AssertionError(f"sharewright {part} exited with {process.returncode}:\n{self.tail()}")
         with (
             contextlib.suppress(OSError),
             urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthcheck", timeout=2) as answer,
@@ -127,17 +172,21 @@ class Deployment:
         return False
 
     def stop(self, *, seconds: float = 60) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(seconds)
-        self.process = None
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            process.wait(seconds)
+        self.processes.clear()
 
     def kill(self) -> None:
         """SIGKILL to every process of the service."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
-        self.process = None
+        assert self.processes
+        for process in self.processes.values():
+            os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait(30)
+        self.processes.clear()
 
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
@@ -145,3 +194,8 @@ class Deployment:
     def purge(self) -> None:
         self.stop()
         self.command("purge", "--yes")
+
+
+def without_openstack(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what the caller's shell says about clouds."""
+    return {key: value for key, value in variables.items() if not key.startswith("OS_")}

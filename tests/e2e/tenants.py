@@ -14,6 +14,7 @@ from deployment import wait_for
 class Tenant:
     name: str
     network_id: str
+    subnet_id: str
     cidr: str
     client: ClientVm
     sdk: Connection
@@ -66,6 +67,9 @@ class Shares:
 
     def delete(self, share_id: str, *, seconds: float = 120) -> None:
         self.api.delete_share(share_id)
+        self.wait_gone(share_id, seconds=seconds)
+
+    def wait_gone(self, share_id: str, *, seconds: float = 120) -> None:
         wait_for(
             f"share {share_id} gone",
             lambda: self.api.find_share(share_id, ignore_missing=True) is None,

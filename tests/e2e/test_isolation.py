@@ -1,97 +1,19 @@
-"""Tenants are hostile to each other and to us."""
+"""Tenants on libvirt's networks are hostile to each other and to us."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from client_vm import CommandFailed
-from deployment import Deployment, wait_for
-from sharewright.store.database import Store
-from sharewright.store.tables import service_instances
+from deployment import Deployment
+from stories_on_clouds.isolation import Isolation
 from tenants import Shares
 
-pytestmark = pytest.mark.e2e
 
-SOFT = "vers=4.2,soft,timeo=30,retrans=1"
-
-
-@pytest.fixture(scope="module")
-def share(red: Shares) -> Iterator[str]:
-    """A share of the red tenant, open to every address there is."""
-    share_id = red.create("open-to-everyone")
-    red.wait(share_id)
-    red.allow(share_id, "0.0.0.0/0")
-    yield share_id
-    red.delete(share_id)
-
-
-def addresses(deployment: Deployment, share_id: str) -> tuple[str, list[str]]:
-    """Management and export addresses of the server of a share."""
-    server_id = deployment.sdk("admin").shared_file_system.get_share(share_id).share_server_id
-    store = Store(f"sqlite:///{deployment.state_dir / 'sharewright.db'}")
-    try:
-        with store.read() as tx:
-            row = tx.execute(service_instances.select().where(service_instances.c.id == server_id)).one()
-    finally:
-        store.close()
-    return row.management_address, list(row.export_addresses)
-
-
-def test_own_client_reaches_nfs_and_nothing_else(red: Shares, share: str, deployment: Deployment) -> None:
-    management, exports = addresses(deployment, share)
-    client = red.tenant.client
-    assert client.can_connect(exports[0], 2049)
-    for port in (22, 111, 20048, 445):
-        assert not client.can_connect(exports[0], port), port
-    assert not client.can_connect(management, 22)
-    assert not client.can_connect(management, 2049)
-
-
-def test_other_tenant_reaches_nothing(red: Shares, blue: Shares, share: str, deployment: Deployment) -> None:
-    management, exports = addresses(deployment, share)
-    client = blue.tenant.client
-    for address in (management, *exports, red.tenant.client.address):
-        for port in (22, 2049):
-            assert not client.can_connect(address, port), (address, port)
-    with pytest.raises(CommandFailed):
-        client.mount(red.export(share), "/mnt/stolen", options=SOFT, seconds=15)
-
-
-def test_no_tenant_reaches_the_controller(red: Shares, blue: Shares, deployment: Deployment) -> None:
-    for shares in (red, blue):
-        gateway = shares.tenant.cidr.replace("0/24", "1")
-        for port in (22, deployment.port, 16509):
-            assert not shares.tenant.client.can_connect(gateway, port), (gateway, port)
-
-
-def test_other_tenant_does_not_see_the_share(red: Shares, blue: Shares, share: str) -> None:
-    assert share not in {found.id for found in blue.api.shares()}
-    assert blue.api.find_share(share, ignore_missing=True) is None
-
-
-def test_no_share_server_in_another_tenants_network(red: Shares, blue: Shares) -> None:
-    """Ids are no secrets: naming the red network does not get the blue tenant into it."""
-    theirs = red.tenant.network_id
-    network = blue.api.create_share_network(name="spy", neutron_net_id=theirs, neutron_subnet_id=theirs)
-    share = blue.api.create_share(
-        name="spy", share_protocol="NFS", size=1, share_type="two_nics", share_network_id=network.id
-    )
-    wait_for("error", lambda: blue.api.get_share(share.id).status == "error", seconds=60)
-    texts = [m.user_message for m in blue.api.user_messages() if m.resource_id == share.id]
-    assert any("not for this project" in text for text in texts), texts
-    blue.delete(share.id)
-    blue.api.delete_share_network(network.id)
-
-
-def test_both_tenants_work_side_by_side(red: Shares, blue: Shares, share: str, deployment: Deployment) -> None:
-    other = blue.create("blue")
-    blue.wait(other)
-    admin = deployment.sdk("admin").shared_file_system
-    assert admin.get_share(other).share_server_id != admin.get_share(share).share_server_id
-    blue.allow(other, blue.tenant.client.address)
-    blue.tenant.client.mount(blue.export(other), "/mnt/blue")
-    blue.tenant.client.run("echo blue > /mnt/blue/file")
-    blue.tenant.client.unmount("/mnt/blue")
-    blue.delete(other)
+@pytest.mark.e2e
+class TestIsolation(Isolation):
+    def test_no_tenant_reaches_the_controller(self, red: Shares, blue: Shares, deployment: Deployment) -> None:
+        """On libvirt the gateway of a tenant's network is this host."""
+        for shares in (red, blue):
+            gateway = shares.tenant.cidr.replace("0/24", "1")
+            for port in (22, deployment.port, 16509):
+                assert not shares.tenant.client.can_connect(gateway, port), (gateway, port)

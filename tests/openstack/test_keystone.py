@@ -1,6 +1,6 @@
 """A real Keystone: catalogue, tenants, isolation, revocation, application credentials, with the stock clients.
 
-Needs an administrator's OS_… variables and, as on the test bed, a user ``demo`` (role member in the project ``demo``)
+Needs an administrator's openrc file and, as on the test bed, a user ``demo`` (role member in the project ``demo``)
 with the same password. What is behind the shares is simulated; everything about identity is real. What the tests make
 in Keystone they remove.
 """
@@ -24,6 +24,7 @@ from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 from openstack.identity.v3._proxy import Proxy
 
+from bed import administrator, connect
 from deployment import OPENSTACK, SHAREWRIGHT, free_port, wait_for
 
 pytestmark = [pytest.mark.openstack, pytest.mark.timeout(900)]
@@ -84,9 +85,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    admin = {key: value for key, value in os.environ.items() if key.startswith("OS_")}
-    if "OS_AUTH_URL" not in admin:
-        pytest.fail("These tests need an administrator's credentials: . openrc")
+    admin = administrator()
     directory = tmp_path_factory.mktemp("keystone")
     mark = f"sharewright-test-{uuid.uuid4().hex[:8]}"
     port = free_port()
@@ -101,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         '[backends.one]\ncloud = "simulated"\n'
     )
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(openstack.connect())
+        connection = stack.enter_context(connect(admin))
         identity = cast(Proxy, connection.identity)
         service_project = identity.find_project("service", ignore_missing=False)
         role = identity.find_role("service", ignore_missing=False)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sharewright.errors import ConfigurationError
+from sharewright.secret_files import read_secret, secret_file
 from sharewright.settings import Settings, load, parse
 
 
@@ -57,6 +58,12 @@ def complaint(data: dict[str, Any]) -> str:
         ("[worker]\nlease_seconds = 0", "worker.lease_seconds = 0: expected a number > 0"),
         ("[quotas]\nshares = -2", "quotas.shares = -2: expected a whole number ≥ -1"),
         ('[database]\nurl = "mysql://h/d"', 'database.url = "mysql://h/d": expected sqlite:'),
+        (
+            '[database]\nurl = "postgresql://h/d"\npassword_file = "pw"',
+            'database.password_file = "pw": expected an absolute',
+        ),
+        ('[database]\nmaster_key_file = "credential:../x"', "expected an absolute path, or credential:NAME"),
+        ('[database]\npassword_file = "/x"', "password_file"),
         ('state_dir = "relative"', 'state_dir = "relative": expected an absolute path'),
         ("backends = 1", "backends = 1: expected tables such as [backends.main]"),
         ('[backends."a b"]', 'backends."a b": a backend\'s name consists of'),
@@ -148,3 +155,30 @@ def test_files(tmp_path: Path) -> None:
         load(broken)
     broken.write_text("[api]\nport = 9000\n")
     assert load(broken).api.port == 9000
+
+
+def test_without_files_of_its_own_a_deployment_needs_no_directory(tmp_path: Path) -> None:
+    shared = {"url": "postgresql://h/d", "master_key_file": "/run/secrets/master.key"}
+    assert not parse({"database": shared}).keeps_files
+    assert parse({"database": {"url": "postgresql://h/d"}}).keeps_files
+    assert parse({"database": {**shared, "url": "sqlite:////x.db"}}).keeps_files
+    assert parse({"database": shared, "backends": {"a": {"cloud": "libvirt"}}}).keeps_files
+
+
+def test_a_credential_is_a_file_that_systemd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigurationError, match="was given none"):
+        secret_file("credential:password")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "password").write_text("s3cret word\n")
+    (tmp_path / "password").chmod(0o600)
+    assert read_secret("database.password_file", "credential:password") == "s3cret word"
+    assert read_secret("database.password_file", str(tmp_path / "password")) == "s3cret word"
+    (tmp_path / "password").chmod(0o604)
+    with pytest.raises(ConfigurationError, match="mode 0604; everybody may use it"):
+        read_secret("database.password_file", "credential:password")
+    (tmp_path / "empty").touch(mode=0o600)
+    with pytest.raises(ConfigurationError, match=r"database\.password_file: .*is empty"):
+        read_secret("database.password_file", "credential:empty")
+    with pytest.raises(ConfigurationError, match=r"missing cannot be read"):
+        read_secret("database.password_file", "credential:missing")

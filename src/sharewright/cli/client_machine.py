@@ -43,7 +43,8 @@ class ClientMachine:
             TAG_BACKEND: backend,
             TAG_OWNER: f"client_machine:{derived_id(cloud.deployment, name)}",
         }
-        self.address = ""
+        self.address = ""  # on its network
+        self.reached_at = ""  # from this host: a floating address, where the cloud has such
         self.instance_id = ""
         self._port_id = ""
 
@@ -69,6 +70,7 @@ class ClientMachine:
             timeout=timeout,
         )
         self.address, self._port_id = str(port.address), port.id
+        self.reached_at = str(self._cloud.networks.ensure_reachable(port, timeout=timeout))
         files = config_drive.build(
             server_id=derived_id(self._cloud.deployment, self._name),
             name=self._name,
@@ -144,10 +146,10 @@ class ClientMachine:
         return path
 
     def _write_ssh_configuration(self, host_key: str, login: Path) -> None:
-        self.known_hosts.write_text(f"{self.address} {host_key}\n")
+        self.known_hosts.write_text(f"{self.reached_at} {host_key}\n")
         self.ssh_configuration.write_text(
             f"""Host client
-  HostName {self.address}
+  HostName {self.reached_at}
   User root
   IdentityFile {login}
   IdentitiesOnly yes

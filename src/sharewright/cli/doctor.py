@@ -84,7 +84,10 @@ def examine(host: Host, settings: Settings, *, cloud: str | None = None) -> Iter
     """Every finding about the host as this configuration needs it."""
     clouds = {cloud} if cloud else {backend.cloud for backend in settings.backends.values()}
     yield from examine_python(host)
-    yield from examine_state_dir(host, settings)
+    if settings.keeps_files:
+        yield from examine_state_dir(host, settings)
+    else:
+        yield Finding(level="ok", subject="state directory", text="not needed: nothing is kept on this host")
     if "libvirt" in clouds:
         yield from examine_programs(host)
         yield from examine_libvirt(host, settings)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from sharewright.errors import ConfigurationError, SharewrightError
+from sharewright.secret_files import read_secret
 from sharewright.settings import Backend, Settings, load
 
 if TYPE_CHECKING:
@@ -105,7 +106,11 @@ def prepare_state_dir(settings: Settings) -> Path:
 
 @contextmanager
 def state_dir_in_use(settings: Settings) -> Iterator[None]:
-    """Hold the state directory, together with any number of other processes, against ``sharewright purge``."""
+    """Hold the state directory, together with any number of other processes, against ``sharewright purge``. Does not
+    touch it where nothing is kept in it."""
+    if not settings.keeps_files:
+        yield
+        return
     with (prepare_state_dir(settings) / MARKER).open("rb") as marker:
         try:
             fcntl.flock(marker, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -156,7 +161,9 @@ def open_store(settings: Settings) -> Store:
                 f"The database file {url.database} cannot be used: {error.strerror or error}.",
                 hint="Make its directory, or run as a user who may write there.",
             ) from error
-    return Store(settings.database_url, pool_size=settings.database.pool_size)
+    if settings.database.password_file:
+        url = url.set(password=read_secret("database.password_file", settings.database.password_file))
+    return Store(url.render_as_string(hide_password=False), pool_size=settings.database.pool_size)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -8,7 +8,8 @@ from typing import Any, get_origin
 
 import msgspec
 
-from sharewright.settings import DESCRIPTIONS, Backend, Section, Settings, expectation, field_types
+from sharewright.setting_descriptions import DESCRIPTIONS
+from sharewright.settings import Backend, Section, Settings, expectation, field_types
 
 INTRODUCTION = """\
 # Configuration reference

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,11 @@ from sharewright.cli.options import (
 )
 from sharewright.cli.processes import remove_pid, write_pid
 from sharewright.cli.reference import toml
+from sharewright.cli.systemd import inherited_socket, notify
 from sharewright.clouds.contract import TenantNetworks
 from sharewright.clouds.open import open_cloud
 from sharewright.errors import ConfigurationError
-from sharewright.settings import Backend, Database, Settings
+from sharewright.settings import Backend, Database, OpenStack, Settings
 
 if TYPE_CHECKING:
     from sharewright.store.database import Store
@@ -84,7 +86,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def api(arguments: argparse.Namespace) -> int:
-    return run(arguments, read_settings(arguments), run_api)
+    # Only here: when ``serve`` ends there is nobody who could take over, and nothing to wait for.
+    return run(arguments, read_settings(arguments), partial(run_api, drain=True))
 
 
 def worker(arguments: argparse.Namespace) -> int:
@@ -101,7 +104,9 @@ def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[Exi
         prepare(store, settings)
         for part in parts:
             part(stack, store, settings)
+        notify("READY=1")
         stopping.wait()
+        notify("STOPPING=1")
         log.info("stopping")
     return 0
 
@@ -128,15 +133,20 @@ def run_worker(stack: ExitStack, store: Store, settings: Settings) -> None:
     stack.enter_context(Worker(store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds))
 
 
-def run_api(stack: ExitStack, store: Store, settings: Settings) -> None:
-    """Start the API that ends with the stack."""
+def run_api(stack: ExitStack, store: Store, settings: Settings, *, drain: bool = False) -> None:
+    """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices."""
     from sharewright.api.app import create_app
     from sharewright.api.server import Server
 
-    server = Server(create_app(store, settings, wake=store.bell.ring), settings)
+    server = Server(
+        create_app(store, settings, wake=store.bell.ring),
+        settings,
+        listening=inherited_socket(),
+        drain_seconds=settings.api.drain_seconds if drain else 0.0,
+    )
     stack.callback(server.stop)
     server.start()
-    log.info("API ready", url=f"http://{settings.api.listen}:{settings.api.port}/v2")
+    log.info("API ready", url=f"{server.url}/v2")
 
 
 @contextmanager
@@ -190,7 +200,7 @@ def settings_to_serve(arguments: argparse.Namespace) -> Iterator[Settings]:
             settings = msgspec.structs.replace(settings, state_dir=directory, database=Database())
         if configuration_file(arguments) is None:
             settings = msgspec.structs.replace(settings, backends={"simulated": Backend(cloud="simulated")})
-        settings = with_cloud(settings, "simulated")
+        settings = msgspec.structs.replace(with_cloud(settings, "simulated"), openstack=OpenStack())  # no credentials
         introduce_simulation(settings)
         yield settings
 

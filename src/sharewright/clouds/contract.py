@@ -248,12 +248,15 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
+    """``macs``: of the NICs that the cloud says it has, where it says that without being asked twice; else None."""
+
     id: str
     name: str
     running: bool
     tags: Tags
     failure: str = ""  # the cloud's reason when it could not be started
     availability_zone: str | None = None
+    macs: frozenset[str] | None = field(default=None, compare=False)
 
 
 class Compute(Protocol):
@@ -311,9 +314,10 @@ class Cloud(Protocol):
 
 
 class CallCounter(threading.local):
-    """Calls of the contract made by this thread, for measurements; like store.database.statements."""
+    """What this thread has asked for, for measurements; like store.database.statements."""
 
     count = 0
 
 
-cloud_calls = CallCounter()
+cloud_calls = CallCounter()  # calls of the contract
+cloud_requests = CallCounter()  # HTTP requests that they took, on clouds that are reached by HTTP

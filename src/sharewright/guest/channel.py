@@ -20,7 +20,7 @@ import msgspec
 import paramiko
 import structlog
 
-from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest.contract import GuestAddress, round_trips
 from sharewright.guest.document import Document, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
@@ -35,6 +35,8 @@ KEEPALIVE_SECONDS = 30
 # A VM that was powered off says nothing. Data that it does not acknowledge for so long ends the connection.
 UNACKNOWLEDGED_MILLISECONDS = 8000
 IDLE_SECONDS = 600.0  # an open connection costs a thread; one that nobody used for so long is closed
+# Of one process. A paramiko thread wakes ten times a second, so thousands of them would need a processor by themselves.
+MOST_CONNECTIONS = 256
 
 HANDSHAKE_SECONDS = 30.0  # of one attempt; an emulated processor needs two or three
 
@@ -163,10 +165,11 @@ class SshChannels:
     connection needs count in ``round_trips.handshakes``.
     """
 
-    def __init__(self, *, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, *, idle_seconds: float = IDLE_SECONDS, most_connections: int = MOST_CONNECTIONS) -> None:
         self._servers: dict[str, Server] = {}
         self._lock = threading.Lock()
         self._idle_seconds = idle_seconds
+        self._most_connections = most_connections
         self._closed = False
 
     def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
@@ -244,10 +247,10 @@ class SshChannels:
             if self._closed:
                 raise GuestUnreachable("The guest channels are closed.", hint="The service is stopping.")
             server = self._servers.setdefault(address.server_id, Server())
-            others = [other for other in self._servers.values() if other is not server]
-        self._close_idle(others)
+            open_ = [each for each in self._servers.values() if each is not server and each.connection is not None]
+        self._close_idle(open_)
         if not server.lock.acquire(timeout=max(_left(end, 0.0), 0.0)):
-            raise GuestUnreachable(
+            raise GuestBusy(
                 f"Another call to the service VM at {address.host} took all the time of this one.", hint="Try again."
             )
         try:
@@ -258,10 +261,14 @@ class SshChannels:
             server.lock.release()
 
     def _close_idle(self, servers: list[Server]) -> None:
+        """Close what nobody used for long; and beyond the number that may be open, what was used the longest ago."""
         before = time.monotonic() - self._idle_seconds
-        for server in servers:
-            connection = server.connection
-            if connection is not None and connection.used < before and server.lock.acquire(blocking=False):
+        used = {server: connection.used for server in servers if (connection := server.connection) is not None}
+        idle = [server for server, moment in used.items() if moment < before]
+        if (many := len(used) + 1 - self._most_connections) > len(idle):
+            idle = sorted(used, key=used.__getitem__)[:many]
+        for server in idle:
+            if server.lock.acquire(blocking=False):  # one that is in use is not idle
                 try:
                     server.drop()
                 finally:

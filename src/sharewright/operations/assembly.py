@@ -16,6 +16,7 @@ from sharewright.errors import ConfigurationError
 from sharewright.guest.contract import GuestChannels
 from sharewright.operations.contract import Story
 from sharewright.operations.stories import make_stories
+from sharewright.secret_files import secret_file
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
@@ -54,8 +55,9 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     """
     if cloud_override is not None:
         settings = with_cloud(settings, cloud_override)
-    settings.state_path.mkdir(parents=True, exist_ok=True)
-    secrets = SecretBox(settings.state_path / MASTER_KEY)
+    if settings.keeps_files:
+        settings.state_path.mkdir(parents=True, exist_ok=True)
+    secrets = open_secrets(settings)
     clouds: dict[str, Cloud] = {}
     channels: dict[str, GuestChannels] = {}
     drivers: dict[str, ShareDriver] = {}
@@ -85,12 +87,27 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     )
 
 
+def open_secrets(settings: Settings) -> SecretBox:
+    """The master key: the configured file, or one in the state directory. Raises ConfigurationError."""
+    named = settings.database.master_key_file
+    if named:
+        return SecretBox(secret_file(named), provided=True)
+    return SecretBox(settings.state_path / MASTER_KEY)
+
+
 def with_cloud(settings: Settings, cloud: str) -> Settings:
     """The same settings with every backend on ``cloud``. Raises ConfigurationError."""
     if cloud not in ("libvirt", "simulated"):
         raise ConfigurationError(f"There is no cloud {cloud!r}.", hint="Use libvirt or simulated.")
     chosen: Literal["libvirt", "simulated"] = "libvirt" if cloud == "libvirt" else "simulated"
-    backends = {name: msgspec.structs.replace(backend, cloud=chosen) for name, backend in settings.backends.items()}
+    backends = {
+        name: msgspec.structs.replace(
+            backend,
+            cloud=chosen,
+            image="" if backend.cloud == "openstack" else backend.image,  # Glance's name is no path
+        )
+        for name, backend in settings.backends.items()
+    }
     return msgspec.structs.replace(settings, backends=backends)
 
 

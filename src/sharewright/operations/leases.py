@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, literal_column, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from sharewright.errors import LeaseLost
 from sharewright.identifiers import utcnow
@@ -36,6 +37,7 @@ class Claim:
     ``steps`` is the number of journal rows so far, ``sql_statements`` what claiming cost."""
 
     operation: Operation
+    priority: int = 0
     crashes: int = 0
     retries: int = 0
     failure: Mapping[str, Any] | None = None
@@ -85,16 +87,19 @@ def _now(tx: Connection) -> ColumnElement[datetime]:
 # ---- claiming --------------------------------------------------------------------------------------------------------
 
 
-def claim(store: Store, worker_id: str, *, lease_seconds: float, kinds: Iterable[str]) -> Claim | None:
+def claim(
+    store: Store, worker_id: str, *, lease_seconds: float, kinds: Iterable[str], least_priority: int | None = None
+) -> Claim | None:
     """The most urgent operation that may run now, now this worker's; None when there is none.
 
-    Eligible is a queued operation whose ``not_before`` has passed, whose awaited operation is finished and which is the
-    oldest open one of its key; or a running one whose lease has run out.
+    Eligible is a running operation whose lease has run out, which goes first: somebody has begun to wait for it; then a
+    queued one whose ``not_before`` has passed, whose awaited operation is finished and which is the oldest open one of
+    its key. ``least_priority`` leaves out what is less urgent.
     """
     wanted = sorted(kinds)
     for _ in range(10):
         try:
-            return _claim(store, worker_id, lease_seconds, wanted)
+            return _claim(store, worker_id, lease_seconds, wanted, least_priority)
         except IntegrityError:
             # Another worker began an operation of the same key at this moment (the unique index on running keys):
             # enqueuing transactions can become visible in another order than their sequence numbers. Look again.
@@ -102,39 +107,63 @@ def claim(store: Store, worker_id: str, *, lease_seconds: float, kinds: Iterable
     return None
 
 
-def _eligible(now: ColumnElement[datetime], kinds: list[str]) -> ColumnElement[bool]:
+def is_queued(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+    """Written with a literal, as the indexes of open operations are: with a parameter no plan could use them."""
+    return _is(columns, OperationState.QUEUED)
+
+
+def is_running(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+    return _is(columns, OperationState.RUNNING)
+
+
+def _is(columns: ReadOnlyColumnCollection[str, Any], state: str) -> ColumnElement[bool]:
+    column: ColumnElement[str] = columns.state
+    return column == literal_column(f"'{state}'")
+
+
+def is_open(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+    return or_(is_queued(columns), is_running(columns))
+
+
+def _abandoned(now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    return and_(is_running(operations.c), operations.c.lease_expires < now)
+
+
+def _ready(now: ColumnElement[datetime]) -> ColumnElement[bool]:
     this, other, awaited = operations.c, operations.alias("other"), operations.alias("awaited")
     before = exists().where(
         other.c.key == this.key,
         other.c.id != this.id,
-        other.c.state.in_(OperationState.OPEN),
+        is_open(other.c),
         or_(
-            other.c.state == OperationState.RUNNING,
+            is_running(other.c),
             other.c.sequence < this.sequence,
             and_(other.c.sequence == this.sequence, other.c.id < this.id),
         ),
     )
-    waits = exists().where(awaited.c.id == this.waits_for, awaited.c.state.in_(OperationState.OPEN))
-    return and_(
-        this.kind.in_(kinds),
-        or_(
-            and_(this.state == OperationState.QUEUED, this.not_before <= now, ~waits, ~before),
-            and_(this.state == OperationState.RUNNING, this.lease_expires < now),
-        ),
-    )
+    waits = exists().where(awaited.c.id == this.waits_for, is_open(awaited.c))
+    return and_(is_queued(this), this.not_before <= now, ~waits, ~before)
 
 
-def _claim(store: Store, worker_id: str, lease_seconds: float, kinds: list[str]) -> Claim | None:
+def _claim(
+    store: Store, worker_id: str, lease_seconds: float, kinds: list[str], least_priority: int | None
+) -> Claim | None:
     before = statements.count
     with store.begin() as tx:
         now_expression = _now(tx)
-        row = tx.execute(
-            select(operations, now_expression.label("now"))
-            .where(_eligible(now_expression, kinds))
-            .order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
-            .limit(1)
-            .with_for_update(of=operations, skip_locked=True)
-        ).first()
+        row = None
+        # Two statements, because each can then follow its index and stop at the first row.
+        for eligible in (_abandoned(now_expression), _ready(now_expression)):
+            query = select(operations, now_expression.label("now")).where(eligible, operations.c.kind.in_(kinds))
+            if least_priority is not None:
+                query = query.where(operations.c.priority >= least_priority)
+            row = tx.execute(
+                query.order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
+                .limit(1)
+                .with_for_update(of=operations, skip_locked=True)
+            ).first()
+            if row is not None:
+                break
         if row is None:
             return None
         now: datetime = row.now
@@ -176,6 +205,7 @@ def _claim(store: Store, worker_id: str, lease_seconds: float, kinds: list[str])
         )
         return Claim(
             operation=operation,
+            priority=row.priority,
             crashes=crashes,
             retries=row.retries,
             failure=row.failure,
@@ -268,7 +298,10 @@ def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | N
             **usage.sums(),
         },
     )
-    ring_after_commit(tx)
+    # The others are woken only if something waits for this: each that wakes asks the database.
+    waits = or_(operations.c.waits_for == operation.id, operations.c.key == operation.key)
+    if tx.execute(select(literal(1)).where(is_queued(operations.c), waits).limit(1)).first() is not None:
+        ring_after_commit(tx)
 
 
 def park(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, literal_column, select
 
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import ShareDriver
@@ -122,15 +122,17 @@ class Maintenance:
         with self._store.begin() as tx:
             tx.execute(delete(messages).where(messages.c.expires_at < now))
         oldest = now - timedelta(days=self._settings.worker.retention_days)
-        old = operations.c.finished_at < oldest
-        routine = (
-            (operations.c.finished_at < now - ROUTINE_RETENTION)
-            & operations.c.kind.in_(ROUTINE_KINDS)
-            & (operations.c.state == OperationState.SUCCEEDED)
-        )
+        columns = operations.c
+        self._purge_operations(columns.finished_at < oldest)
+        # Written as the index of these is, with literals.
+        routine = columns.kind.in_([literal_column(f"'{kind}'") for kind in ROUTINE_KINDS])
+        succeeded = columns.state == literal_column(f"'{OperationState.SUCCEEDED}'")
+        self._purge_operations(columns.finished_at < now - ROUTINE_RETENTION, routine, succeeded)
+
+    def _purge_operations(self, *conditions: ColumnElement[bool]) -> None:
         while True:
             with self._store.begin() as tx:
-                batch = list(tx.scalars(select(operations.c.id).where(old | routine).limit(_BATCH)))
+                batch = list(tx.scalars(select(operations.c.id).where(*conditions).limit(_BATCH)))
                 tx.execute(delete(operations).where(operations.c.id.in_(batch)))
             if len(batch) < _BATCH:
                 return

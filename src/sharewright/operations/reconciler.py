@@ -2,6 +2,9 @@
 
 Each rule finds its resources and enqueues in one transaction, never a second operation of the same kind for the same
 resource, and never sooner than ``reconcile_seconds`` after the last one ended, so that a defect cannot spin.
+
+A round costs what there is to do, not what there is: each rule starts from an index of the few rows it may concern, and
+servers in service are looked at in turn, so many in a round as ``looks_per_second`` allows.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, false, func, literal_column, or_, select, true
 
 from sharewright.context import RequestContext
 from sharewright.identifiers import utcnow
+from sharewright.operations import leases
 from sharewright.operations.queue import enqueue
 from sharewright.settings import Settings
 from sharewright.states import AccessState, OperationState, ServerStatus, ShareStatus
@@ -21,7 +25,7 @@ from sharewright.store.database import Store
 from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
 
 BACKGROUND = -10  # priority: after everything that a user waits for
-AT_ONCE = 50  # resources per rule and round
+AT_ONCE = 50  # resources per rule and round, besides looks
 
 
 def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> dict[str, int]:
@@ -42,17 +46,22 @@ class _Round:
         self._quiet = self._now - timedelta(seconds=settings.worker.reconcile_seconds)
         self._unused = self._now - timedelta(seconds=settings.worker.unused_server_seconds)
         self._seconds = settings.worker.operation_seconds
+        self._looks = max(1, round(settings.worker.looks_per_second * settings.worker.reconcile_seconds))
 
     def update_access(self, tx: Connection) -> list[str]:
         """Rules in a state of passage, on a share that is served."""
-        waiting = exists().where(
-            share_access_rules.c.share_id == shares.c.id, share_access_rules.c.state.in_(AccessState.TRANSITIONAL)
+        rules = share_access_rules.c
+        waiting = (
+            # The first condition is the index's; the second would be enough.
+            select(rules.share_id)
+            .where(rules.state != literal_column(f"'{AccessState.ACTIVE}'"), rules.state.in_(AccessState.TRANSITIONAL))
+            .scalar_subquery()
         )
         rows = tx.execute(
             select(shares.c.id, shares.c.project_id, shares.c.user_id)
             .where(
                 shares.c.status == ShareStatus.AVAILABLE,
-                waiting,
+                shares.c.id.in_(waiting),
                 ~_attended(shares.c.id, ("update_access",), self._quiet),
             )
             .limit(AT_ONCE)
@@ -78,7 +87,7 @@ class _Round:
                 select(shares.c.id, shares.c.project_id, shares.c.user_id, last.c.payload)
                 .select_from(shares.join(last, and_(last.c.resource_id == shares.c.id, last.c.sequence == newest)))
                 .where(
-                    shares.c.status == status,
+                    shares.c.status == literal_column(f"'{status}'"),  # as its index needs it
                     last.c.kind == kind,
                     last.c.state == OperationState.FAILED,
                     ~_attended(shares.c.id, (kind,), self._quiet),
@@ -93,58 +102,84 @@ class _Round:
 
     def delete_servers(self, tx: Connection) -> list[str]:
         """Servers that no share has lived on for ``unused_server_seconds``, and deletions that were left."""
-        inhabited = exists().where(share_instances.c.share_server_id == share_servers.c.id)
-        since = func.coalesce(share_servers.c.unused_since, share_servers.c.updated_at, share_servers.c.created_at)
-        rows = tx.execute(
-            select(share_servers.c.id)
-            .where(
-                share_servers.c.backend.in_(self._backends),
-                ~inhabited,
+        found: list[str] = []
+        servers, status = share_servers.c, share_servers.c.status
+        since = func.coalesce(servers.unused_since, servers.updated_at, servers.created_at)
+        for which in (
+            and_(status == ServerStatus.ACTIVE, servers.is_auto_deletable, servers.unused_since < self._unused),
+            and_(
+                status != literal_column(f"'{ServerStatus.ACTIVE}'"),
                 or_(
-                    share_servers.c.status == ServerStatus.DELETING,
+                    status == ServerStatus.DELETING,
                     and_(
-                        share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.CREATING)),
-                        share_servers.c.is_auto_deletable,
+                        status.in_((ServerStatus.ERROR, ServerStatus.CREATING)),
+                        servers.is_auto_deletable,
                         since < self._unused,
                     ),
                 ),
-                ~_attended(share_servers.c.id, ("create_share_server", "delete_share_server"), self._quiet),
+            ),
+        ):
+            found += tx.scalars(
+                select(servers.id)
+                .where(
+                    which,
+                    servers.backend.in_(self._backends),
+                    ~exists().where(share_instances.c.share_server_id == servers.id),
+                    ~_attended(servers.id, ("create_share_server", "delete_share_server"), self._quiet),
+                )
+                .limit(AT_ONCE)
+                .with_for_update(of=share_servers)
             )
-            .limit(AT_ONCE)
-            .with_for_update(of=share_servers)
-        ).all()
-        for row in rows:
+        for server in found:
             # The story looks again, under the lock that placing a share takes, whether the server is still unused.
-            self._enqueue(tx, "delete_share_server", "share_server", row.id)
-        return ["delete_share_server"] * len(rows)
+            self._enqueue(tx, "delete_share_server", "share_server", server)
+        return ["delete_share_server"] * len(found)
 
     def heal_servers(self, tx: Connection) -> list[str]:
-        """Every server in service is looked at once in ``reconcile_seconds``; the driver observes, then decides."""
-        inhabited = exists().where(share_instances.c.share_server_id == share_servers.c.id)
-        recent = exists().where(
-            operations.c.resource_id == share_servers.c.id,
-            operations.c.kind == "heal_server",
-            operations.c.created_at > self._quiet,
+        """Servers in service are looked at; the driver observes, then decides.
+
+        No server more often than once in ``reconcile_seconds``, all together no more than ``looks_per_second``: first
+        those in trouble, with at most half of that, so that a rack that is gone takes nothing from the others' turn;
+        then those whose last look is the longest ago. What the workers have not done yet counts, so that the queue
+        holds no more than one round.
+        """
+        waiting = tx.scalar(
+            select(func.count()).where(leases.is_open(operations.c), operations.c.kind == "heal_server")
         )
+        room = self._looks - int(waiting or 0)
+        suspect = share_servers.c.healthy == false()
+        found = self._look(tx, suspect, min(room, max(1, self._looks // 2)))
+        found += self._look(tx, true(), room - len(found))
+        return ["heal_server"] * len(found)
+
+    def _look(self, tx: Connection, which: ColumnElement[bool], room: int) -> list[str]:
+        if room <= 0:
+            return []
+        inhabited = exists().where(share_instances.c.share_server_id == share_servers.c.id)
         busy = ("heal_server", "create_share_server", "delete_share_server")
-        rows = tx.execute(
-            select(share_servers.c.id)
-            .where(
-                share_servers.c.backend.in_(self._backends),
-                or_(
-                    share_servers.c.status == ServerStatus.ACTIVE,
-                    and_(share_servers.c.status == ServerStatus.ERROR, inhabited),
-                ),
-                ~recent,
-                ~_attended(share_servers.c.id, busy, None),
+        servers = list(
+            tx.scalars(
+                select(share_servers.c.id)
+                .where(
+                    which,
+                    share_servers.c.looked_at <= self._quiet,
+                    share_servers.c.backend.in_(self._backends),
+                    or_(
+                        share_servers.c.status == ServerStatus.ACTIVE,
+                        and_(share_servers.c.status == ServerStatus.ERROR, inhabited),
+                    ),
+                    ~_attended(share_servers.c.id, busy, None),
+                )
+                .order_by(share_servers.c.looked_at)
+                .limit(room)
+                .with_for_update(of=share_servers, skip_locked=True)
             )
-            .order_by(share_servers.c.last_seen.asc().nulls_first(), share_servers.c.id)
-            .limit(AT_ONCE)
-            .with_for_update(of=share_servers)
-        ).all()
-        for row in rows:
-            self._enqueue(tx, "heal_server", "share_server", row.id)
-        return ["heal_server"] * len(rows)
+        )
+        if servers:
+            tx.execute(share_servers.update().where(share_servers.c.id.in_(servers)).values(looked_at=self._now))
+        for server in servers:
+            self._enqueue(tx, "heal_server", "share_server", server)
+        return servers
 
     def _enqueue(
         self,
@@ -170,7 +205,7 @@ class _Round:
 
 def _attended(resource: ColumnElement[Any], kinds: Sequence[str], quiet: datetime | None) -> ColumnElement[bool]:
     """Whether an operation of these kinds is open for the resource, or ended after ``quiet``."""
-    condition: ColumnElement[bool] = operations.c.state.in_(OperationState.OPEN)
+    condition: ColumnElement[bool] = leases.is_open(operations.c)
     if quiet is not None:
         condition = or_(condition, operations.c.finished_at > quiet)
     return exists().where(operations.c.resource_id == resource, operations.c.kind.in_(kinds), condition)

@@ -237,19 +237,28 @@ def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
 
 def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
     """The pools of these backends, and what other shares were promised on each since its report."""
-    promised = (
-        select(func.coalesce(func.sum(share_instances.c.size), 0))
-        .where(
-            share_instances.c.host == pools.c.host,
-            share_instances.c.id != without,
-            # Its volume was not there when the pool was reported.
-            or_(share_instances.c.created_at >= pools.c.reported_at, share_instances.c.volume_id.is_(None)),
-            share_instances.c.wanted.is_(True),
+    rows = tx.execute(select(pools).where(pools.c.backend.in_(backends))).all()
+    if not rows:
+        return []
+    columns = share_instances.c
+    oldest = min(row.reported_at for row in rows)
+    promised = {
+        row.host: row.promised
+        for row in tx.execute(
+            select(columns.host, func.sum(columns.size).label("promised"))
+            .join(pools, pools.c.host == columns.host)
+            .where(
+                columns.host.in_([row.host for row in rows]),
+                columns.id != without,
+                columns.wanted.is_(True),
+                # Its volume was not there when the pool was reported. The first line says less than the second, and in
+                # a form that indexes serve.
+                or_(columns.created_at >= oldest, columns.volume_id.is_(None)),
+                or_(columns.created_at >= pools.c.reported_at, columns.volume_id.is_(None)),
+            )
+            .group_by(columns.host)
         )
-        .correlate(pools)
-        .scalar_subquery()
-    )
-    rows = tx.execute(select(pools, promised.label("promised")).where(pools.c.backend.in_(backends)))
+    }
     return [
         Pool(
             host=row.host,
@@ -260,7 +269,7 @@ def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list
             provisioned_capacity=row.provisioned_capacity,
             reserved_percentage=row.reserved_percentage,
             capabilities=row.capabilities,
-            promised=float(row.promised),
+            promised=float(promised.get(row.host, 0)),
         )
         for row in rows
     ]

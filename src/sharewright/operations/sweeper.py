@@ -1,4 +1,5 @@
-"""Takes away cloud objects that carry our tag and whose owner is gone from the store.
+"""Takes away cloud objects that carry our tag and whose owner is gone from the store; and, since it has the list of all
+instances in hand, gives servers whose VM does not run the next turn to be looked at.
 
 An object is taken away only when all of this holds: it carries our deployment's tag and an owner that we understand;
 the owner has no row, read *after* the cloud was listed (rows are written before their objects, so a new object always
@@ -11,21 +12,23 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from sqlalchemy import Connection, select
 
 from sharewright.clouds.contract import TAG_DEPLOYMENT, TAG_OWNER, Cloud, Tags
 from sharewright.errors import SharewrightError
-from sharewright.states import OperationState
+from sharewright.operations import leases
+from sharewright.states import ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, service_subnets, share_instances, share_servers
+from sharewright.store.tables import NEVER, operations, service_subnets, share_instances, share_servers
 
 log = structlog.get_logger()
 
 GRACE_SECONDS = 600.0
 TIMEOUT = 120.0  # seconds for each call that deletes
+_BATCH = 500
 OWNERS = {"share_server": share_servers, "share_instance": share_instances, "service_subnet": service_subnets}
 
 Kind = Literal["instance", "volume", "port", "service_subnet"]
@@ -41,13 +44,14 @@ class Sighting:
     id: str
     owner: str
     attached_to: str | None = None
+    running: bool = True
 
     @property
     def name(self) -> tuple[str, str, str]:
         return (self.cloud, self.kind, self.id)
 
 
-def sight(cloud: str, kind: Kind, identifier: str, tags: Tags, deployment: str, **more: str | None) -> Sighting | None:
+def sight(cloud: str, kind: Kind, identifier: str, tags: Tags, deployment: str, **more: Any) -> Sighting | None:
     """A sighting of what is surely ours and says whose it is; None for anything else, which is left alone."""
     owner_type, _, owner_id = tags.get(TAG_OWNER, "").partition(":")
     if tags.get(TAG_DEPLOYMENT) != deployment or owner_type not in OWNERS or not owner_id:
@@ -91,7 +95,8 @@ class Sweeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._clouds = clouds
+        # Backends on the same cloud share one object, and one look.
+        self._clouds = {name: cloud for name, cloud in clouds.items() if name == _first_name(clouds, cloud)}
         self._grace = grace_seconds
         self._clock = clock
         self._first_seen: dict[tuple[str, str, str], float] = {}
@@ -112,9 +117,13 @@ class Sweeper:
                 log.warning("a cloud cannot be swept now", cloud=name, error=str(error))
         with self._store.read() as tx:  # after the look: see the module's text
             owners = {sighting.owner for sighting in sightings}
-            living, busy = living_owners(tx, owners), busy_owners(tx, owners)
+            living = living_owners(tx, owners)
+            busy = busy_owners(tx, owners - living)
+        with self._store.begin() as tx:
+            look_soon(tx, sightings, complete=not silent)
         now = self._clock()
-        unowned = {sighting.name for sighting in sightings if sighting.owner not in living | busy}
+        spared = living | busy
+        unowned = {sighting.name for sighting in sightings if sighting.owner not in spared}
         self._first_seen = {
             **{name: seen for name, seen in self._first_seen.items() if name[0] in silent},
             **{name: self._first_seen.get(name, now) for name in unowned},
@@ -149,7 +158,8 @@ class Sweeper:
 def _look(name: str, cloud: Cloud) -> list[Sighting]:
     ours = cloud.deployment
     seen: list[Sighting | None] = [
-        sight(name, "instance", instance.id, instance.tags, ours) for instance in cloud.compute.list_instances()
+        sight(name, "instance", instance.id, instance.tags, ours, running=instance.running)
+        for instance in cloud.compute.list_instances()
     ]
     seen += [
         sight(name, "volume", volume.id, volume.tags, ours, attached_to=volume.instance_id)
@@ -160,6 +170,23 @@ def _look(name: str, cloud: Cloud) -> list[Sighting]:
         sight(name, "service_subnet", subnet.id, tags, ours) for subnet, tags in cloud.networks.list_service_subnets()
     ]
     return [sighting for sighting in seen if sighting is not None]
+
+
+def _first_name(clouds: Mapping[str, Cloud], cloud: Cloud) -> str:
+    return next(name for name, each in clouds.items() if each is cloud)
+
+
+def look_soon(tx: Connection, sightings: Iterable[Sighting], *, complete: bool) -> None:
+    """Let the reconciler look next at servers in service whose VM is stopped or, if the list is ``complete``, gone; not
+    at those that are known to be in trouble already."""
+    instances = {sighting.owner: sighting.running for sighting in sightings if sighting.kind == "instance"}
+    servers = share_servers.c
+    believed = tx.scalars(
+        select(servers.id).where(servers.status == ServerStatus.ACTIVE, servers.healthy.is_not(False))
+    )
+    down = [server for server in believed if not instances.get(f"share_server:{server}", not complete)]
+    for start in range(0, len(down), _BATCH):
+        tx.execute(share_servers.update().where(servers.id.in_(down[start : start + _BATCH])).values(looked_at=NEVER))
 
 
 def living_owners(tx: Connection, owners: Iterable[str]) -> frozenset[str]:
@@ -174,8 +201,6 @@ def living_owners(tx: Connection, owners: Iterable[str]) -> frozenset[str]:
 def busy_owners(tx: Connection, owners: Iterable[str]) -> frozenset[str]:
     """Those of the owners whose id an open operation names: as its resource, in its payload or in its facts."""
     columns = operations.c
-    rows = tx.execute(
-        select(columns.resource_id, columns.payload, columns.facts).where(columns.state.in_(OperationState.OPEN))
-    )
+    rows = tx.execute(select(columns.resource_id, columns.payload, columns.facts).where(leases.is_open(columns)))
     text = "\n".join(f"{row.resource_id} {json.dumps(row.payload)} {json.dumps(row.facts)}" for row in rows)
     return frozenset(owner for owner in set(owners) if owner.partition(":")[2] in text)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from sharewright import settings as configuration
-from sharewright.clouds.contract import Cloud
+from sharewright.clouds.contract import Cloud, cloud_requests
 from sharewright.drivers.contract import ShareDriver
 from sharewright.logging import bound
 from sharewright.operations import leases
@@ -30,6 +30,10 @@ from sharewright.operations.runner import CRASH_LIMIT, DATABASE_FAULTS, GRACE_SE
 from sharewright.store.database import CHANNEL, Store
 
 log = structlog.get_logger()
+
+# Seconds in which many rings from other processes are one: every worker is rung for every request, and each time one
+# that has a free thread asks the database for work that another may have taken already.
+BETWEEN_RINGS = 0.02
 
 
 class Worker:
@@ -65,6 +69,7 @@ class Worker:
         self._slots = threading.Semaphore(self._options.threads)
         self._lock = threading.Lock()
         self._running: dict[str, Journal] = {}
+        self._background: set[str] = set()  # those of them that nobody waits for
         self._threads: set[threading.Thread] = set()
         self._due: list[float] = []  # times.monotonic() at which something that was parked here may go on
         self._stopping = threading.Event()
@@ -154,8 +159,15 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         before = clock()
+        # Work that nobody waits for has half of the threads at most: many servers that do not answer, each for its
+        # time, must not keep users waiting.
+        crowded = len(self._background) >= max(1, self._options.threads // 2)
         claim = leases.claim(
-            self._store, self.worker_id, lease_seconds=self._options.lease_seconds, kinds=self._stories
+            self._store,
+            self.worker_id,
+            lease_seconds=self._options.lease_seconds,
+            kinds=self._stories,
+            least_priority=0 if crowded else None,
         )
         if claim is None:
             return None
@@ -167,6 +179,8 @@ class Worker:
         )
         with self._lock:
             self._running[claim.operation.id] = journal
+            if claim.priority < 0:
+                self._background.add(claim.operation.id)
         thread.start()
         return claim
 
@@ -174,8 +188,14 @@ class Worker:
         operation = claim.operation
         try:
             with bound(request_id=operation.request_id, operation_id=operation.id):
+                before = cloud_requests.count
                 result = self._runner.run(claim, journal)
-                log.debug("operation attempt", kind=operation.kind, state=result.state)
+                log.debug(
+                    "operation attempt",
+                    kind=operation.kind,
+                    state=result.state,
+                    cloud_requests=cloud_requests.count - before,
+                )
             if result.delay is not None:
                 with self._lock:
                     self._due.append(time.monotonic() + result.delay)
@@ -185,6 +205,7 @@ class Worker:
             with self._lock:
                 if self._running.get(operation.id) is journal:
                     del self._running[operation.id]
+                    self._background.discard(operation.id)
             self._slots.release()
             self._store.bell.ring()
 
@@ -238,8 +259,9 @@ class Worker:
                     connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._store.bell.ring()  # what was rung before we listened
                     while not self._stopped.is_set():
-                        for _ in connection.notifies(timeout=1.0, stop_after=1):
+                        if list(connection.notifies(timeout=1.0, stop_after=1)):
                             self._store.bell.ring()
+                            self._stopped.wait(BETWEEN_RINGS)
             except psycopg.Error as fault:
                 log.warning("not listening for new work; polling goes on", fault=type(fault).__name__)
                 self._stopped.wait(2.0)

@@ -112,7 +112,8 @@ class ServiceInstances(Protocol):
 
     def ensure_running(self, server_id: str, progress: Progress) -> bool:
         """One look at the server's health and, when it needs it, one act of healing: a stopped VM is started; a
-        running one that stays silent for ``heal_tries`` looks is rebooted hard, with growing pauses between reboots.
+        running one that stays silent for ``heal_tries`` looks is rebooted hard, with growing pauses between reboots;
+        one whose ports were deleted is deleted too.
 
         True: the guest answers now. False: it does not; look again later, or replace the VM when it is missing. Raises
         CloudUnavailable and CloudError when the cloud cannot tell.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sharewright.errors import GuestError, GuestUnreachable
+from sharewright.errors import GuestBusy, GuestError, GuestUnreachable
 from sharewright.service_instance import records
 from sharewright.store.database import Store
 
@@ -94,6 +94,9 @@ class HealthMemory:
         """Learn from the outcome of a guest call: any answer, a refusal too, shows that the guest is there."""
         try:
             yield
+        except GuestBusy:  # the call before knows more
+            self._end_probe(server_id)
+            raise
         except GuestUnreachable as error:
             self.failed(server_id, error.message)
             raise
@@ -101,12 +104,15 @@ class HealthMemory:
             self.succeeded(server_id)
             raise
         except BaseException:
-            with self._lock:
-                if server_id in self._servers:
-                    self._servers[server_id].probing = False
+            self._end_probe(server_id)
             raise
         else:
             self.succeeded(server_id)
+
+    def _end_probe(self, server_id: str) -> None:
+        with self._lock:
+            if server_id in self._servers:
+                self._servers[server_id].probing = False
 
     def _write(self, server_id: str, *, healthy: bool) -> None:
         with self._store.begin() as tx:

@@ -25,6 +25,7 @@ from sharewright.errors import (
     CloudError,
     CloudObjectMissing,
     DeadlineExceeded,
+    GuestBusy,
     GuestUnreachable,
     LeaseLost,
     NotFound,
@@ -292,6 +293,16 @@ class CloudServiceInstances:
         if instance is None:
             self._health.failed(server_id, "its VM does not exist in the cloud any more.")
             return False
+        lost = self._lost_ports(record, instance)
+        if lost:
+            # A VM keeps the NICs that it was made with, and all that is worth keeping is on the volumes: whoever asked
+            # makes it again, with the addresses it had.
+            log.warning("service instance has lost ports, deleting it", share_server=server_id, ports=lost)
+            self._health.failed(server_id, "its ports were deleted.")
+            with progress.step("delete instance"):
+                self._forget_connection(server_id)
+                self._cloud.compute.delete_instance(instance.id, timeout=self._settings.start_seconds)
+            return False
         if not instance.running:
             log.warning("service instance is stopped, starting it", share_server=server_id)
             self._health.failed(server_id, "its VM is stopped.")
@@ -299,10 +310,26 @@ class CloudServiceInstances:
                 self._forget_connection(server_id)
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
             return self._answers_after_boot(record, progress)
-        if self._answers(server_id):
+        try:
+            answers = self._answers(server_id)
+        except GuestBusy:  # at work, not silent: a slow mount must not count towards a reboot
+            log.info("service instance is busy", share_server=server_id)
+            return False
+        if answers:
             self._end_healing(record, progress)
             return True
         return self._heal_silent(record, progress)
+
+    def _lost_ports(self, record: Record, instance: Instance) -> list[str]:
+        """Roles of ports that neither the VM nor the cloud has any more. The cloud is asked only where the VM lacks
+        one, so a healthy server costs nothing."""
+        if instance.macs is None:
+            return []
+        missing = [port for port in record.ports if port.mac.lower() not in instance.macs]
+        if not missing:
+            return []
+        present = {port.id for port in self._cloud.networks.list_ports()}
+        return [port.role for port in missing if port.port_id not in present]
 
     def _answers(self, server_id: str) -> bool:
         """One short try. Not subject to the refusal of other callers: its result is what ends that."""
@@ -310,6 +337,8 @@ class CloudServiceInstances:
             address = self._address(server_id)
             with self._watching(server_id):
                 self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+        except GuestBusy:
+            raise
         except GuestUnreachable as error:
             log.info("service instance does not answer", share_server=server_id, reason=error.message)
             return False

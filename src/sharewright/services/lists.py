@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from sharewright.errors import InvalidInput
@@ -63,7 +63,9 @@ def fetch_page(
         if found is None:
             raise InvalidInput(f"The marker {page.marker[:64]} is not in this list.")
         statement = statement.where(_behind(column, identifier, found.position, page))
-    if page.descending:
+    if _never_null(column):  # then an index gives this order by itself
+        ordering = [column.desc(), identifier.desc()] if page.descending else [column.asc(), identifier.asc()]
+    elif page.descending:
         ordering = [column.desc().nulls_last(), identifier.desc()]
     else:
         ordering = [column.asc().nulls_first(), identifier.asc()]
@@ -99,6 +101,9 @@ def _behind(
     column: ColumnElement[Any], identifier: ColumnElement[Any], position: Any, page: Page
 ) -> ColumnElement[bool]:
     """Rows that come after the marker's. NULL sorts lowest in both directions."""
+    if _never_null(column):  # one comparison, from which an index can start
+        here, there = tuple_(column, identifier), tuple_(literal(position, column.type), literal(page.marker))
+        return here < there if page.descending else here > there
     later = identifier < page.marker if page.descending else identifier > page.marker
     if position is None:
         same = and_(column.is_(None), later)
@@ -107,6 +112,10 @@ def _behind(
     if page.descending:
         beyond = or_(beyond, column.is_(None))
     return or_(beyond, and_(column == position, later))
+
+
+def _never_null(column: ColumnElement[Any]) -> bool:
+    return isinstance(column, Column) and not column.nullable
 
 
 def _whole_number(query: Mapping[str, str], name: str) -> int:

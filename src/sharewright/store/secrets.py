@@ -21,13 +21,15 @@ from sharewright.store.tables import secrets
 class SecretBox:
     """Puts secrets into the store and takes them out again, within the caller's transaction.
 
-    Creates ``key_file`` (mode 0600) when there is none; two processes that start together end with one key. Raises
-    ConfigurationError when the file cannot be used or others may read it.
+    Creates ``key_file`` (mode 0600) when there is none; two processes that start together end with one key. With
+    ``provided`` the file is somebody else's to make (a credential, a mounted secret): it must exist, and its group may
+    read it, which is how systemd and Kubernetes show it to an unprivileged service. Raises ConfigurationError when the
+    file cannot be used or others may read it.
     """
 
-    def __init__(self, key_file: Path) -> None:
+    def __init__(self, key_file: Path, *, provided: bool = False) -> None:
         self._key_file = key_file
-        self._fernet = _open(key_file)
+        self._fernet = _open(key_file, provided)
 
     def __repr__(self) -> str:
         return f"SecretBox({str(self._key_file)!r})"
@@ -69,18 +71,22 @@ class SecretBox:
             ) from None
 
 
-def _open(key_file: Path) -> Fernet:
+def _open(key_file: Path, provided: bool) -> Fernet:
     try:
-        if not key_file.exists():
+        if not provided and not key_file.exists():
             _create(key_file)
         mode = stat.S_IMODE(key_file.stat().st_mode)
         key = key_file.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(
-            f"The master key file {key_file} cannot be read or created: {error.strerror or error}.",
-            hint="Its directory must exist and be writable by this user.",
+            f"The master key file {key_file} cannot be read or created: {error.strerror or error}."
+            if not provided
+            else f"database.master_key_file: {key_file} cannot be read: {error.strerror or error}.",
+            hint="Its directory must exist and be writable by this user."
+            if not provided
+            else "docs/deployment.md says how to make one.",
         ) from error
-    if mode & 0o077:
+    if mode & (0o027 if provided else 0o077):
         raise ConfigurationError(
             f"The master key file {key_file} may be read by others (mode {mode:04o}).", hint=f"chmod 600 {key_file}"
         )

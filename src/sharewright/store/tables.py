@@ -5,6 +5,8 @@ Rows of deleted resources are deleted; what happened to them stays in ``operatio
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -37,10 +39,16 @@ metadata = MetaData(
 ID = String(36)
 NAME = String(255)
 STATE = String(64)
+NEVER = datetime(1970, 1, 1)
 
 
 def _times() -> list[Column[object]]:
     return [Column("created_at", DateTime, nullable=False), Column("updated_at", DateTime)]
+
+
+def _partial(name: str, column: str, *, where: str) -> Index:
+    """An index of few rows. A query uses it only where it says the same with literals, not with parameters."""
+    return Index(name, column, sqlite_where=text(where), postgresql_where=text(where))
 
 
 # ---- what tenants see ------------------------------------------------------------------------------------------------
@@ -130,6 +138,8 @@ shares = Table(
     CheckConstraint("size > 0", name="size_positive"),
     Index("ix_shares_project_id_created_at_id", "project_id", "created_at", "id"),
     Index("ix_shares_created_at_id", "created_at", "id"),
+    # Few of many: what the reconciler looks for in every round.
+    _partial("ix_shares_unsettled", "status", where="status <> 'available'"),
 )
 
 share_metadata = Table(
@@ -162,6 +172,9 @@ share_instances = Table(
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
     Column("bytes_used", BigInteger),
     *_times(),
+    # What the scheduler adds up for each pool: promised since its report, or without a volume so far.
+    Index("ix_share_instances_host_created_at", "host", "created_at"),
+    _partial("ix_share_instances_without_volume", "host", where="volume_id IS NULL"),
 )
 
 share_export_locations = Table(
@@ -189,6 +202,7 @@ share_access_rules = Table(
     Column("error", Text),
     *_times(),
     UniqueConstraint("share_id", "access_type", "access_to"),
+    _partial("ix_share_access_rules_unsettled", "share_id", where="state <> 'active'"),
 )
 
 share_access_metadata = Table(
@@ -253,7 +267,14 @@ share_servers = Table(
     Column("unused_since", DateTime),  # null while a share lives on it
     Column("healthy", Boolean),  # null: not looked at yet
     Column("last_seen", DateTime),
+    # When a look at it was last asked for; the longest ago has its turn next.
+    Column("looked_at", DateTime, nullable=False, default=NEVER, server_default=NEVER.isoformat(" ")),
     *_times(),
+    Index("ix_share_servers_created_at_id", "created_at", "id"),
+    Index("ix_share_servers_looked_at", "looked_at"),
+    _partial("ix_share_servers_suspect", "looked_at", where="healthy = false"),
+    _partial("ix_share_servers_unused", "unused_since", where="unused_since IS NOT NULL"),
+    _partial("ix_share_servers_unsettled", "status", where="status <> 'active'"),
 )
 
 service_instances = Table(  # what service_instance knows of the VM behind a server; same id as the server's
@@ -339,10 +360,14 @@ operations = Table(
     Column("seconds", Float),
     *_times(),
     Column("finished_at", DateTime),
-    Index("ix_operations_state_not_before", "state", "not_before"),
+    # Who may have died; see ix_operations_queue below, too: both hold only what is open, however long the history.
+    _partial("ix_operations_running", "lease_expires", where="state = 'running'"),
+    _partial("ix_operations_waiting", "waits_for", where="state = 'queued'"),
     Index("ix_operations_key_state", "key", "state"),
     Index("ix_operations_sequence", "sequence"),
     Index("ix_operations_finished_at", "finished_at"),
+    # What is purged early.
+    _partial("ix_operations_routine", "finished_at", where="kind = 'heal_server' AND state = 'succeeded'"),
     # The claim query already gives each key one running operation; this makes it true under every interleaving.
     Index(
         "uq_operations_running_key",
@@ -351,6 +376,15 @@ operations = Table(
         sqlite_where=text("state = 'running'"),
         postgresql_where=text("state = 'running'"),
     ),
+)
+
+Index(  # the queue in the order of claiming
+    "ix_operations_queue",
+    operations.c.priority.desc(),
+    operations.c.sequence,
+    operations.c.id,
+    sqlite_where=text("state = 'queued'"),
+    postgresql_where=text("state = 'queued'"),
 )
 
 operation_steps = Table(

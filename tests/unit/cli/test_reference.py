@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from sharewright.cli.reference import UPSTREAM, keys, reference, toml
-from sharewright.settings import DESCRIPTIONS, Settings, load, parse
+from sharewright.setting_descriptions import DESCRIPTIONS
+from sharewright.settings import Settings, load, parse
 
 ROOT = Path(__file__).parents[3]
 

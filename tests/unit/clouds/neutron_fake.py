@@ -217,7 +217,11 @@ class FakeNeutron(FakeOpenStack):
         port.setdefault("device_id", "")
         port.setdefault("device_owner", "")
         port.setdefault("security_groups", [])
-        port.setdefault("port_security_enabled", True)
+        network = self.things["networks"][port["network_id"]]
+        port.setdefault("port_security_enabled", network["port_security_enabled"])
+        if port["security_groups"] and not port["port_security_enabled"]:
+            message = "Port security must be enabled and port must have an IP address in order to use security groups."
+            raise Refused(400, "PortSecurityAndIPRequiredForSecurityGroups", message)
         port.setdefault("allowed_address_pairs", [])
         port.setdefault("status", "DOWN")
         for group in port["security_groups"]:

@@ -57,7 +57,13 @@ class FakeOpenStack:
         self.quota = 1000  # GiB
         self.volume_quota = 10
         self.pools: list[dict[str, Any]] | None = None  # None: only administrators may see them
-        self.outcome = {"volume": "available", "server": "ACTIVE", "attach": "in-use", "detach": "available"}
+        self.outcome = {
+            "volume": "available",
+            "attach": "in-use",
+            "detach": "available",
+            "server": "ACTIVE",
+            "reboot": "ACTIVE",
+        }
         self.fault = "No valid host was found."
         self._failures: list[Failure] = []
         self.lock = threading.RLock()
@@ -368,7 +374,7 @@ class FakeOpenStack:
         elif server["status"] in ("BUILD", "HARD_REBOOT"):
             if looks > 1:
                 server["looks"] = looks - 1
-            elif server["status"] == "HARD_REBOOT" or self.outcome["server"] == "ACTIVE":
+            elif self.outcome["reboot" if server["status"] == "HARD_REBOOT" else "server"] == "ACTIVE":
                 server |= {"status": "ACTIVE", "OS-SRV-USG:launched_at": "2026-01-01T00:00:00"}
             else:
                 server |= {"status": "ERROR", "fault": {"code": 500, "message": self.fault}}

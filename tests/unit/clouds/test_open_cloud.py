@@ -7,6 +7,7 @@ from pathlib import Path
 from sharewright.clouds.contract import Cloud, TenantNetworks
 from sharewright.clouds.open import open_cloud, simulated_path
 from sharewright.clouds.simulated import SimulatedCloud
+from sharewright.operations.assembly import with_cloud
 from sharewright.settings import Backend, Settings
 
 
@@ -27,3 +28,8 @@ def test_opening_contacts_nobody(tmp_path: Path) -> None:
         assert cloud.name == name
         assert isinstance(cloud.networks, TenantNetworks)
         cloud.close()
+
+
+def test_an_openstack_backend_can_be_simulated() -> None:
+    settings = Settings(backends={"a": Backend(cloud="openstack", flavor="f", image="service")})
+    assert with_cloud(settings, "simulated").backends["a"] == Backend(cloud="simulated", flavor="f")

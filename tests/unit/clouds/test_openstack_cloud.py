@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -112,9 +113,23 @@ def test_no_cloud_configured_is_a_configuration_error() -> None:
 def test_a_password_file_is_read(fake: FakeOpenStack, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
+    file.chmod(0o600)
     assert list(World(fake, password="", password_file=str(file)).volumes.list_volumes()) == []
     with pytest.raises(ConfigurationError, match="cannot be read"):
         World(fake, password="", password_file=str(tmp_path / "none")).volumes.list_volumes()
+
+
+def test_clouds_yaml(fake: FakeOpenStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "clouds.yaml"
+    auth = {"auth_url": f"{fake.url}/identity/v3", "username": "u", "password": PASSWORD, "project_name": "service"}
+    auth |= {"user_domain_name": "Default", "project_domain_name": "Default"}
+    file.write_text(json.dumps({"clouds": {"bed": {"auth": auth, "region_name": "r"}}}))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+    monkeypatch.setenv("OS_PASSWORD", "somebody else's")
+    cloud = Connection(OpenStack(cloud="bed"))
+    assert cloud.project_id == PROJECT
+    with pytest.raises(CloudError, match="Cloud other was not found"):
+        Connection(OpenStack(cloud="other")).once("listing volumes", lambda sdk: None)
 
 
 def test_the_request_id_goes_with_every_request(fake: FakeOpenStack, world: World) -> None:
@@ -343,6 +358,16 @@ def test_a_server_whose_qemu_died_is_started(fake: FakeOpenStack, world: World) 
     existing = fake.add_server("manila-1", DEPLOYMENT, **{"OS-EXT-STS:power_state": 4})
     world.compute.start_instance(existing, timeout=SECONDS)
     assert "os-start" in fake.asked("POST", "/action$")[0].body
+
+
+def test_a_reboot_that_fails_is_reported(fake: FakeOpenStack, world: World) -> None:
+    existing = fake.add_server("manila-1", DEPLOYMENT)
+    fake.outcome["reboot"], fake.fault = "ERROR", "libvirtError: internal error"
+    with pytest.raises(CloudError, match="internal error"):
+        world.compute.reboot_instance(existing, timeout=SECONDS)
+    found = world.compute.find_instance(existing)
+    assert found is not None
+    assert found.failure == "libvirtError: internal error"
 
 
 def test_quota_of_servers_is_capacity(fake: FakeOpenStack, world: World) -> None:

@@ -215,11 +215,21 @@ def test_deleting_takes_routers_and_filters_along(fake: FakeNeutron, world: Worl
 
 
 def test_quota_is_looked_at_before_anything_is_made(fake: FakeNeutron, world: World) -> None:
-    fake.limits = {"security_group": 1}
-    with pytest.raises(CloudCapacityExceeded, match="quota of 1 security groups") as caught:
+    fake.limits = {"port": 2}
+    with pytest.raises(CloudCapacityExceeded, match="quota of 2 ports") as caught:
         world.subnet()
     assert "quota" in caught.value.hint
     assert fake.all("networks", project_id=PROJECT) == []
+
+
+def test_no_room_for_another_filter(fake: FakeNeutron, world: World) -> None:
+    fake.limits = {"security_group": 1}
+    subnet = world.subnet()
+    world.port(subnet)
+    world.port(subnet, "b")
+    with pytest.raises(CloudCapacityExceeded, match="No security group is left") as caught:
+        world.port(subnet, "c", allowed_tcp=(2049,))
+    assert "security-groups" in caught.value.hint
 
 
 # ---- routers ----
@@ -381,6 +391,13 @@ def test_a_port_that_vanished_comes_back_with_address_and_mac(fake: FakeNeutron,
         world.port(tenant, address=ip_address("192.168.7.200") if str(port.address) != "192.168.7.200" else None)
 
 
+def test_a_port_whose_subnet_is_hidden_is_still_listed(fake: FakeNeutron, world: World) -> None:
+    port = world.port(world.tenant(fake.tenant()))
+    fake.things["subnets"].clear()
+    (listed,) = World(fake).networks.list_ports()
+    assert (listed.id, listed.address) == (port.id, port.address)
+
+
 def test_addresses_that_are_not_to_be_had(fake: FakeNeutron, world: World) -> None:
     tenant = world.tenant(fake.tenant("192.168.7.0/29"))
     first = world.port(tenant, "a")
@@ -440,11 +457,15 @@ def test_a_project_uses_its_own_and_shared_networks_only(fake: FakeNeutron, worl
 
 
 def test_port_security_is_on_where_a_tenant_switched_it_off(fake: FakeNeutron, world: World) -> None:
-    row = fake.tenant()
-    fake.things["networks"][row["network_id"]]["port_security_enabled"] = False
-    port = world.port(world.tenant(row))
-    assert fake.requests[-1].body["port"]["port_security_enabled"] is True
-    assert fake.things["ports"][port.id]["port_security_enabled"]
+    for early in (True, False):
+        row = fake.tenant()
+        network = fake.things["networks"][row["network_id"]]
+        if early:
+            network["port_security_enabled"] = False
+        subnet = world.tenant(row)
+        network["port_security_enabled"] = False
+        port = world.port(subnet, f"p{early}")
+        assert fake.things["ports"][port.id]["port_security_enabled"]
 
 
 def test_a_port_is_deleted_only_when_no_server_has_it(fake: FakeNeutron, world: World) -> None:

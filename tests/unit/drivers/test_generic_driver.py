@@ -425,10 +425,25 @@ class TestHeal:
         server = add_server(world, driver)
         instance = add_share(world, server, ("10.0.0.5", "rw", "active"))
         driver.create_share(instance, server, NoProgress())
-        before = world.cloud.calls()["guest.apply"]
+        world.cloud.reset_calls()
         assert driver.heal_server(server, NoProgress())
-        assert world.cloud.calls()["guest.apply"] == before
+        assert world.cloud.calls() == {"find_instance": 1, "guest.wait_ready": 1, "guest.observe": 1}
         assert row(world, instance).bytes_used == 0
+
+    def test_a_lost_attachment_costs_a_question_for_each_share_of_the_server(
+        self, world: World, driver: GenericDriver
+    ) -> None:
+        server = add_server(world, driver)
+        instances = [add_share(world, server, ("10.0.0.5", "rw", "active")) for _ in range(3)]
+        for instance in instances:
+            driver.create_share(instance, server, NoProgress())
+        world.cloud.compute.detach_volume(vm(world), row(world, instances[1]).volume_id, timeout=1)
+        world.cloud.reset_calls()
+        assert driver.heal_server(server, NoProgress())
+        calls = world.cloud.calls()
+        assert (calls["find_volume"], calls["attach_volume"], calls["guest.apply"]) == (3, 1, 1)
+        assert "list_volumes" not in calls
+        assert world.guests.exports(vm(world)).keys() == set(instances)
 
     def test_a_stopped_vm_with_a_lost_attachment_serves_again(self, world: World, driver: GenericDriver) -> None:
         server = add_server(world, driver)

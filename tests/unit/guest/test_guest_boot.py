@@ -187,6 +187,17 @@ def test_our_network_data_goes_before_novas(vm: Machine) -> None:
     assert vm.read("etc/hostname") == "manila-1234\n"
 
 
+def test_clients_are_not_admitted_before_the_first_document(vm: Machine) -> None:
+    """The VM may stand for one that vanished: what is mounted from it is not exported yet."""
+    insert_drive(vm, user_data())
+    assert boot(vm)[0] == 0
+    assert "dport { 22 }" in vm.read("nft")
+    assert "2049" not in vm.read("nft")
+    vm.write("var/lib/sharewright/firewall.json", json.dumps({"firewall": FIREWALL}))
+    assert boot(vm)[0] == 0
+    assert "2049" in vm.read("nft")
+
+
 def test_the_last_documents_firewall_goes_before_the_drives(vm: Machine) -> None:
     insert_drive(vm, user_data())
     later = {**FIREWALL, "client_from": ["192.168.7.0/24"]}

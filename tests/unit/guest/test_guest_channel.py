@@ -16,7 +16,7 @@ from guest_machines import BOOT_ID, SERVER_ID, Machine, document, number, rule, 
 from guest_sshd import Sshd, new_key
 from test_guest_program import newer
 
-from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest import channel
 from sharewright.guest.channel import SshChannels
 from sharewright.guest.contract import round_trips
@@ -171,7 +171,7 @@ def test_waiting_for_another_call_is_bounded_too(sshd: Sshd, channels: SshChanne
         long = pool.submit(channels.apply, address, document(1, share(1), device_timeout=2.0), timeout=10)
         time.sleep(0.3)
         started = time.monotonic()
-        with pytest.raises(GuestUnreachable, match="Another call"):
+        with pytest.raises(GuestBusy, match="Another call"):
             channels.observe(address, document(1), timeout=0.5)
         assert time.monotonic() - started < 1
         assert long.result().shares[0].error == "device_missing"
@@ -264,6 +264,24 @@ def test_idle_connections_are_closed(sshd: Sshd, tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         assert sshd.serving() == []
+        assert channels.apply(sshd.address(SERVER_ID), document(1), timeout=10).generation == 1
+    finally:
+        channels.close()
+        other.stop()
+
+
+def test_so_many_connections_stay_open_and_no_more(sshd: Sshd, tmp_path: Path) -> None:
+    channels = SshChannels(most_connections=1)
+    other = Sshd(tmp_path / "other", Machine(tmp_path / "machine")).start()
+    try:
+        channels.wait_ready(sshd.address(SERVER_ID), timeout=10)
+        channels.wait_ready(other.address(number(2)), timeout=10)
+        for _ in range(50):
+            if not sshd.serving():
+                break
+            time.sleep(0.1)
+        assert sshd.serving() == []
+        assert other.serving() != []
         assert channels.apply(sshd.address(SERVER_ID), document(1), timeout=10).generation == 1
     finally:
         channels.close()

@@ -281,6 +281,19 @@ def test_firewall(machine: Machine, session: Session) -> None:
     assert (error, "syntax error" in message) == ("failed", True)
 
 
+def test_clients_are_admitted_when_their_shares_are_exported(machine: Machine, session: Session) -> None:
+    """By the first document; a later one that admits fewer must not wait."""
+    machine.add_nic("eth0", MANAGEMENT_MAC)
+    machine.add_nic("eth1", CLIENT_MAC)
+    machine.add_disk(1)
+    apply(session, document(1, share(1, rule("10.0.0.5")), firewall=firewall("10.0.0.0/24")))
+    called = [call.split()[0] for call in machine.calls]
+    assert called.index("exportfs") < called.index("nft")
+    apply(session, document(2, share(1, rule("10.0.0.6")), firewall=firewall("10.0.0.6/32")))
+    called = [call.split()[0] for call in machine.calls]
+    assert called.index("nft") < called.index("exportfs")
+
+
 @pytest.mark.parametrize(
     "line",
     [b"nonsense\n", b"[]\n", b"{}\n", b'{"call": "format"}\n', b'{"call": "apply"}\n', b"\xff\xfe\n",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from engine_help import Told, add, change, read, run_one
 from sqlalchemy import func, select
@@ -195,9 +196,56 @@ def test_servers_in_service_are_looked_at_once_a_round(store: Store, rows: Rows)
     while run_one(store, Told(kind="heal_server")):
         pass
     assert "heal_server" not in reconcile(store), "looked at a moment ago"
-    with store.begin() as tx:
-        tx.execute(operations.update().values(created_at=utcnow() - timedelta(seconds=31)))
+    let_pass(store, seconds=31)
     assert reconcile(store)["heal_server"] == 2
+
+
+def let_pass(store: Store, *, seconds: float) -> None:
+    """As if the last look at each server had been so long ago."""
+    with store.begin() as tx:
+        for row in tx.execute(select(share_servers.c.id, share_servers.c.looked_at)).all():
+            earlier = row.looked_at - timedelta(seconds=seconds)
+            tx.execute(share_servers.update().where(share_servers.c.id == row.id).values(looked_at=earlier))
+
+
+FEW_LOOKS = msgspec.structs.replace(
+    SETTINGS, worker=msgspec.structs.replace(SETTINGS.worker, looks_per_second=0.2)
+)  # six in a round of 30 s
+
+
+def looked_at(store: Store) -> set[str]:
+    """The servers that a round wants looked at; they are, at once, and time passes."""
+    reconciler.reconcile(store, FEW_LOOKS, backends=["alpha"])
+    found = {resource for kind, resource in open_operations(store) if kind == "heal_server"}
+    while run_one(store, Told(kind="heal_server")):
+        pass
+    let_pass(store, seconds=31)
+    return found
+
+
+def test_many_servers_take_turns(store: Store, rows: Rows) -> None:
+    servers = {rows.server() for _ in range(15)}
+    rounds = [looked_at(store) for _ in range(3)]
+    assert [len(found) for found in rounds] == [6, 6, 6]
+    assert set.union(*rounds) == servers
+
+
+def test_servers_in_trouble_come_first_and_leave_the_others_their_turn(store: Store, rows: Rows) -> None:
+    sound = {rows.server(healthy=True) for _ in range(6)}
+    looked_at(store)
+    dead = {rows.server(healthy=False) for _ in range(20)}
+    rounds = [looked_at(store) for _ in range(2)]
+    assert all(len(found & dead) >= 3 for found in rounds)
+    assert len(set.union(*(looked_at(store) for _ in range(8))) & sound) == 6
+
+
+def test_the_queue_holds_no_more_than_one_round_of_looks(store: Store, rows: Rows) -> None:
+    for _ in range(15):
+        rows.server()
+    for _ in range(3):
+        reconciler.reconcile(store, FEW_LOOKS, backends=["alpha"])
+        let_pass(store, seconds=31)
+    assert len(open_operations(store)) == 6
 
 
 # ---- reports and purging ----

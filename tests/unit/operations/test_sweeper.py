@@ -11,6 +11,7 @@ import pytest
 from engine_help import add
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from sharewright.clouds.contract import (
     TAG_BACKEND,
@@ -28,7 +29,7 @@ from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.sweeper import ORDER, Sighting, Sweeper, choose_orphans, sight
 from sharewright.settings import Simulated
 from sharewright.store.database import Store
-from sharewright.store.tables import service_subnets, share_servers
+from sharewright.store.tables import NEVER, service_subnets, share_servers
 
 # ---- the decision ----
 
@@ -228,3 +229,38 @@ def test_a_cloud_that_does_not_answer_is_left_for_the_next_round(sqlite_store: S
     assert "instance" not in [orphan.kind for orphan in sweep.sweep()]
     sweep.sweep()
     assert objects(cloud) == 0
+
+
+def test_servers_whose_vm_does_not_run_are_looked_at_next(store: Store, cloud: SimulatedCloud) -> None:
+    sound, stopped, gone = new_id(), new_id(), new_id()
+    subnet = new_id()
+    populate(cloud, sound, new_id(), subnet)
+    for server in (sound, stopped, gone):
+        insert_server(store, server)
+    instance = cloud.compute.ensure_instance(
+        InstanceSpec(
+            name=f"manila-{stopped}", image="image", flavor=Flavor(), ports=(), files={},
+            tags=tags(f"share_server:{stopped}"),
+        ),
+        timeout=5,
+    )  # fmt: skip
+    cloud.compute.stop_instance(instance.id)
+    with store.begin() as tx:
+        tx.execute(share_servers.update().values(looked_at=utcnow()))
+    sweep, _ = sweeper(store, cloud)
+    cloud.fail("list_ports", CloudUnavailable)
+    sweep.sweep()
+    assert next_in_turn(store) == set(), "nothing can be said from a list that is not complete"
+    sweep.sweep()
+    assert next_in_turn(store) == {stopped, gone}
+
+
+def next_in_turn(store: Store) -> set[str]:
+    with store.read() as tx:
+        return set(tx.scalars(select(share_servers.c.id).where(share_servers.c.looked_at == NEVER)))
+
+
+def test_backends_on_one_cloud_share_one_look(sqlite_store: Store, cloud: SimulatedCloud) -> None:
+    cloud.reset_calls()
+    Sweeper(sqlite_store, {"one": cloud, "two": cloud}).sweep()
+    assert cloud.calls()["list_volumes"] == 1

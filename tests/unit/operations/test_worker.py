@@ -105,6 +105,24 @@ def test_no_more_than_its_threads_at_once(sqlite_store: Store) -> None:
     assert most[0] == 3
 
 
+def test_work_that_nobody_waits_for_leaves_half_of_the_threads(sqlite_store: Store) -> None:
+    hold = threading.Event()
+
+    def run(operation: Operation, progress: Progress) -> Outcome:
+        if operation.resource_id != "user":
+            hold.wait(PATIENCE)
+        return Done()
+
+    background = [add(sqlite_store, resource=f"r{number}", priority=-10) for number in range(8)]
+    with running(sqlite_store, Told(run), threads=4) as worker:
+        eventually(lambda: worker.running == 2)
+        asked = add(sqlite_store, resource="user")
+        eventually(lambda: ended(sqlite_store, asked))
+        assert worker.running == 2
+        hold.set()
+        eventually(lambda: all(ended(sqlite_store, identifier) for identifier in background))
+
+
 def test_work_longer_than_the_lease_is_kept_by_the_heartbeat(store: Store) -> None:
     def run(operation: Operation, progress: Progress) -> Outcome:
         end = time.monotonic() + 4

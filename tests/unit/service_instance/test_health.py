@@ -13,7 +13,14 @@ import pytest
 from service_instance_world import World, document
 from sqlalchemy import select, update
 
-from sharewright.errors import CloudUnavailable, DeadlineExceeded, GuestError, GuestUnreachable, StaleDocument
+from sharewright.errors import (
+    CloudUnavailable,
+    DeadlineExceeded,
+    GuestBusy,
+    GuestError,
+    GuestUnreachable,
+    StaleDocument,
+)
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
 from sharewright.service_instance.instances import CloudServiceInstances
@@ -191,17 +198,39 @@ def test_a_missing_vm_cannot_be_healed(world: World) -> None:
     assert stored(world, server)[0] is False
 
 
+def test_a_vm_whose_port_was_deleted_is_made_again_as_it_was(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    for role in ("service", "tenant"):
+        before = instances.find(server)
+        assert before is not None
+        world.cloud.networks.lose_port(next(port.port_id for port in before.ports if port.role == role))
+        assert not instances.ensure_running(server, NoProgress())
+        assert world.cloud.compute.find_instance(before.instance_id) is None
+        after = instances.ensure(server, world.tenant, NoProgress())
+        assert (after.export_addresses, [port.mac for port in after.ports]) == (
+            before.export_addresses, [port.mac for port in before.ports]
+        )  # fmt: skip
+        assert instances.ensure_running(server, NoProgress())
+
+
 def test_a_cloud_that_is_down_says_nothing_about_the_server(world: World) -> None:
     instances = world.instances()
     server = make_server(world, instances)
-    world.cloud.fail("find_instance", CloudUnavailable)
+    world.cloud.fail("find_instance", CloudUnavailable, -1)
     with pytest.raises(CloudUnavailable):
         instances.ensure_running(server, NoProgress())
-    assert stored(world, server)[0] is True
+    assert healing_begun(world, server) == (0, None)
 
 
 def silence(world: World) -> None:
     world.cloud.fail("guest.wait_ready", GuestUnreachable, -1)
+
+
+def healing_begun(world: World, server: str) -> tuple[int, object]:
+    with world.store.read() as tx:
+        row = tx.execute(select(service_instances).where(service_instances.c.id == server)).one()
+    return row.heal_attempts, row.heal_not_before
 
 
 def healing(world: World, server: str) -> tuple[int, float]:
@@ -242,6 +271,16 @@ def test_the_first_looks_do_not_reboot(world: World) -> None:
     world.settings = replace(world.settings, boot_seconds=0.05)
     assert not world.instances().ensure_running(server, NoProgress())
     assert calls(world, "reboot_instance") == 1
+
+
+def test_a_busy_guest_is_not_rebooted(world: World) -> None:
+    """However often a look finds other calls in its way."""
+    server = make_server(world, world.instances())
+    world.cloud.fail("guest.wait_ready", GuestBusy, -1)
+    for _ in range(3 * world.settings.heal_tries):
+        assert not world.instances().ensure_running(server, NoProgress())
+    assert calls(world, "reboot_instance") == 0
+    assert stored(world, server)[0] is True
 
 
 def test_a_reboot_that_helps_ends_the_counting(world: World) -> None:

@@ -81,6 +81,19 @@ def test_a_key_that_others_read_is_refused(key_file: Path, mode: int) -> None:
     assert "chmod 600" in caught.value.hint
 
 
+def test_a_provided_key_may_be_read_by_its_group_and_is_never_made(key_file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="master_key_file"):
+        SecretBox(key_file, provided=True)
+    assert not key_file.exists()
+    SecretBox(key_file)
+    key_file.chmod(0o440)  # as systemd shows a credential to a unit's user
+    assert SecretBox(key_file, provided=True).open(SecretBox(key_file, provided=True).seal("x")) == "x"
+    for mode in (0o444, 0o420):
+        key_file.chmod(mode)
+        with pytest.raises(ConfigurationError, match="read by others"):
+            SecretBox(key_file, provided=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"short", b"not base64 at all \xff"])
 def test_a_broken_key_is_refused_and_kept(key_file: Path, content: bytes) -> None:
     key_file.touch(0o600)

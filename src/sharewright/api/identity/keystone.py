@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import stat
 import threading
 import time
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from msgspec import Meta
 from sharewright.api.identity.access_rules import AccessRule, allowed
 from sharewright.api.identity.contract import Caller, Credentials, IdentityUnavailable, Unauthorized, with_implied
 from sharewright.errors import ConfigurationError, Forbidden
+from sharewright.secret_files import read_secret
 from sharewright.settings import Keystone, Settings
 
 log = structlog.get_logger()
@@ -223,7 +223,7 @@ def open_session(keystone: Keystone, *, connections: int = 1, connect_retries: i
     user = keystone_identity.V3Password(
         auth_url=versioned(keystone.auth_url),
         username=keystone.username,
-        password=keystone.password or read_password(Path(keystone.password_file)),
+        password=keystone.password or read_secret("identity.keystone.password_file", keystone.password_file),
         user_domain_id=keystone.user_domain_id or None,
         user_domain_name=None if keystone.user_domain_id else keystone.user_domain,
         project_name=keystone.project,
@@ -238,23 +238,6 @@ def open_session(keystone: Keystone, *, connections: int = 1, connect_retries: i
         connect_retries=connect_retries,
         app_name="sharewright",
     )
-
-
-def read_password(path: Path) -> str:
-    """The first line of the password file. Raises ConfigurationError, also when others may read the file."""
-    key = "identity.keystone.password_file"
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{key}: {path} cannot be read: {getattr(error, 'strerror', error)}.") from error
-    if mode & stat.S_IRWXO:
-        raise ConfigurationError(
-            f"{key}: {path} has mode {stat.S_IMODE(mode):04o}; everybody may use it.", hint=f"Run: chmod 600 {path}"
-        )
-    if not lines or not lines[0]:
-        raise ConfigurationError(f"{key}: {path} begins with an empty line.", hint="Put the password there.")
-    return lines[0]
 
 
 def _unavailable(reason: str) -> IdentityUnavailable:

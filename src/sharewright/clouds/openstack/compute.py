@@ -85,7 +85,7 @@ class OpenStackCompute:
     def start_instance(self, instance_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
         deadline = Deadline(timeout)
-        self._run(self._existing(instance_id, deadline), deadline)
+        _require_running(self._run(self._existing(instance_id, deadline), deadline))
 
     def reboot_instance(self, instance_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
@@ -94,7 +94,7 @@ class OpenStackCompute:
         self._connection.call(
             f"rebooting server {name}", lambda sdk: sdk.compute.reboot_server(instance_id, "HARD"), deadline=deadline
         )
-        self._await_running(instance_id, deadline)
+        _require_running(self._await_running(instance_id, deadline))
 
     def delete_instance(self, instance_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
@@ -212,7 +212,10 @@ class OpenStackCompute:
         try:
             self._connection.call(
                 f"detaching volume {name} from instance {instance_id}",
-                lambda sdk: sdk.compute.delete_volume_attachment(instance_id, volume_id, ignore_missing=False),
+                # openstacksdk would look at the server first.
+                lambda sdk: sdk.compute.delete(
+                    f"/servers/{instance_id}/os-volume_attachments/{volume_id}", raise_exc=True
+                ),
                 deadline=deadline,
             )
         except CloudObjectMissing:
@@ -311,6 +314,7 @@ class OpenStackCompute:
 
     def _await_running(self, server_id: str, deadline: Deadline) -> Server:
         wait = Wait(f"server {server_id} to become ACTIVE", deadline, self._paces.server_started)
+        wait.pause("not looked at yet")
         while True:
             server = self._existing(server_id, deadline)
             if server.task_state is None and server.status not in SETTLING:
@@ -413,11 +417,25 @@ def _instance(server: Server) -> Instance:
         tags={str(key): str(value) for key, value in (server.metadata or {}).items()},
         failure=_failure(server) if server.status == "ERROR" else "",
         availability_zone=str(server.availability_zone) if server.availability_zone else None,
+        macs=_macs(server),
     )
+
+
+def _macs(server: Server) -> frozenset[str]:
+    """What Nova knows of the server's ports; a port that Neutron deletes leaves it within a moment."""
+    entries = (entry for entries in (server.addresses or {}).values() for entry in entries)
+    return frozenset(str(entry.get("OS-EXT-IPS-MAC:mac_addr", "")).lower() for entry in entries)
 
 
 def _runs(server: Server) -> bool:
     return server.status in RUNNING and server.power_state not in POWERED_OFF
+
+
+def _require_running(server: Server) -> None:
+    if not _runs(server):
+        raise CloudError(
+            f"Server {server.name} does not run: {_failure(server)}", hint="See the log of nova-compute on its host."
+        )
 
 
 def _never_ran(server: Server) -> bool:

@@ -13,25 +13,26 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import openstack
 import requests
 import structlog
 from keystoneauth1.exceptions import ClientException
-from keystoneauth1.session import Session
+from keystoneauth1.session import Session, TCPKeepAliveAdapter
 from openstack.block_storage.v3._proxy import Proxy as BlockStorage
 from openstack.config import OpenStackConfig
 from openstack.exceptions import SDKException
 from openstack.image.v2._proxy import Proxy as ImageService
 
 from sharewright import __version__
+from sharewright.clouds.contract import cloud_requests
 from sharewright.clouds.openstack.errors import Passing, translate
 from sharewright.clouds.openstack.locks import NamedLocks
 from sharewright.clouds.openstack.polling import Deadline
 from sharewright.errors import CloudError, ConfigurationError
 from sharewright.logging import bound_request_id
+from sharewright.secret_files import read_secret
 from sharewright.settings import OpenStack
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ LEAST_REQUEST = 15.0  # seconds that a request may take even if the deadline is 
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 8.0
 LIMITED_TRIES = 4
+KEPT_CONNECTIONS = 64  # to one service, for as many threads; more are opened and closed again
 # The only form that OpenStack's services accept from outside.
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -55,18 +57,16 @@ class _Bounds(threading.local):
     deadline: Deadline | None = None
 
 
-class RequestCounter(threading.local):
-    """HTTP requests to OpenStack that this thread sent, for measurements; like contract.cloud_calls."""
-
-    count = 0
-
-
-requests_sent = RequestCounter()
 _bounds = _Bounds()
 
 
 class BoundSession(Session):
     """keystoneauth's session; each request gets the global request id and the time that its call has left."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, TCPKeepAliveAdapter(pool_maxsize=KEPT_CONNECTIONS))
 
     def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> requests.Response:
         identifier = bound_request_id()
@@ -75,7 +75,7 @@ class BoundSession(Session):
         longest = self.timeout
         if _bounds.deadline is not None and "timeout" not in kwargs and longest:
             kwargs["timeout"] = max(min(float(longest), _bounds.deadline.remaining), min(LEAST_REQUEST, float(longest)))
-        requests_sent.count += 1
+        cloud_requests.count += 1
         return super().request(url, method, *args, **kwargs)
 
 
@@ -229,7 +229,11 @@ def _clouds_yaml() -> list[str] | None:
 def _auth(settings: OpenStack) -> dict[str, str]:
     auth = {"auth_url": settings.auth_url}
     if settings.application_credential_id:
-        secret = _secret(settings.application_credential_secret, settings.application_credential_secret_file)
+        secret = _secret(
+            "application_credential_secret",
+            settings.application_credential_secret,
+            settings.application_credential_secret_file,
+        )
         auth |= {
             "application_credential_id": settings.application_credential_id,
             "application_credential_secret": secret,
@@ -238,20 +242,12 @@ def _auth(settings: OpenStack) -> dict[str, str]:
         auth |= {
             "username": settings.username,
             "user_domain_name": settings.user_domain,
-            "password": _secret(settings.password, settings.password_file),
+            "password": _secret("password", settings.password, settings.password_file),
             "project_name": settings.project,
             "project_domain_name": settings.project_domain,
         }
     return {key: value for key, value in auth.items() if value}
 
 
-def _secret(value: str, file: str) -> str:
-    if not file:
-        return value
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file} cannot be read: {error.strerror}.",
-            hint="Check the file that [openstack] names and its permissions.",
-        ) from error
+def _secret(key: str, value: str, file: str) -> str:
+    return read_secret(f"openstack.{key}_file", file) if file else value

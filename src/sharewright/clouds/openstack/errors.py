@@ -63,7 +63,7 @@ def translate(error: Exception, doing: str) -> CloudError:
     request_id = headers.get("x-openstack-request-id") or getattr(error, "request_id", None)
     reason = _text(error)
     message = f"OpenStack refused {doing}: {reason} (HTTP {status}{f', {request_id}' if request_id else ''})."
-    kind, hint = classify(status, reason, wait=headers.get("retry-after"))
+    kind, hint = classify(status, reason)
     result = kind(message, hint=hint)
     if isinstance(result, Passing):
         result.pause = _seconds(headers.get("retry-after"))
@@ -71,7 +71,7 @@ def translate(error: Exception, doing: str) -> CloudError:
     return result
 
 
-def classify(status: int, reason: str, *, wait: str | None = None) -> tuple[type[CloudError], str]:
+def classify(status: int, reason: str) -> tuple[type[CloudError], str]:
     """The kind of error and its hint, from the HTTP status and the service's text."""
     if status in PASSING_STATUS or status >= 500:
         return Passing, "The cloud is overloaded or partly down; its own logs tell by the request id."

@@ -101,7 +101,10 @@ class HostPort:
             ),
             deadline,
         )
-        ports = {str(port.network_id): port for port in self._neutron.ours(found)}
+        ports = {str(port.network_id): port for port in reversed(self._neutron.ours(found))}  # the oldest of each
+        known = {each.id: device_of(str(ports[each.network_id].id)) for each in subnets if each.network_id in ports}
+        with self._lock:  # what is not there any more is forgotten, so that it is made again, or its device removed
+            self._plugged = {key: device for key, device in self._plugged.items() if known.get(key) == device}
         for subnet in subnets:
             self._plug(subnet, deadline, ports.get(subnet.network_id))
         with self._lock:

@@ -64,7 +64,7 @@ class Source:
             if path is not None:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
-        digest.update(repr((self.kernel_arguments, sorted(self.properties.items()))).encode())
+        digest.update(repr((self.kernel_arguments, sorted({**PROPERTIES, **self.properties}.items()))).encode())
         return digest.hexdigest()
 
 

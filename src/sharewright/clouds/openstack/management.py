@@ -91,11 +91,7 @@ class Routed:
                 "openstack.management_router is not set, so nothing leads to the service VMs.",
                 hint=f"Name the router that joins the service network to the controllers'. {CHOICES}",
             )
-        if not self._sources:
-            raise CloudError(
-                "openstack.management_cidrs is empty, so nobody could log in to the service VMs.",
-                hint="List the networks that the controllers' connections come from.",
-            )
+        self._require_sources()
         self._routers.find(self._router, deadline)
 
     def address(self, cidr: Cidr, *, routed_to_tenant: bool) -> Address:
@@ -125,12 +121,13 @@ class Routed:
         address = self.address(subnet.cidr, routed_to_tenant=routed_to_tenant)
         if attached_to(ports, router, address):
             return
-        attach = (
-            self._routers.attach if address == subnet.gateway and not routed_to_tenant else self._routers.attach_port
-        )
+        attach = self._routers.attach_port if routed_to_tenant else self._routers.attach
         attach(router, subnet.network_id, subnet.id, address, deadline, what="the management router")
 
     def sources(self, subnet: Subnet) -> tuple[Cidr, ...]:
+        return self._require_sources()
+
+    def _require_sources(self) -> tuple[Cidr, ...]:
         if not self._sources:
             raise CloudError(
                 "openstack.management_cidrs is empty, so nobody could log in to the service VMs.",

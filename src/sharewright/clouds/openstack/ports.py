@@ -7,6 +7,7 @@ are allowed (``allowed_address_pairs``); a port on which somebody changed that i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import Any
 
 import structlog
@@ -56,7 +57,7 @@ class Ports:
         )
         found = [each for each in found if is_machines(each)]
         subnets = self._neutron.subnets_by_id((_subnet_id(each) for each in found), deadline)
-        return [_port(each, subnets[_subnet_id(each)]) for each in found if _subnet_id(each) in subnets]
+        return [_port(each, subnets.get(_subnet_id(each)) or _hidden_subnet(each)) for each in found if each.fixed_ips]
 
     def find(self, port_id: str, deadline: Deadline) -> NeutronPort | None:
         """A port of ours."""
@@ -156,6 +157,8 @@ class Ports:
             log.warning("a port comes back with another MAC", port=spec.name, reason=error.message)
             del changed["mac_address"]
             return changed
+        if kind.startswith("PortSecurity") and "port_security_enabled" not in given:
+            return {**changed, "port_security_enabled": True}  # the network's default was switched off meanwhile
         derived = "automatic address" in error.message or "SLAAC" in error.message
         if derived and "ip_address" in given["fixed_ips"][0]:
             # An IPv6 subnet where the address follows from the MAC: the same MAC gives the same address.
@@ -191,6 +194,12 @@ def _missing(spec: PortSpec) -> CloudObjectMissing:
 def _subnet_id(port: NeutronPort) -> str:
     fixed: Sequence[dict[str, str]] = port.fixed_ips or ()
     return str(fixed[0]["subnet_id"]) if fixed else ""
+
+
+def _hidden_subnet(port: NeutronPort) -> Subnet:
+    """What a port tells of a subnet that we may not see any more; it has to be listed all the same, to be deleted."""
+    address: str = port.fixed_ips[0]["ip_address"]
+    return Subnet(id=_subnet_id(port), network_id=str(port.network_id), cidr=ip_network(address))
 
 
 def _port(found: NeutronPort, subnet: Subnet) -> Port:

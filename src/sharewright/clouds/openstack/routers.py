@@ -136,7 +136,7 @@ class Routers:
         """Return when the interface is there after all: another process attached it at the same moment."""
         if attached_to(self.on(network_id, deadline), router_id, address):
             return
-        if isinstance(error, CloudObjectMissing) or fault(error) == "RouterNotFound":
+        if fault(error) == "RouterNotFound":
             with self._lock:
                 self._known.clear()
             raise CloudObjectMissing(

@@ -151,7 +151,7 @@ class SecurityGroups:
             )
             new = found is None
             if found is None:
-                found = self._create(name, wanted, deadline)
+                found = self._eldest(self._create(name, wanted, deadline), deadline)
             self._reconcile(found, wanted, deadline, new=new)
             with self._lock:
                 self._trusted[name] = (str(found.id), time.monotonic())
@@ -204,6 +204,16 @@ class SecurityGroups:
             deadline,
         )
         return self._neutron.ours(found)
+
+    def _eldest(self, mine: SecurityGroup, deadline: Deadline) -> SecurityGroup:
+        """The oldest group of mine's name: another worker may have made the same at the same moment, and the quota is
+        small. (A port that somebody gives mine in between makes Neutron refuse, and both stay.)"""
+        name = str(mine.name)
+        found = self._neutron.call(f"looking for security group {name}", lambda sdk: self._named(sdk, name), deadline)
+        if found is None or found.id == mine.id:
+            return mine
+        self._remove(str(mine.id), name, deadline)
+        return found
 
     def _remove(self, identifier: str, name: str, deadline: Deadline) -> None:
         with self._lock:

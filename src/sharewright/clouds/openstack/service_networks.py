@@ -38,9 +38,10 @@ from sharewright.errors import CloudCapacityExceeded, CloudError, DeadlineExceed
 log = structlog.get_logger()
 
 TAG_KIND = "sharewright_kind"  # on networks that create_network made; service networks have none
-ELECTION_SECONDS = 5.0
-# What a new service subnet with one server takes, by quota: two interfaces of routers, two ports, two filters.
-ROOM = {"networks": 1, "subnets": 1, "ports": 4, "security_groups": 2}
+ELECTION_SECONDS = 8.0  # longer than a busy Neutron takes for a subnet
+# What a new service subnet with one server takes, by quota: our router's interface and two ports. Filters are mostly
+# there already; the request for a new one tells whether there is room.
+ROOM = {"networks": 1, "subnets": 1, "ports": 3}
 UNKNOWN: Cidr = ip_network("0.0.0.0/32")
 
 
@@ -183,23 +184,10 @@ class ServiceNetworks:
                 raise CloudError(
                     f"Service subnet {spec.cidr} overlaps with {each.name} ({each.cidr}).", hint="Choose another."
                 )
-        named = self._neutron.call(
-            f"looking for service network {spec.name}", lambda sdk: self._networks_named(sdk, spec.name), deadline
-        )
-        network = next(iter(named), None)
-        if network is None:
-            self._require_room(deadline)
-            made = self._neutron.connection.create(
-                f"making service network {spec.name}",
-                lambda sdk: sdk.network.create_network(name=spec.name, description=description),
-                again=lambda sdk: next(iter(self._networks_named(sdk, spec.name)), None),
-                deadline=deadline,
-            )
-            network = self._elect(made, deadline)
+        network, found = self._elect(spec.name, description, deadline)
         self._neutron.remember(network)
-        existing = self._find(spec.name, deadline) if network.subnet_ids else None
-        if existing is not None:
-            return existing
+        if found is not None:
+            return found
         routed = spec.routed_to is not None
         routes = self._management.routes(spec.cidr, routed_to_tenant=routed)
         return make_subnet(
@@ -213,28 +201,41 @@ class ServiceNetworks:
             host_routes=host_routes(routes),
         )
 
-    def _elect(self, mine: NeutronNetwork, deadline: Deadline) -> NeutronNetwork:
-        """One of the networks of mine's name, the same in all processes: Neutron lets several have one name, and
-        servers that share a service subnet may be made by different workers at the same moment.
+    def _elect(self, name: str, description: str, deadline: Deadline) -> tuple[NeutronNetwork, NeutronSubnet | None]:
+        """The network of that name on which to make the subnet, or with the subnet that it has.
 
-        Who finds a network that is older, or already has its subnet, gives his own up. The oldest waits for the others
-        to go or, where one of them did not see it in time, to have a subnet: Neutron's times are whole seconds.
+        Neutron lets several networks have one name, and servers that share a service subnet may be made by different
+        workers at the same moment. The network that has a subnet counts; before there is one, the oldest does, and
+        whoever made another gives his up. Only its maker makes a network's subnet, unless he does not for too long.
+        (The oldest waits too: somebody who looked before it was there may be about to make his subnet. Neutron's times
+        are whole seconds, so that a network may turn out older than one that was seen earlier.)
         """
         patience = Deadline(min(ELECTION_SECONDS, max(deadline.remaining, 0.0)))
+        mine: NeutronNetwork | None = None
         while True:
             named = self._neutron.call(
-                f"looking for service network {mine.name}",
-                lambda sdk: self._networks_named(sdk, str(mine.name)),
-                deadline,
+                f"looking for service network {name}", lambda sdk: self._networks_named(sdk, name), deadline
             )
-            others = [each for each in named if each.id != mine.id]
-            winner = next((each for each in named if each.subnet_ids), named[0] if named else mine)
-            if winner.id != mine.id:
-                log.info("another worker made the same service network", name=mine.name, network=winner.id)
+            if mine is not None and all(each.id != mine.id for each in named):
+                mine = None  # somebody deleted it
+            settled = next((each for each in named if each.subnet_ids), None)
+            if settled is None and (patience.remaining <= 0 or (mine is not None and _only(named, mine))):
+                settled = mine or next(iter(named), None)
+            if settled is None and mine is None and not named:
+                self._require_room(deadline)
+                mine = self._neutron.connection.create(
+                    f"making service network {name}",
+                    lambda sdk: sdk.network.create_network(name=name, description=description),
+                    again=lambda sdk: next(iter(self._networks_named(sdk, name)), None),
+                    deadline=deadline,
+                )
+                continue
+            if mine is not None and mine.id != (settled or named[0]).id:
+                log.info("another worker makes the same service network", name=name, given_up=mine.id)
                 self.delete_network(str(mine.id), deadline)
-                return winner
-            if not others or patience.remaining <= 0:
-                return mine
+                mine = None
+            if settled is not None:
+                return settled, self._find(name, deadline) if settled.subnet_ids else None
             time.sleep(0.3)
 
     def _right_routes(self, found: NeutronSubnet, spec: ServiceSubnetSpec, deadline: Deadline) -> NeutronSubnet:
@@ -318,6 +319,10 @@ def make_subnet(
         if "overlap" in error.message and found is not None and ip_network(found.cidr) == cidr:
             return found  # another process was quicker on the same network
         raise
+
+
+def _only(named: Sequence[NeutronNetwork], mine: NeutronNetwork) -> bool:
+    return [each.id for each in named] == [mine.id]
 
 
 def remaining(ports: Sequence[NeutronPort]) -> list[NeutronPort]:

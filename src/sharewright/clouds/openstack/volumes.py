@@ -243,6 +243,7 @@ class OpenStackVolumes:
                 deadline=deadline,
             )
         wait = Wait(f"volume {name} to be deleted", deadline, self._paces.volume_deleted)
+        wait.pause("deleting")
         while (found := self.look(volume_id, deadline)) is not None:
             if found.status != "deleting":  # which it was when Cinder answered
                 reason = self._reason(volume_id)

@@ -16,8 +16,8 @@ from sharewright.errors import CloudError, CloudObjectMissing
 from sharewright.identifiers import new_id
 
 
-def _instance(row: sqlite3.Row) -> Instance:
-    return Instance(id=row["id"], name=row["name"], running=bool(row["running"]), tags=load(row["tags"]))
+def _instance(row: sqlite3.Row, macs: frozenset[str] | None = None) -> Instance:
+    return Instance(id=row["id"], name=row["name"], running=bool(row["running"]), tags=load(row["tags"]), macs=macs)
 
 
 class SimulatedCompute:
@@ -73,7 +73,8 @@ class SimulatedCompute:
     def find_instance(self, instance_id: str) -> Instance | None:
         with self._state.call("find_instance"), self._state.transaction(write=False) as tx:
             row = self._row(tx, instance_id)
-        return _instance(row) if row else None
+            ports = tx.execute("SELECT mac FROM ports WHERE instance_id = ?", (instance_id,)).fetchall()
+        return _instance(row, frozenset(port["mac"] for port in ports)) if row else None
 
     def list_instances(self) -> Sequence[Instance]:
         with self._state.call("list_instances"), self._state.transaction(write=False) as tx:

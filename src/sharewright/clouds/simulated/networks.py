@@ -225,6 +225,11 @@ class SimulatedNetworks:
                 )
             tx.execute("DELETE FROM ports WHERE id = ?", (port_id,))
 
+    def lose_port(self, port_id: str) -> None:
+        """For tests, and not in the contract: somebody deleted the port under the VM that has it."""
+        with self._state.transaction() as tx:
+            tx.execute("DELETE FROM ports WHERE id = ?", (port_id,))
+
     # ---- rows ----
 
     def _insert_subnet(

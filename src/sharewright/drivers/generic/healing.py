@@ -47,14 +47,20 @@ def heal(
             return False
         log.warning("service instance is gone, making it again", share_server=server_id)
         server = make_again()
-    records = [record for record in instances_on(store, server_id) if record.volume_attached]
-    with progress.step("volumes"):
-        attached = _attach_missing(cloud, instances, server, records, progress)
     with progress.step("guest"):
         try:
             state = _observe(store, instances, server)
-            if state is None:
-                state = converge()
+            if state is not None:  # as it should be, volumes included: the cloud need not be asked
+                _record(store, server, state, progress)
+                return True
+        except (GuestError, NotFound) as error:
+            log.warning("share server does not answer", share_server=server_id, reason=error.message)
+            return False
+    with progress.step("volumes"):
+        attached = _attach_missing(cloud, instances, server, instances_on(store, server_id), progress)
+    with progress.step("apply"):
+        try:
+            state = converge()
         except (GuestError, NotFound) as error:
             log.warning("share server does not answer", share_server=server_id, reason=error.message)
             return False
@@ -92,13 +98,15 @@ def _attach_missing(
     records: Sequence[InstanceRecord],
     progress: Progress,
 ) -> bool:
-    """Attach again the volumes that the cloud lost the attachment of. False when one cannot be."""
-    if not records:
-        return True
-    volumes = {volume.id: volume for volume in cloud.volumes.list_volumes()}
+    """Attach again the volumes that the cloud lost the attachment of. False when one cannot be.
+
+    One question for each share of this server: a list would be of all volumes there are.
+    """
     complete = True
     for record in records:
-        volume = volumes.get(record.volume_id or "")
+        if not record.volume_attached or record.volume_id is None:
+            continue
+        volume = cloud.volumes.find_volume(record.volume_id)
         if volume is not None and volume.instance_id == server.instance_id:
             continue
         try:
@@ -117,32 +125,43 @@ def _attach_missing(
 
 
 def _record(store: Store, server: ServiceInstance, state: State, progress: Progress) -> None:
-    """Keep the sizes in use; make export locations agree with the server's addresses."""
+    """Keep the sizes in use; make export locations agree with the server's addresses. Writes only what differs."""
     if not state.shares:
         return
-    with store.begin() as tx:
-        progress.fence(tx)
-        tx.execute(
-            share_instances.update().where(share_instances.c.id == bindparam("instance")).values(
-                bytes_used=bindparam("used")
-            ),
-            [{"instance": share.id, "used": share.bytes_used} for share in state.shares],
-        )  # fmt: skip
+    used = {share.id: share.bytes_used for share in state.shares}
+    with store.read() as tx:
+        known = tx.execute(
+            select(share_instances.c.id, share_instances.c.bytes_used).where(share_instances.c.id.in_(used))
+        ).all()
         locations = tx.execute(
             select(share_export_locations.c.id, share_export_locations.c.path, share_export_locations.c.preferred)
             .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
             .where(share_instances.c.share_server_id == server.id, share_export_locations.c.is_admin_only.is_(False))
         ).all()
-        for location in locations:
-            address, _, directory = location.path.rpartition(":")
-            # One address per server today; the preferred location follows it, and its id stays.
-            if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
-                wanted = server.export_addresses[0]
-                tx.execute(
-                    share_export_locations.update()
-                    .where(share_export_locations.c.id == location.id)
-                    .values(
-                        path=f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}",
-                        updated_at=utcnow(),
-                    )
-                )
+    sizes = [{"instance": row.id, "used": used[row.id]} for row in known if row.bytes_used != used[row.id]]
+    paths = []
+    for location in locations:
+        address, _, directory = location.path.rpartition(":")
+        # One address per server today; the preferred location follows it, and its id stays.
+        if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
+            wanted = server.export_addresses[0]
+            path = f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}"
+            paths.append({"location": location.id, "new_path": path, "now": utcnow()})
+    if not sizes and not paths:
+        return
+    with store.begin() as tx:
+        progress.fence(tx)
+        if sizes:
+            tx.execute(
+                share_instances.update()
+                .where(share_instances.c.id == bindparam("instance"))
+                .values(bytes_used=bindparam("used")),
+                sizes,
+            )
+        if paths:
+            tx.execute(
+                share_export_locations.update()
+                .where(share_export_locations.c.id == bindparam("location"))
+                .values(path=bindparam("new_path"), updated_at=bindparam("now")),
+                paths,
+            )

@@ -49,9 +49,11 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     facts = observing.gather(host, desired, wait=True)
     outcome.add_time("observe", started)
     plan = make_plan(facts, desired)
-    for action in plan.actions:
-        if action.kind == "load_firewall":
-            _timed(outcome, "firewall", host, action, desired)
+    # In a VM that was made anew clients may be waiting for exports that the NFS server does not know yet; it would tell
+    # them that their files are gone for good. So the ports that boot left closed are opened after the exports.
+    first = not host.exists(SAVED)
+    if not first:
+        _load_firewall(host, plan, outcome, desired)
     actions = [action for action in plan.actions if action.share is not None]
     for action in actions:
         if action.share_id not in plan.problems:
@@ -64,6 +66,8 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     for action in plan.actions:
         if action.kind in (*FILE_ACTIONS, "flush"):
             _timed(outcome, "exports", host, action, desired)
+    if first:
+        _load_firewall(host, plan, outcome, desired)
     for action in plan.actions:
         if action.kind in ("unmount", "remove_directory"):
             phase = time.monotonic()
@@ -73,6 +77,12 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         host.remove(f"{MARKS}/{share_id}.json")
     outcome.timings["total"] = round(time.monotonic() - started, 4)
     return state(host, desired, plan, outcome)
+
+
+def _load_firewall(host: Host, plan: Plan, outcome: Outcome, desired: Desired) -> None:
+    for action in plan.actions:
+        if action.kind == "load_firewall":
+            _timed(outcome, "firewall", host, action, desired)
 
 
 def observe(host: Host, desired: Desired) -> dict[str, object]:

@@ -142,10 +142,14 @@ def find_drive(host: Host) -> tuple[str, str] | None:
 
 
 def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
-    """Load the firewall of the last document, or else the config drive's (None: admit everything)."""
-    wanted = first
+    """Load the firewall of the last document, or else the config drive's (None: admit everything).
+
+    Before the first document clients are not admitted: what they mounted from the VM before this one is not exported
+    yet, and they would take that for its end.
+    """
+    wanted, served = first, False
     try:
-        wanted = json.loads(host.read(SAVED))["firewall"]
+        wanted, served = json.loads(host.read(SAVED))["firewall"], True
     except (ValueError, KeyError, TypeError):
         pass  # no document yet
     if wanted is None:
@@ -157,7 +161,7 @@ def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
             names = interfaces(host)
             if all(mac in names for mac in [*parsed["management_macs"], *parsed["client_macs"]]):
                 break
-        text = firewall_text(parsed, ports, names)
+        text = firewall_text(parsed, ports if served else [], names)
     if loaded_text(host) != text:
         load(host, text)
 

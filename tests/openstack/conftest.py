@@ -1,0 +1,136 @@
+"""One deployment on a real OpenStack for all stories: two tenants with a network and a client VM each, both layouts.
+
+Booting is the expensive part (a minute under TCG), so everything is made once per session, and the VMs boot at the same
+time as each other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bed import Bed, Services
+from cloud_deployment import FLAVOR, IMAGE, CloudDeployment, deployed, offer_image, tenant_with_client
+from databases import PostgresCluster
+from deployment import wait_for
+from sharewright.image.build import build_image
+from stories_on_clouds.machines import service_instance
+from stories_on_clouds.share_types import make_share_types
+from tenants import Shares, Tenant
+
+TENANTS = {"red": "10.77.1.0/24", "blue": "10.77.2.0/24"}
+CONFIGURATION = f"""
+[worker]
+lease_seconds = 10
+reconcile_seconds = 5
+sweep_seconds = 20
+stats_seconds = 10
+unused_server_seconds = 3600
+
+[backends.two_nics]
+cloud = "openstack"
+flavor = "{FLAVOR}"
+service_network_cidr = "10.251.0.0/18"
+
+[backends.one_nic]
+cloud = "openstack"
+flavor = "{FLAVOR}"
+connect_share_server_to_tenant_network = false
+service_network_cidr = "10.251.64.0/18"
+"""
+
+
+@pytest.fixture(scope="session")
+def services() -> Services:
+    return Services()
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    assert os.geteuid() == 0, "These tests need root, for the route to the service networks."
+    with Bed("10.251.0.0/17") as bed:
+        yield bed
+
+
+@pytest.fixture(scope="session")
+def deployment(bed: Bed, postgres: PostgresCluster) -> Iterator[CloudDeployment]:
+    build_image(IMAGE, progress=print)
+    directory = Path("/var/tmp") / f"sharewright-openstack-{os.getpid()}"
+    directory.mkdir(mode=0o711)
+    tenants = {name: bed.account(name, "member") for name in TENANTS}
+    url = postgres.create_database(migrated=False)
+    with (
+        ExitStack() as stack,
+        deployed(bed, directory, CONFIGURATION, database_url=url, tenants=tenants) as deployment,
+    ):
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        stack.callback(lambda: print(deployment.tail(300)))
+        yield deployment
+
+
+@pytest.fixture(scope="session")
+def tenants(bed: Bed, deployment: CloudDeployment) -> Iterator[dict[str, Tenant]]:
+    """Two tenants whose clients have booted, on networks that cannot reach each other."""
+    image = offer_image(bed, deployment)
+    with ExitStack() as stack:
+        made = {
+            name: stack.enter_context(
+                tenant_with_client(
+                    bed, deployment, name, bed.tenant_network(deployment.account(name), cidr), cidr, image
+                )
+            )
+            for name, cidr in TENANTS.items()
+        }
+        make_share_types(deployment)
+        for tenant in made.values():
+            tenant.client.wait()
+        yield made
+
+
+class NovaMachines:
+    """Machines, through Nova as its administrator."""
+
+    def __init__(self, bed: Bed, deployment: CloudDeployment) -> None:
+        self._compute = bed.sdk.compute
+        self._deployment = deployment
+
+    def _id(self, server_id: str) -> str:
+        return str(service_instance(self._deployment, server_id).instance_id)
+
+    def _status(self, identifier: str) -> str:
+        return str(self._compute.get_server(identifier).status)
+
+    def reset(self, server_id: str) -> None:
+        identifier = self._id(server_id)
+        self._compute.reboot_server(identifier, "HARD")
+        wait_for("the reboot", lambda: self._status(identifier) == "ACTIVE")
+
+    def power_off(self, server_id: str) -> None:
+        identifier = self._id(server_id)
+        self._compute.stop_server(identifier)
+        wait_for("the power off", lambda: self._status(identifier) == "SHUTOFF")
+
+    def destroy(self, server_id: str) -> None:
+        identifier = self._id(server_id)
+        self._compute.delete_server(identifier)
+        self._compute.wait_for_delete(self._compute.get_server(identifier))
+
+
+@pytest.fixture(scope="session")
+def machines(bed: Bed, deployment: CloudDeployment) -> NovaMachines:
+    return NovaMachines(bed, deployment)
+
+
+@pytest.fixture(scope="session")
+def red(tenants: dict[str, Tenant]) -> Shares:
+    return Shares(tenants["red"])
+
+
+@pytest.fixture(scope="session")
+def blue(tenants: dict[str, Tenant]) -> Shares:
+    return Shares(tenants["blue"])

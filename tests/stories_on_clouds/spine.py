@@ -1,0 +1,174 @@
+"""The main job: a tenant's share, mounted, written and read back by a kernel NFS client."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from client_vm import CommandFailed
+from deployment import Deployment, wait_for
+from sharewright.store.tables import operations
+from stories_on_clouds.machines import Machines, addresses, share_instance
+from tenants import Shares, Tenant
+
+SOFT = "vers=4.2,soft,timeo=50,retrans=1"
+
+
+class Spine:
+    """Fixtures: ``red``, ``blue``, ``tenants``, ``deployment``, ``machines``."""
+
+    @pytest.fixture(scope="class")
+    def share(self, red: Shares) -> Iterator[str]:
+        """A share of the red tenant on a server of its own network, with a rule for the red client."""
+        share_id = red.create("spine")
+        red.wait(share_id)
+        red.allow(share_id, red.tenant.client.address)
+        yield share_id
+        red.delete(share_id)
+
+    def test_client_writes_and_reads_back(self, red: Shares, share: str) -> None:
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/spine")
+        written = client.run(
+            "head -c 67108864 /dev/urandom > /root/data && cp /root/data /mnt/spine/data && sync "
+            "&& sha256sum < /root/data"
+        )
+        client.unmount("/mnt/spine")
+        client.run("echo 3 > /proc/sys/vm/drop_caches")
+        client.mount(red.export(share), "/mnt/spine")
+        assert client.run("sha256sum < /mnt/spine/data") == written
+        assert hashlib.sha256(b"").hexdigest() not in written
+        client.unmount("/mnt/spine")
+
+    def test_size_is_the_size_asked_for(self, red: Shares, share: str) -> None:
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/spine")
+        kib = int(client.run("df -k --output=size /mnt/spine | tail -1"))
+        client.unmount("/mnt/spine")
+        assert 0.9 * 1024 * 1024 < kib <= 1024 * 1024
+
+    def test_second_share_lands_on_the_same_server_and_is_separate(
+        self, red: Shares, share: str, deployment: Deployment
+    ) -> None:
+        other = red.create("second")
+        red.wait(other)
+        admin = deployment.sdk("admin").shared_file_system
+        assert admin.get_share(other).share_server_id == admin.get_share(share).share_server_id
+        client = red.tenant.client
+        with pytest.raises(CommandFailed, match=r"denied|not permitted|No such file"):
+            client.mount(red.export(other), "/mnt/second", options=SOFT)
+        red.allow(other, red.tenant.cidr)
+        client.mount(red.export(other), "/mnt/second")
+        client.run("echo second > /mnt/second/file")
+        client.unmount("/mnt/second")
+        client.mount(red.export(share), "/mnt/spine")
+        assert "file" not in client.run("ls /mnt/spine").split()
+        client.unmount("/mnt/spine")
+        red.delete(other)
+
+    def test_read_only_rule_and_most_specific_rule(self, red: Shares, share: str) -> None:
+        other = red.create("levels")
+        red.wait(other)
+        client = red.tenant.client
+        everyone = red.allow(other, red.tenant.cidr, "ro")
+        client.mount(red.export(other), "/mnt/levels")
+        with pytest.raises(CommandFailed, match="Read-only file system"):
+            client.run("touch /mnt/levels/file")
+        client.unmount("/mnt/levels")
+        mine = red.allow(other, client.address, "rw")  # more specific than the network's ro
+        client.mount(red.export(other), "/mnt/levels")
+        client.run("touch /mnt/levels/file")
+        client.unmount("/mnt/levels")
+        red.deny(mine, other)
+        red.deny(everyone, other)
+        with pytest.raises(CommandFailed):
+            client.mount(red.export(other), "/mnt/levels", options=SOFT)
+        red.delete(other)
+
+    def test_many_rules_take_one_guest_round_trip(self, red: Shares, share: str, deployment: Deployment) -> None:
+        """Twenty rules asked for at once are in force after at most a few updates, each of one round trip."""
+        ids = [red.allow(share, f"10.88.0.{number}", wait=False) for number in range(1, 21)]
+        wait_for(
+            "all rules active",
+            lambda: all(red.api.get_access_rule(rule).state == "active" for rule in ids),
+            seconds=60,
+        )
+        for rule in ids:
+            red.api.delete_access_rule(rule, share)
+        wait_for(
+            "all rules gone",
+            lambda: not set(ids) & {rule.id for rule in red.api.access_rules(red.api.get_share(share))},
+            seconds=60,
+        )
+
+    def test_every_operation_counted_its_work(self, red: Shares, deployment: Deployment) -> None:
+        """A rule change is exactly one guest round trip."""
+        share = red.create("counted")
+        red.wait(share)
+        red.allow(share, red.tenant.client.address)
+        with deployment.store() as store, store.read() as tx:
+            found = tx.execute(operations.select().where(operations.c.resource_id == share)).all()
+        rows = {row.kind: row for row in found}
+        assert rows["update_access"].guest_round_trips == 1
+        assert rows["create_share"].guest_round_trips == 1
+        red.delete(share)
+
+    def test_reboot_with_the_controller_down(
+        self, red: Shares, share: str, deployment: Deployment, machines: Machines
+    ) -> None:
+        """A service VM that reboots on its own serves its shares again; a hard mount sees no error."""
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/spine")
+        client.run("echo before > /mnt/spine/reboot")
+        server_id = str(share_instance(deployment, share).share_server_id)
+        deployment.stop()
+        try:
+            machines.reset(server_id)
+            started = time.monotonic()
+            assert (
+                client.run("cat /mnt/spine/reboot && echo after >> /mnt/spine/reboot && sync", timeout=240)
+                == "before\n"
+            )
+            print(f"the mount answered {time.monotonic() - started:.0f} s after the reset")
+        finally:
+            deployment.start()
+        assert client.run("cat /mnt/spine/reboot") == "before\nafter\n"
+        client.unmount("/mnt/spine")
+
+    def test_the_stock_command_line_tells_the_whole_story(
+        self, deployment: Deployment, tenants: dict[str, Tenant]
+    ) -> None:
+        red = tenants["red"].client
+        share = deployment.openstack_json(
+            "red", "create", "NFS", "1", "--name", "cli", "--share-type", "two_nics",
+            "--share-network", tenants["red"].share_network_id, "--wait",
+        )  # fmt: skip
+        assert share["status"] == "available"
+        deployment.openstack("red", "access", "create", share["id"], "ip", red.address, "--wait")
+        (location,) = deployment.openstack_json("red", "export", "location", "list", share["id"])
+        red.mount(location["Path"], "/mnt/cli")
+        red.run("echo hello > /mnt/cli/hello")
+        red.unmount("/mnt/cli")
+        deployment.openstack("red", "delete", share["id"], "--wait")
+        assert share["id"] not in deployment.openstack("red", "list")
+
+    def test_share_behind_a_router(self, red: Shares, blue: Shares, deployment: Deployment) -> None:
+        """The other layout: one NIC on the service network, reached by the tenant through a router."""
+        share = red.create("routed", share_type="one_nic")
+        red.wait(share)
+        client = red.tenant.client
+        red.allow(share, client.address)
+        management, exports = addresses(deployment, share)
+        assert exports == [management]
+        client.mount(red.export(share), "/mnt/routed")
+        client.run("echo routed > /mnt/routed/file && sync")
+        client.unmount("/mnt/routed")
+        client.mount(red.export(share), "/mnt/routed")
+        assert client.run("cat /mnt/routed/file") == "routed\n"
+        client.unmount("/mnt/routed")
+        assert not client.can_connect(management, 22)
+        assert not blue.tenant.client.can_connect(management, 2049)
+        red.delete(share)
