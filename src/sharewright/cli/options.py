@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -92,7 +92,7 @@ def prepare_state_dir(settings: Settings) -> Path:
     """Make the state directory and put our marker in it. Others may pass through it (QEMU does) but not list it."""
     path = settings.state_path
     try:
-        if not path.exists():
+        with suppress(FileExistsError):  # also when another process that starts now was quicker
             path.mkdir(parents=True, mode=0o711)
             path.chmod(0o711)
         (path / MARKER).touch(mode=0o600)
