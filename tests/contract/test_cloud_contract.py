@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -105,6 +106,35 @@ def test_a_volume_too_large_is_refused_and_leaves_nothing(cloud: Cloud) -> None:
         make_volume(cloud, size=10**6)
     assert caught.value.hint
     assert list(cloud.volumes.list_volumes()) == []
+
+
+def test_an_extended_volume_has_its_size_everywhere(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    for _ in range(2):
+        assert cloud.volumes.extend_volume(volume.id, 3, timeout=SECONDS) == replace(volume, size=3)
+        assert site.open().volumes.find_volume(volume.id) == replace(volume, size=3)
+    assert make_volume(cloud, size=3).id == volume.id
+
+
+def test_a_volume_is_never_shrunk(cloud: Cloud) -> None:
+    volume = make_volume(cloud, size=2)
+    with pytest.raises(CloudError, match="never shrunk"):
+        cloud.volumes.extend_volume(volume.id, 1, timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume.id) == volume
+
+
+def test_extending_beyond_all_room_changes_nothing(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    with pytest.raises(CloudCapacityExceeded) as caught:
+        cloud.volumes.extend_volume(volume.id, 10**6, timeout=SECONDS)
+    assert caught.value.hint
+    assert cloud.volumes.find_volume(volume.id) == volume
+
+
+def test_extending_what_is_not_there(cloud: Cloud) -> None:
+    for missing in (new_id(), "no such thing"):
+        with pytest.raises(CloudObjectMissing):
+            cloud.volumes.extend_volume(missing, 2, timeout=SECONDS)
 
 
 def test_threads_make_one_volume(cloud: Cloud) -> None:
@@ -426,6 +456,17 @@ def test_attach_and_detach_are_idempotent(site: Site, cloud: Cloud) -> None:
     cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
     with pytest.raises(CloudObjectMissing):
         cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+
+
+def test_an_attached_volume_is_extended(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    expected = replace(volume, size=2, instance_id=instance.id)
+    assert cloud.volumes.extend_volume(volume.id, 2, timeout=SECONDS) == expected
+    assert site.open().volumes.find_volume(volume.id) == expected
+    cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume.id) == replace(volume, size=2)
 
 
 def test_volume_attached_elsewhere_is_refused(site: Site, cloud: Cloud) -> None:

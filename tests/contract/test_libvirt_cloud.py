@@ -219,6 +219,22 @@ def test_a_deletion_that_died_half_way_is_completed(libvirt_site: LibvirtSite, c
     assert list(cloud.volumes.list_volumes()) == []
 
 
+def test_a_running_guest_sees_the_new_size_and_a_died_extension_is_completed(
+    libvirt_site: LibvirtSite, cloud: LibvirtCloud, raw: Any
+) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(libvirt_site, cloud), timeout=SECONDS)
+    volume_id = volume(cloud)
+    cloud.compute.attach_volume(instance.id, volume_id, timeout=SECONDS)
+    cloud.volumes.extend_volume(volume_id, 2, timeout=SECONDS)
+    domain = raw.lookupByUUIDString(instance.id)
+    assert domain.blockInfo("sda")[0] == 2 * 2**30
+    domain.blockResize("sda", 4 * 2**30, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)  # and died before the record
+    with pytest.raises(CloudError, match="never shrunk"):
+        cloud.volumes.extend_volume(volume_id, 3, timeout=SECONDS)
+    assert cloud.volumes.extend_volume(volume_id, 4, timeout=SECONDS).size == 4
+    assert domain.blockInfo("sda")[0] == 4 * 2**30
+
+
 def test_a_volumes_lost_file_is_never_replaced_by_an_empty_one(libvirt_site: LibvirtSite, cloud: LibvirtCloud) -> None:
     volume_id = volume(cloud)
     (libvirt_site.state_dir() / "libvirt" / "volumes" / f"{volume_id}.raw").unlink()

@@ -73,6 +73,12 @@ class Volumes(Protocol):
         """Delete a volume that no instance holds; CloudError when one does."""
         ...
 
+    def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
+        """Grow to ``size`` GiB, attached or not; a guest that has it sees the new size without a detach, at most a
+        moment after the return. That size already: success. It never shrinks: CloudError. No room or quota:
+        CloudCapacityExceeded, and nothing has changed. No such volume: CloudObjectMissing."""
+        ...
+
     def capacity(self) -> Capacity: ...
 
 

@@ -59,6 +59,7 @@ class FakeOpenStack:
         self.pools: list[dict[str, Any]] | None = None  # None: only administrators may see them
         self.outcome = {
             "volume": "available",
+            "extend": "",  # the status from before
             "attach": "in-use",
             "detach": "available",
             "server": "ACTIVE",
@@ -259,6 +260,15 @@ class FakeOpenStack:
             case "DELETE", ["volumes", identifier] if identifier in self.volumes:
                 self.volumes[identifier] |= {"status": "deleting", "looks": self.looks}
                 return 202, {}
+            case "POST", ["volumes", identifier, "action"] if identifier in self.volumes:
+                volume, size = self.volumes[identifier], asked.body["os-extend"]["new_size"]
+                if volume["status"] not in ("available", "in-use") or size <= volume["size"]:
+                    return 400, {"badRequest": {"message": f"Invalid volume: {volume['status']}", "code": 400}}
+                if sum(each["size"] for each in self.volumes.values()) - volume["size"] + size > self.quota:
+                    message = "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed gigabytes quota."
+                    return 413, {"overLimit": {"message": message, "code": 413, "retryAfter": "0"}}
+                volume |= {"then": (volume["status"], size), "status": "extending", "looks": self.looks}
+                return 202, {}
             case "GET", ["limits"]:
                 used = sum(each["size"] for each in self.volumes.values())
                 limits = {
@@ -294,9 +304,14 @@ class FakeOpenStack:
         volume = self.volumes[identifier]
         seen = dict(volume)
         looks = volume.get("looks", 0)
-        if volume["status"] in ("creating", "attaching", "detaching", "deleting"):
+        if volume["status"] in ("creating", "attaching", "detaching", "deleting", "extending"):
             if looks > 1:
                 volume["looks"] = looks - 1
+            elif volume["status"] == "extending":
+                status, size = volume.pop("then")
+                volume |= {"status": self.outcome["extend"] or status}
+                if not self.outcome["extend"]:
+                    volume["size"] = size
             elif volume["status"] == "creating":
                 volume["status"] = self.outcome["volume"]
             elif volume["status"] == "deleting":

@@ -246,6 +246,43 @@ def test_a_slow_volume_ends_with_its_status(fake: FakeOpenStack, world: World) -
     assert world.volumes.ensure_volume(VOLUME, timeout=SECONDS).id in fake.volumes
 
 
+@pytest.mark.parametrize("status", ["available", "in-use"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_volume_grows_once(fake: FakeOpenStack, world: World, status: str, lost: bool) -> None:
+    """Attached or not, and also when the answer to the request is lost."""
+    volume_id = fake.add_volume("v", DEPLOYMENT, status=status)
+    fake.looks = 3
+    if lost:
+        fake.fail("POST", "/action$", 503, moment="after")
+    assert world.volumes.extend_volume(volume_id, 5, timeout=SECONDS).size == 5
+    assert world.volumes.extend_volume(volume_id, 5, timeout=SECONDS).size == 5
+    assert (fake.volumes[volume_id]["size"], fake.volumes[volume_id]["status"]) == (5, status)
+    assert len(fake.asked("POST", "/action$")) == 1
+
+
+def test_a_volume_is_never_shrunk(fake: FakeOpenStack, world: World) -> None:
+    volume_id = fake.add_volume("v", DEPLOYMENT)
+    fake.volumes[volume_id]["size"] = 3
+    with pytest.raises(CloudError, match="never shrunk to 2"):
+        world.volumes.extend_volume(volume_id, 2, timeout=SECONDS)
+    with pytest.raises(CloudObjectMissing):
+        world.volumes.extend_volume(new_id(), 2, timeout=SECONDS)
+    assert fake.asked("POST", "/action$") == []
+
+
+def test_a_volume_that_does_not_grow_says_why(fake: FakeOpenStack, world: World) -> None:
+    volume_id = fake.add_volume("v", DEPLOYMENT)
+    fake.quota = 2
+    with pytest.raises(CloudCapacityExceeded, match="quota"):
+        world.volumes.extend_volume(volume_id, 5, timeout=SECONDS)
+    assert fake.volumes[volume_id]["status"] == "available"
+    fake.quota = 1000
+    fake.outcome["extend"] = "error_extending"
+    with pytest.raises(CloudError, match="its status is error_extending") as caught:
+        world.volumes.extend_volume(volume_id, 5, timeout=SECONDS)
+    assert "openstack volume set --state" in caught.value.hint
+
+
 def test_two_volumes_of_one_name_are_reported(fake: FakeOpenStack, world: World) -> None:
     ids = [fake.add_volume(VOLUME.name, DEPLOYMENT) for _ in range(2)]
     fake.add_volume(VOLUME.name, "somebody else's")

@@ -39,7 +39,12 @@ class LibvirtCloud:
         self._networks = LibvirtNetworks(self._connection, layout, locks)
         self._compute = LibvirtCompute(self._connection, layout, locks, self._networks, settings.accelerator)
         self._volumes = LibvirtVolumes(
-            self._connection, layout, locks, settings.volume_format, holds=self._compute.holds
+            self._connection,
+            layout,
+            locks,
+            settings.volume_format,
+            holds=self._compute.holds,
+            domain=self._compute.active_domain,
         )
         self._compute.use_volumes(self._volumes)
 

@@ -188,6 +188,14 @@ class LibvirtCompute:
                 return any(find_disk(document, volume_id) is not None for document in _documents(domain).values())
         return False
 
+    def active_domain(self, instance_id: str) -> Any:
+        """The domain of an instance of ours that has a QEMU, paused or not; None when there is none."""
+        with self._connection.use("looking for an instance") as connection, missing_is_fine():
+            domain, mark = self._find(connection, instance_id)
+            if domain is not None and mark is not None and domain.isActive():
+                return domain
+        return None
+
     def accelerator(self, kernel: Path | None = None) -> accelerators.Accelerator:
         """What new instances run on; the first call after a host's boot takes as long as the probe."""
         with self._locks.hold("accelerator"):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import libvirt
 
 from sharewright.clouds.contract import Capacity, Volume, VolumeSpec, cloud_calls
+from sharewright.clouds.libvirt import disks
 from sharewright.clouds.libvirt.connection import Connection, missing_is_fine
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.records import Locks, Record, Records
@@ -32,6 +33,7 @@ class LibvirtVolumes:
     virtio-scsi shows to the guest.
 
     ``holds`` tells whether an instance really has a volume among its disks: (instance id, volume id) → bool.
+    ``domain`` gives an instance's domain while it runs, else None.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class LibvirtVolumes:
         locks: Locks,
         format_: Literal["raw", "qcow2"],
         holds: Callable[[str, str], bool],
+        domain: Callable[[str], Any],
     ) -> None:
         self._connection = connection
         self._layout = layout
         self._locks = locks
         self._format = format_
         self._holds = holds
+        self._domain = domain
         self._records = Records(layout.records / "volumes")
 
     def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume:
@@ -93,6 +97,38 @@ class LibvirtVolumes:
                     f"Volume {record['name']} is attached to instance {instance}.", hint="Detach it first."
                 )
             self._delete(volume_id, record)
+
+    def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
+        """The file grows first and the record follows, so the record never promises what is not there; the file says
+        how far a call that died has come."""
+        cloud_calls.count += 1
+        with self._locks.hold(LOCK, timeout=timeout):
+            record = self._records.get(volume_id)
+            if record is None or not record["ready"] or not self._path(record).exists():
+                raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
+            name = record["name"]
+            with self._connection.use(f"extending volume {name}"):
+                domain = self._running(volume_id, record)
+                stored = self._stored(record)
+                actual = disks.size(domain, volume_id) if domain is not None else int(stored.info()[1])
+                wanted = size * GIBIBYTE
+                if size < record["size"] or wanted < actual:
+                    present = max(actual / GIBIBYTE, record["size"])
+                    raise CloudError(
+                        f"Volume {name} has {present:g} GiB and is never shrunk to {size}.",
+                        hint="Make a smaller one and copy.",
+                    )
+                if wanted > actual:
+                    self._check_room(size - actual / GIBIBYTE, f"{size} GiB for volume {name}")
+                    if domain is None:
+                        stored.resize(wanted, 0)
+                        domain = self._running(volume_id, record)  # started meanwhile, with the old size in mind
+                    if domain is not None:
+                        disks.resize(domain, volume_id, wanted)
+            if size != record["size"]:
+                record = {**record, "size": size}
+                self._records.put(volume_id, record)
+        return self._volume(volume_id, record)
 
     def capacity(self) -> Capacity:
         cloud_calls.count += 1
@@ -153,15 +189,34 @@ class LibvirtVolumes:
         state = os.statvfs(self._layout.volumes)
         return float(state.f_blocks * state.f_frsize), float(state.f_bavail * state.f_frsize)
 
-    def _make(self, volume_id: str, spec: VolumeSpec, tags: dict[str, str]) -> Record:
+    def _check_room(self, more: float, what: str) -> None:
+        """CloudCapacityExceeded when there is no room for ``more`` GiB to begin with."""
         _, free = self._space()
-        needed = RESERVE_BYTES + spec.size * GIBIBYTE * METADATA_SHARE
+        needed = RESERVE_BYTES + more * GIBIBYTE * METADATA_SHARE
         if free < needed:
             raise CloudCapacityExceeded(
-                f"No room for a volume of {spec.size} GiB: {self._layout.volumes} has {free / GIBIBYTE:.2f} GiB free,"
+                f"No room for {what}: {self._layout.volumes} has {free / GIBIBYTE:.2f} GiB free,"
                 f" and {needed / GIBIBYTE:.2f} are needed to begin with.",
                 hint="Free space on the host or delete shares.",
             )
+
+    def _running(self, volume_id: str, record: Record) -> Any:
+        """The running domain that has the volume now, or None."""
+        domain = None if record["instance_id"] is None else self._domain(record["instance_id"])
+        return domain if domain is not None and disks.has(domain, volume_id) else None
+
+    def _stored(self, record: Record) -> Any:
+        pool = self._pool()
+        try:
+            return pool.storageVolLookupByName(record["file"])
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+            pool.refresh(0)  # made while libvirtd was down
+            return pool.storageVolLookupByName(record["file"])
+
+    def _make(self, volume_id: str, spec: VolumeSpec, tags: dict[str, str]) -> Record:
+        self._check_room(spec.size, f"a volume of {spec.size} GiB")
         record: Record = {
             "name": spec.name,
             "size": spec.size,

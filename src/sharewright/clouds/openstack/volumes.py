@@ -89,6 +89,33 @@ class OpenStackVolumes:
             raise CloudError(f"Volume {found.name} is attached to instance {held[0]}.", hint="Detach it first.")
         self._delete(volume_id, str(found.name), deadline, requested=found.status == "deleting")
 
+    def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
+        """Attached volumes too (Cinder 3.42): Cinder tells Nova, and Nova the guest, once the status is back."""
+        cloud_calls.count += 1
+        deadline = Deadline(timeout)
+        found = self._settled(volume_id, deadline)
+        name, before = str(found.name), int(found.size or 0)
+        if size < before:
+            raise CloudError(
+                f"Volume {name} has {before} GiB and is never shrunk to {size}.", hint="Make a smaller one and copy."
+            )
+        if found.status not in (AVAILABLE, IN_USE):
+            raise self._not_extended(volume_id, name, size, str(found.status))
+        if size == before:
+            return _volume(found)
+
+        def action(sdk: Sdk) -> None:
+            """Repeatable: a lost answer may hide that Cinder is at it, or done."""
+            seen = block_storage(sdk).get_volume(volume_id)
+            if seen.status != "extending" and (seen.size or 0) < size:
+                block_storage(sdk).extend_volume(volume_id, size)
+
+        self._connection.call(f"extending volume {name} to {size} GiB", action, deadline=deadline)
+        found = self._settled(volume_id, deadline)
+        if found.status not in (AVAILABLE, IN_USE) or int(found.size or 0) < size:
+            raise self._not_extended(volume_id, name, size, str(found.status))
+        return _volume(found)
+
     def capacity(self) -> Capacity:
         """Total and free room of all of Cinder's pools, where our user may see them (role admin), and never more than
         our project's quota leaves; ``provisioned`` is what our project has in volumes and snapshots."""
@@ -172,6 +199,27 @@ class OpenStackVolumes:
                 hint=f"See the logs of cinder-scheduler and cinder-volume for {volume_id}.",
             )
         return _volume(found)
+
+    def _settled(self, volume_id: str, deadline: Deadline) -> CinderVolume:
+        """The volume, once nothing works on it. CloudObjectMissing when there is none of ours."""
+        wait = Wait(f"volume {volume_id} to be left alone", deadline, self._paces.volume_made)
+        while (found := self.look(volume_id, deadline)) is not None and found.status in MOVING:
+            wait.pause(str(found.status))
+        if found is None:
+            raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
+        return found
+
+    def _not_extended(self, volume_id: str, name: str, size: int, status: str) -> CloudError:
+        reason = self._reason(volume_id)
+        message = f"Cinder did not extend volume {name} to {size} GiB; its status is {status}."
+        message += f" {reason or 'It gives no reason'}."
+        if status != "error_extending" and NO_ROOM_TEXT.search(reason):
+            return CloudCapacityExceeded(message, hint="Add capacity, or delete shares.")
+        return CloudError(
+            message,
+            hint=f"See the log of cinder-volume for {volume_id}; an administrator resets the status when its size is"
+            " known to be right (openstack volume set --state).",
+        )
 
     def _reason(self, volume_id: str) -> str:
         """Cinder's message to users about a failed volume. (openstacksdk would fetch all messages and look itself.)"""

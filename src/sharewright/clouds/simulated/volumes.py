@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sharewright.clouds.contract import Capacity, Volume, VolumeSpec
 from sharewright.clouds.simulated.state import SimulatedState, dump, load
 from sharewright.clouds.tags import tags_to_store
-from sharewright.errors import CloudCapacityExceeded, CloudError
+from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
 from sharewright.identifiers import new_id
 
 
@@ -36,12 +36,7 @@ class SimulatedVolumes:
                 "SELECT * FROM volumes WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
             ).fetchone()
             if row is None:
-                promised = tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0]
-                if promised + spec.size > self._capacity:
-                    raise CloudCapacityExceeded(
-                        f"No room for a volume of {spec.size} GiB: {promised:g} of {self._capacity:g} GiB are taken.",
-                        hint="Delete shares or raise simulated.capacity.",
-                    )
+                self._check_room(tx, spec.size)
                 tx.execute(
                     "INSERT INTO volumes (id, deployment, name, size, tags) VALUES (?, ?, ?, ?, ?)",
                     (new_id(), self._deployment, spec.name, spec.size, dump(tags)),
@@ -80,7 +75,36 @@ class SimulatedVolumes:
                 )
             tx.execute("DELETE FROM volumes WHERE id = ?", (volume_id,))
 
+    def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
+        with self._state.call("extend_volume", timeout=timeout), self._state.transaction() as tx:
+            row = self._row(tx, volume_id)
+            if size < row["size"]:
+                raise CloudError(
+                    f"Volume {row['name']} has {row['size']} GiB and is never shrunk to {size}.",
+                    hint="Make a smaller one and copy.",
+                )
+            self._check_room(tx, size - row["size"])
+            tx.execute("UPDATE volumes SET size = ? WHERE id = ?", (size, volume_id))
+            row = self._row(tx, volume_id)
+        return _volume(row)
+
     def capacity(self) -> Capacity:
         with self._state.call("capacity"), self._state.transaction(write=False) as tx:
             promised = float(tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0])
         return Capacity(total=self._capacity, free=max(0.0, self._capacity - promised), provisioned=promised)
+
+    def _row(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = tx.execute(
+            "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
+        ).fetchone()
+        if row is None:
+            raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
+        return row
+
+    def _check_room(self, tx: sqlite3.Connection, more: int) -> None:
+        promised = tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0]
+        if more > 0 and promised + more > self._capacity:
+            raise CloudCapacityExceeded(
+                f"No room for {more} GiB more: {promised:g} of {self._capacity:g} GiB are taken.",
+                hint="Delete shares or raise simulated.capacity.",
+            )
