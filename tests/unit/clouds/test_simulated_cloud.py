@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -150,11 +149,9 @@ def test_a_lost_answer_leaves_the_effect(cloud: SimulatedCloud) -> None:
 
 
 def test_a_delay_beyond_the_timeout_is_a_deadline_without_effect(cloud: SimulatedCloud) -> None:
-    cloud.set_delay("ensure_volume", 30)
-    started = time.monotonic()
+    cloud.set_delay("ensure_volume", 100_000)
     with pytest.raises(DeadlineExceeded):
         cloud.volumes.ensure_volume(VolumeSpec(name="v", size=1, tags={}), timeout=0.05)
-    assert time.monotonic() - started < 5
     assert cloud.volumes.list_volumes() == []
 
 

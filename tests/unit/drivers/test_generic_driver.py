@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,7 +133,6 @@ class TestCreate:
         with pytest.raises(GuestUnreachable):
             driver.create_share(instance, server, NoProgress())
         assert not row(world, instance).filesystem_ready
-        time.sleep(0)  # the next call is a probe: the guest is there
         world.cloud.fail("guest.mkfs", CloudError, times=-1)  # would show any attempt to format
 
         driver_again = heal_and_create(world, driver, instance, server)
@@ -302,9 +300,7 @@ class TestDelete:
         else:
             driver.delete_server(server, NoProgress())
         calls = world.cloud.calls().get("guest.apply", 0)
-        started = time.monotonic()
         driver.delete_share(instance, server, NoProgress())
-        assert time.monotonic() - started < 1
         assert world.cloud.calls().get("guest.apply", 0) == calls  # nobody there to ask
         assert world.cloud.volumes.list_volumes() == []
 

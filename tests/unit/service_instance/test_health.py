@@ -78,10 +78,8 @@ def test_an_unreachable_guest_is_refused_without_another_try(world: World) -> No
         instances.apply(server, document(server))
     world.cloud.reset_calls()
     for _ in range(5):
-        started = time.monotonic()
         with pytest.raises(GuestUnreachable, match="stopped"):
             instances.apply(server, document(server))
-        assert time.monotonic() - started < 0.9, "less than guest_seconds"
     assert world.cloud.calls() == {}
 
 
@@ -294,13 +292,11 @@ def test_a_reboot_that_helps_ends_the_counting(world: World) -> None:
 
 
 def test_healing_stops_at_the_deadline(world: World) -> None:
-    world.settings = replace(world.settings, heal_tries=1, boot_seconds=60.0)
+    world.settings = replace(world.settings, heal_tries=1, boot_seconds=100_000.0)  # longer than a test may run
     server = make_server(world, world.instances())
     silence(world)
-    started = time.monotonic()
     with contextlib.suppress(DeadlineExceeded):
         assert not world.instances().ensure_running(server, NoProgress(0.5))
-    assert time.monotonic() - started < 5
 
 
 def test_many_threads_at_one_server(world: World) -> None:

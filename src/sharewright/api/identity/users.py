@@ -140,6 +140,7 @@ class PasswordVerifier:
         self._lock = threading.Lock()
         self._turn = threading.Semaphore(2)
         self._decoy = hash_password(secrets.token_hex(16), rounds=rounds)
+        self.comparisons = 0  # slow ones, made so far
 
     def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password is right. ``None``, an unknown user, takes as long as a wrong password."""
@@ -154,6 +155,7 @@ class PasswordVerifier:
             if acceptable and self._known.get(digest, 0.0) > now:
                 return True
         with self._turn:
+            self.comparisons += 1
             right = bcrypt.checkpw(encoded, (password_hash or self._decoy).encode())
         if not (right and acceptable):
             return False
