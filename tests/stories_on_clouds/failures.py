@@ -23,6 +23,7 @@ class Failures:
     the controller dies."""
 
     KILL_DELAYS: tuple[float, ...] = (0.2, 0.6, 1.2)
+    SERVER_KILL_DELAYS: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)  # each after the start that follows the last one
 
     @pytest.fixture
     def cloud(self, deployment: Deployment) -> Iterator[Cloud]:
@@ -126,6 +127,33 @@ class Failures:
             deployment.start()
             red.wait_gone(share)
             assert not volumes_of(cloud, row.id)
+
+    def test_controller_killed_while_it_makes_a_server(self, red: Shares, deployment: Deployment, cloud: Cloud) -> None:
+        """SIGKILL again and again until the new server serves: one VM, one set of ports, and then nothing of them."""
+        tenant = red.tenant
+        network = red.api.create_share_network(
+            name="killed", neutron_net_id=tenant.network_id, neutron_subnet_id=tenant.subnet_id
+        )
+        share = red.api.create_share(
+            name="killed", share_protocol="NFS", size=1, share_type="two_nics", share_network_id=network.id
+        ).id
+        for delay in self.SERVER_KILL_DELAYS:
+            time.sleep(delay)
+            deployment.kill()
+            deployment.start()
+        red.wait(share)
+        server_id = str(share_instance(deployment, share).share_server_id)
+        ports = [port.name for port in cloud.networks.list_ports() if server_id in port.name]
+        assert len(ports) == len(set(ports)) == 2
+        assert len([each for each in cloud.compute.list_instances() if server_id in each.name]) == 1
+        red.delete(share)
+        red.api.delete_share_network(network.id)
+        wait_for(
+            "the server to be gone",
+            lambda: not [each for each in cloud.compute.list_instances() if server_id in each.name],
+            seconds=120,
+        )
+        wait_for("its ports too", lambda: not [p for p in cloud.networks.list_ports() if server_id in p.name])
 
     def test_unused_server_is_removed_after_the_set_time(
         self, blue: Shares, deployment: Deployment, cloud: Cloud
