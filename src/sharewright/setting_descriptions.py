@@ -166,7 +166,7 @@ DESCRIPTIONS: dict[str, str] = {
     "openstack.management": (
         "How Sharewright reaches the service VMs. `routed`: its hosts have a route to the service subnets, through "
         "`management_router`. `floating`: each VM has a floating address. `host_port`: this host has a port on the "
-        "service network."
+        "service network, plugged by its Linux bridge, Open vSwitch or OVN agent."
     ),
     "openstack.management_router": (
         "Router (id or name) that joins the service subnets to the controllers' network, for `routed` and `floating`. "

@@ -521,11 +521,13 @@ def test_floating_needs_a_router_with_a_gateway(fake: FakeNeutron) -> None:
         world.networks.ensure_reachable(port, timeout=SECONDS)
 
 
-def test_host_ports_need_the_bridge_agent(fake: FakeNeutron) -> None:
+@pytest.mark.parametrize("agent", ["Linux bridge agent", "Open vSwitch agent", "OVN Controller agent"])
+def test_host_ports_need_an_agent_that_plugs_them(fake: FakeNeutron, agent: str) -> None:
     world = World(fake, management="host_port", management_host="node")
-    with pytest.raises(CloudError, match="no Linux bridge agent on host node"):
+    fake.add("agents", host="node", agent_type="DHCP agent")
+    with pytest.raises(CloudError, match="no Linux bridge, Open vSwitch or OVN agent on host node"):
         world.networks.check()
-    fake.add("agents", host="node", agent_type="Linux bridge agent")
+    fake.add("agents", host="node", agent_type=agent)
     world.networks.check()
     subnet = world.subnet()
     assert subnet.gateway == ip_address("10.254.0.1"), "kept free, so that another way in may be chosen later"
