@@ -192,6 +192,23 @@ class World:
                 tx.execute(table.update().where(column == share_id).values(status="deleting"))
             self._enqueue(tx, "delete_share", share_id, payload={"force": force})
 
+    def request_extend(self, share_id: str, size: int, *, force: bool = False) -> None:
+        """An accepted extend."""
+        share = self.share(share_id)
+        with self.store.begin() as tx:
+            reserve(
+                tx,
+                self.settings.quotas,
+                project_id=PROJECT,
+                user_id=USER,
+                amounts={"gigabytes": size - share.size},
+                share_type_id=share.share_type_id,
+            )
+            for table, column in ((shares, shares.c.id), (share_instances, share_instances.c.share_id)):
+                tx.execute(table.update().where(column == share_id).values(status="extending"))
+            payload = {"size": size, "reserved": size - share.size, "force": force, "status": share.status}
+            self._enqueue(tx, "extend_share", share_id, payload)
+
     def request_server_operation(self, kind: str, server_id: str) -> str:
         with self.store.begin() as tx:
             return enqueue(tx, kind, resource_type="share_server", resource_id=server_id, seconds=60.0)

@@ -13,8 +13,8 @@ class ShareStatus:
     ERROR: Final = "error"  # creation failed and was compensated; a user message says why; delete works
     DELETING: Final = "deleting"  # a delete_share operation exists
     ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
-    EXTENDING: Final = "extending"
-    EXTENDING_ERROR: Final = "extending_error"
+    EXTENDING: Final = "extending"  # an extend_share operation exists; clients go on
+    EXTENDING_ERROR: Final = "extending_error"  # served at the size it had; extend may be asked for again, delete works
     SHRINKING: Final = "shrinking"
     SHRINKING_ERROR: Final = "shrinking_error"
     ALL: Final = (

@@ -216,7 +216,7 @@ def test_an_action_has_one_known_key(site: Site) -> None:
     assert "Malformed request body" in two["badRequest"]["message"]
     site.expect(400, "POST", path, {})
     # Built later: answered as an unknown action, at every microversion.
-    for action in ("extend", "shrink", "revert", "soft_delete", "migration_start", "unmanage"):
+    for action in ("shrink", "revert", "soft_delete", "migration_start", "unmanage"):
         message = site.expect(400, "POST", path, {action: {}})["badRequest"]["message"]
         assert message == f"There is no such action: {action}"
     # Known, but not at this microversion.

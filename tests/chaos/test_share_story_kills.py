@@ -1,4 +1,4 @@
-"""Real worker processes, killed with SIGKILL at every boundary of share create, rule change and share delete.
+"""Real worker processes, killed with SIGKILL at every boundary of share create, rule change, extend and delete.
 
 Another worker takes over when the lease has run out. However it was interrupted, the work ends as if nothing had
 happened: nothing is done twice, nothing is left over in the cloud.
@@ -36,6 +36,7 @@ CREATE TRIGGER made_volume AFTER INSERT ON volumes BEGIN INSERT INTO ledger VALU
 CREATE TRIGGER made_instance AFTER INSERT ON instances BEGIN INSERT INTO ledger VALUES ('instance'); END;
 CREATE TRIGGER made_port AFTER INSERT ON ports BEGIN INSERT INTO ledger VALUES ('port'); END;
 CREATE TRIGGER made_subnet AFTER INSERT ON subnets BEGIN INSERT INTO ledger VALUES ('subnet'); END;
+CREATE TRIGGER grown AFTER UPDATE OF size ON volumes BEGIN INSERT INTO ledger VALUES ('growth'); END;
 CREATE TRIGGER formatted AFTER UPDATE OF filesystem_uuid ON volumes BEGIN INSERT INTO ledger VALUES ('mkfs'); END;
 """
 
@@ -132,7 +133,7 @@ def kill_everywhere(
     return boundaries
 
 
-# ---- the three stories ----
+# ---- the stories ----
 
 
 def fresh(world: World) -> str:
@@ -178,6 +179,24 @@ def test_killed_while_changing_rules(sqlite_template: Path) -> None:
         assert ruin.made()["mkfs"] == 1
 
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 8
+
+
+def test_killed_while_extending_a_share(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        world.request_extend(share, 3)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.size, ruin.world.instance(share.id).size) == ("available", 3, 3)
+        (volume,) = ruin.world.cloud.volumes.list_volumes()
+        assert volume.size == 3
+        assert ruin.made()["mkfs"] == 1
+        assert ruin.made()["growth"] == 1
+        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+        assert ruin.world.usage() == (1, 3)
+        assert ruin.world.messages(share.id) == []
+
+    assert kill_everywhere(sqlite_template, with_share, act, examine) > 10
 
 
 def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:

@@ -32,6 +32,7 @@ from sharewright.api import (
     share_network_subnets,
     share_networks,
     share_servers,
+    share_sizes,
     share_types,
     shares,
 )
@@ -62,6 +63,7 @@ log = structlog.get_logger()
 ROUTES: Final[Sequence[Route]] = (
     *shares.ROUTES,
     *share_metadata.ROUTES,
+    *share_sizes.ROUTES,
     *export_locations.ROUTES,
     *share_instances.ROUTES,
     *access_rules.ROUTES,

@@ -34,11 +34,15 @@ TAG_OWNER = "sharewright_owner"  # value: "share_server:<id>" or "share_instance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeSpec:
+    """``source_snapshot``: the volume begins as a copy of it (so it is not blank, and must never be formatted) and has
+    at least its size; what it has beyond that reads as zeros."""
+
     name: str  # deterministic and unique, for example "manila-share-<share instance id>"
     size: int
     tags: Tags
     volume_type: str | None = None
     availability_zone: str | None = None
+    source_snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,26 @@ class Volume:
     serial: str
     tags: Tags
     instance_id: str | None = None  # the instance it is attached to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSpec:
+    name: str  # deterministic and unique, for example "manila-snapshot-<snapshot instance id>"
+    volume_id: str
+    tags: Tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSnapshot:
+    """What a volume held at one moment. ``size`` is the volume's then. ``ready``: volumes can be made from it; until
+    then the cloud is still copying, and what the volume is written meanwhile does not change the snapshot."""
+
+    id: str
+    name: str
+    volume_id: str
+    size: int
+    ready: bool
+    tags: Tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +94,52 @@ class Volumes(Protocol):
     def list_volumes(self) -> Sequence[Volume]: ...
 
     def delete_volume(self, volume_id: str, *, timeout: float) -> None:
-        """Delete a volume that no instance holds; CloudError when one does."""
+        """Delete a volume that no instance holds and that has no snapshots; CloudError otherwise."""
         ...
 
     def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
         """Grow to ``size`` GiB, attached or not; a guest that has it sees the new size without a detach, at most a
         moment after the return. That size already: success. It never shrinks: CloudError. No room or quota:
         CloudCapacityExceeded, and nothing has changed. No such volume: CloudObjectMissing."""
+        ...
+
+    def ensure_snapshot(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
+        """Return as soon as the moment is fixed: whatever is written to the volume from then on does not get into the
+        snapshot, whatever the guest had flushed before the call does. The volume may be attached and in use; to get a
+        clean file system the caller has it frozen from before the call until the return. One of that name already:
+        returned as it is, its moment is that of the call that made it. A snapshot that a crash or the cloud spoiled is
+        made anew, with the moment of this call. No such volume: CloudObjectMissing."""
+        ...
+
+    def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
+        """Return when it is ``ready``. CloudObjectMissing when there is none, or it has failed and is gone."""
+        ...
+
+    def find_snapshot(self, snapshot_id: str) -> VolumeSnapshot | None: ...
+
+    def list_snapshots(self) -> Sequence[VolumeSnapshot]: ...
+
+    def delete_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
+        """Volumes made from it live on."""
+        ...
+
+    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+        """Make a volume that exists, but not as ours, ours under that name ("manage"). ``reference`` is what the
+        cloud's people call it: its id, or a name that only it has. Its content, size and attachment stay as they are.
+        Adopted under that name already: success. None: CloudObjectMissing. Ours by another name: CloudError."""
+        ...
+
+    def disown_volume(self, volume_id: str, *, timeout: float) -> None:
+        """Forget a volume of ours without touching its content ("unmanage"); ``adopt_volume`` can take it back by its
+        id. From then on we neither list nor delete it. An instance holds it: CloudError. None of ours: success."""
+        ...
+
+    def adopt_snapshot(self, reference: str, name: str, tags: Tags, *, timeout: float) -> VolumeSnapshot:
+        """As ``adopt_volume``, for a snapshot of a volume of ours."""
+        ...
+
+    def disown_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
+        """As ``disown_volume``."""
         ...
 
     def capacity(self) -> Capacity: ...

@@ -90,6 +90,11 @@ class ShareDriver(Protocol):
         longer than the driver's guest deadline. ``force``: do not insist on a clean unmount either."""
         ...
 
+    def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
+        """Grow a share that is in use to ``size`` GiB; no client notices anything but the room. A failure leaves it as
+        it was, or larger already in parts that users do not see; the same or another size may be asked for again."""
+        ...
+
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         """Make the server's access equal to the rules in the store. One guest round trip."""
         ...

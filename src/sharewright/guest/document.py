@@ -38,11 +38,14 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``uuid`` is chosen by the controller and never changes. ``create``: our journal says that the volume is new; the
-    guest formats it only if it also carries no signature. A volume that already carries ``uuid`` is simply used."""
+    guest formats it only if it also carries no signature. A volume that already carries ``uuid`` is simply used.
+    ``size`` is what the share should have, in bytes: a smaller file system grows to it, mounted, once its disk has
+    grown; a larger one stays as it is. 0: any size will do."""
 
     type: Literal["ext4", "xfs"]
     uuid: str
     create: bool = False
+    size: int = 0
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,8 +86,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ShareState(msgspec.Struct, frozen=True):
     """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
-    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it. ``exported`` is
-    False for a share without rules, which is not exported to anybody."""
+    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it. With ``disk_small``
+    (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its old size.
+    ``exported`` is False for a share without rules, which is not exported to anybody."""
 
     id: str
     mounted: bool

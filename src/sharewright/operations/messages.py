@@ -121,7 +121,7 @@ _DETAILS = {
     Detail.FILTER_JSON: f"{_NO_STORAGE} that meets the given hints.",
     Detail.FILTER_RETRY: f"{_NO_STORAGE} after several tries.",
     Detail.FILTER_REPLICATION: f"{_NO_STORAGE} that can hold a replica of it.",
-    Detail.DRIVER_FAILED_EXTEND: "The share could not be extended and is in extending_error.",
+    Detail.DRIVER_FAILED_EXTEND: "The share could not be extended; it has the size that it had.",
     Detail.FILTER_CREATE_FROM_SNAPSHOT: f"{_NO_STORAGE} that can take over the snapshot.",
     Detail.DRIVER_FAILED_CREATING_FROM_SNAP: "The share could not be made from the snapshot.",
     Detail.DRIVER_REFUSED_SHRINK: "The share holds more data than the smaller size; it was left as it is.",

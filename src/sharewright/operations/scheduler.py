@@ -130,6 +130,25 @@ class Scheduler:
             raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
         return max(passed, key=weight)
 
+    def check_growth(self, share_id: str, increase: int) -> None:
+        """Raise NoValidBackend when the pool that a share lives in has no room for ``increase`` GiB more. What is not
+        known the cloud will say. As Manila's capacity filter: the part of the pool that is reserved is the one for
+        extending (reserved_share_extend_percentage)."""
+        self._refresh()
+        with self._store.read() as tx:
+            request = read_request(tx, share_id)
+            host = tx.execute(select(shares.c.host).where(shares.c.id == share_id)).scalar_one()
+            pool = next((pool for pool in read_pools(tx, list(self._drivers), without="") if pool.host == host), None)
+        if pool is None:
+            return
+        reserved = pool.capabilities.get("reserved_share_extend_percentage", pool.reserved_percentage)
+        failure = _capacity_failure(replace(pool, reserved_percentage=int(reserved)), replace(request, size=increase))
+        if failure:
+            raise NoValidBackend(
+                f"The share cannot grow by {increase} GiB. {pool.backend}: {failure}.",
+                hint="Delete what is not needed, or ask an administrator for more storage.",
+            )
+
     def _refresh(self) -> tuple[dict[str, str], bool]:
         """Bring missing and old reports up to date. Returns backend → why it has none, and whether that may pass."""
         oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)

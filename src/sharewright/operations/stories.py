@@ -10,6 +10,7 @@ from sharewright.operations.create_share import CreateShare
 from sharewright.operations.create_share_server import CreateShareServer
 from sharewright.operations.delete_share import DeleteShare
 from sharewright.operations.delete_share_server import DeleteShareServer
+from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
 from sharewright.operations.update_access import UpdateAccess
 from sharewright.settings import Settings
@@ -21,6 +22,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
     stories: list[Story] = [
         CreateShare(store, drivers, settings),
         DeleteShare(store, drivers),
+        ExtendShare(store, drivers, settings),
         UpdateAccess(store, drivers),
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),

@@ -27,7 +27,7 @@ _READER: Final = _names(
 )
 _MEMBER: Final = _names(
     "share:create share:update share:delete share:update_share_metadata share:delete_share_metadata"
-    " share:allow_access share:deny_access"
+    " share:allow_access share:deny_access share:extend"
     " share_access_metadata:update share_access_metadata:delete"
     " share_network:create share_network:update share_network:delete"
     " share_network_subnet:create share_network_subnet:delete"
@@ -37,6 +37,7 @@ _MEMBER: Final = _names(
 _ADMIN: Final = _names(
     "share:reset_status share:reset_task_state share:force_delete"
     " share:list_by_host share:list_by_share_server_id share:list_all_projects"
+    " share:force_extend share:extend_beyond_max_share_size"
     " share:create_public_share share:create_on_host share:set_public_share share:update_admin_only_metadata"
     " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
     " share_instance_export_location:index share_instance_export_location:show"

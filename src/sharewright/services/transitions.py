@@ -49,6 +49,11 @@ _NO_RULES_IN: Final = frozenset(
 SHARE: Final[Mapping[str, Transition]] = {
     "delete": Transition(sources=_RESTING, target=ShareStatus.DELETING),
     "force_delete": Transition(sources=frozenset(ShareStatus.ALL), target=ShareStatus.DELETING),
+    "extend": Transition(
+        sources=frozenset({ShareStatus.AVAILABLE, ShareStatus.EXTENDING_ERROR}),
+        target=ShareStatus.EXTENDING,
+        refusal=InvalidInput,
+    ),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
     ),

@@ -38,11 +38,18 @@ def rule(access_to: str, access_level: Any = "rw") -> Rule:
     )
 
 
-def share(index: int, *rules: Rule, create: bool = True, type: Any = "ext4", squash: Any = "no_root_squash") -> Share:
+def share(
+    index: int,
+    *rules: Rule,
+    create: bool = True,
+    type: Any = "ext4",
+    squash: Any = "no_root_squash",
+    size: int = 0,
+) -> Share:
     return Share(
         id=number(index),
         serial=serial(index),
-        filesystem=Filesystem(type=type, uuid=number(0xF500 + index), create=create),
+        filesystem=Filesystem(type=type, uuid=number(0xF500 + index), create=create, size=size),
         protocol="NFS",
         rules=rules,
         squash=squash,
@@ -106,7 +113,14 @@ class Machine:
         with device.open("wb") as file:
             file.truncate(size)
         self.show_disk(name, f"8:{16 * index}", text or serial(index), kind)
+        self.write(f"sys/block/{name}/size", f"{size // 512}\n")
         return device
+
+    def grow_disk(self, index: int, size: int) -> None:
+        """What the cloud does to a SCSI disk, and the kernel has noticed."""
+        name = f"sd{chr(ord('a') + index)}"
+        os.truncate(self.root / "dev" / name, size)
+        self.write(f"sys/block/{name}/size", f"{size // 512}\n")
 
     def show_disk(self, name: str, numbers: str, text: str, kind: str = "scsi") -> None:
         self.write(f"sys/block/{name}/dev", numbers + "\n")

@@ -15,6 +15,7 @@ from sharewright.guest.program.filesystems import Disk, Superblock, fstab_line
 from sharewright.guest.program.host import Refusal
 from sharewright.guest.program.planning import Facts, Mount, Plan, make_plan
 
+GIB = 2**30
 NICS = {MANAGEMENT_MAC: "eth0", CLIENT_MAC: "eth1"}
 
 
@@ -23,11 +24,20 @@ def desired(value: Document) -> Desired:
 
 
 def disk(
-    index: int, *, carries: int | None = None, content: str | None = "", type: str = "ext4", complete: bool = True
+    index: int,
+    *,
+    carries: int | None = None,
+    content: str | None = "",
+    type: str = "ext4",
+    complete: bool = True,
+    size: int = 0,
+    filesystem: int = 0,
 ) -> Disk:
-    """Disk ``index``, with the file system of share ``carries``."""
-    superblock = None if carries is None else Superblock(type, number(0xF500 + carries), complete=complete)
-    return Disk(f"/dev/sd{'abcdef'[index]}", f"8:{16 * index}", superblock, content)
+    """Disk ``index``, with the file system of share ``carries``; ``size`` of both in GiB."""
+    superblock = None
+    if carries is not None:
+        superblock = Superblock(type, number(0xF500 + carries), complete=complete, size=filesystem * GIB)
+    return Disk(f"/dev/sd{'abcdef'[index]}", f"8:{16 * index}", superblock, content, size=size * GIB)
 
 
 def disks(*found: tuple[int, Disk]) -> dict[str, list[Disk]]:
@@ -54,6 +64,10 @@ def carry_out(facts: Facts, plan: Plan, wanted: Desired) -> Facts:
                 facts.directories |= {action.share_id}
             case "finish_format":
                 del facts.marks[action.share_id]
+            case "grow":
+                assert action.share is not None
+                assert action.disk is not None
+                action.disk.filesystem_size = action.share.size
             case "remove_directory":
                 facts.directories -= {action.share_id}
             case "write_fstab":
@@ -135,6 +149,50 @@ CASES = {
         Facts(disks=disks((1, disk(1, carries=1, content=None)))),
         document(1, share(1, rule("10.0.0.5"))),
         [("mount", 1), *FILES],
+    ),
+    "a file system grows, mounted and exported as it is, when its disk has grown": Case(
+        with_disks(served(1), d1=disk(1, carries=1, size=2, filesystem=1)),
+        document(1, share(1, rule("10.0.0.5"), size=2 * GIB)),
+        [("grow", 1)],
+    ),
+    "it grows to the size asked for, not to its disk's": Case(
+        with_disks(served(1), d1=disk(1, carries=1, size=9, filesystem=2)),
+        document(1, share(1, rule("10.0.0.5"), size=2 * GIB)),
+        [],
+    ),
+    "a file system is never made smaller": Case(
+        with_disks(served(1), d1=disk(1, carries=1, size=3, filesystem=3)),
+        document(1, share(1, rule("10.0.0.5"), size=2 * GIB)),
+        [],
+    ),
+    "without a size in the document nothing grows": Case(
+        with_disks(served(1), d1=disk(1, carries=1, size=2, filesystem=1)),
+        document(1, share(1, rule("10.0.0.5"))),
+        [],
+    ),
+    "a disk that has not grown yet leaves the share as it is served": Case(
+        with_disks(served(1), d1=disk(1, carries=1, size=1, filesystem=1)),
+        document(1, share(1, rule("10.0.0.5"), size=2 * GIB)),
+        [],
+        {1: "disk_small"},
+    ),
+    "a server made anew serves a share whose disk has not grown yet": Case(
+        Facts(disks=disks((1, disk(1, carries=1, size=1, filesystem=1)))),
+        document(1, share(1, rule("10.0.0.5"), create=False, size=2 * GIB)),
+        [("mount", 1), *FILES],
+        {1: "disk_small"},
+    ),
+    "a server made anew mounts first, then completes a growth": Case(
+        Facts(disks=disks((1, disk(1, carries=1, type="xfs", size=2, filesystem=1)))),
+        document(1, share(1, rule("10.0.0.5"), create=False, type="xfs", size=2 * GIB)),
+        [("mount", 1), ("grow", 1), *FILES],
+    ),
+    "a disk a little smaller than asked for, as encrypted ones are, is large enough": Case(
+        with_disks(
+            served(1), d1=Disk("/dev/sdb", "8:16", Superblock("ext4", number(0xF501), size=GIB), size=2 * GIB - 4096)
+        ),
+        document(1, share(1, rule("10.0.0.5"), size=2 * GIB)),
+        [("grow", 1)],
     ),
     "a foreign file system is never formatted": Case(
         Facts(disks=disks((1, disk(1, carries=7, content="carries ext4")))),

@@ -216,6 +216,40 @@ def test_rules_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, momen
     assert laboratory.run(a_share, act_rules, CloudUnavailable, moment, examine_rules_in_force) >= 1
 
 
+# ---- extend ----
+
+
+def act_extend(world: World, share: str) -> None:
+    world.request_extend(share, 3)
+
+
+def examine_extended_or_error(world: World, share: str) -> None:
+    row = world.share(share)
+    if row.status == "available":
+        assert (row.size, world.messages(share)) == (3, [])
+    else:
+        assert (row.status, row.size) == ("extending_error", 1)
+        assert "Sabotage" in world.messages(share)[0].detail
+        world.request_extend(share, 2)  # whatever the first one left behind
+        world.run()
+        assert (world.share(share).status, world.share(share).size) == ("available", 2)
+    assert world.exports(share) is not None
+
+
+def examine_extended(world: World, share: str) -> None:
+    assert (world.share(share).status, world.share(share).size) == ("available", 3)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_extend_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_extend, CloudError, moment, examine_extended_or_error) >= 3
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_extend_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_extend, CloudUnavailable, moment, examine_extended) >= 3
+
+
 # ---- delete ----
 
 

@@ -5,7 +5,7 @@ when asked for and on a blank volume; older generations are refused; mounts and 
 what the document leaves out is unexported and unmounted, never wiped.
 
 Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe`` for whole calls;
-``guest.mkfs``, ``guest.mount``, ``guest.export``, ``guest.unmount`` for one share's step.
+``guest.mkfs``, ``guest.mount``, ``guest.grow``, ``guest.export``, ``guest.unmount`` for one share's step.
 """
 
 from __future__ import annotations
@@ -91,6 +91,12 @@ class SimulatedGuests:
             return State(
                 generation=instance["generation"],
                 shares=tuple(self._observe_share(tx, instance["id"], share) for share in document.shares),
+                changed=tuple(
+                    f"grow {share.id}"
+                    for share in document.shares
+                    if (volume := _attached(tx, instance["id"], share.serial)) is not None
+                    and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
+                ),
                 boot_id=instance["boot_id"],
                 program=PROGRAM,
             )
@@ -162,7 +168,7 @@ class SimulatedGuests:
             if failure:
                 return _failed(share, "mkfs_failed", failure)
             tx.execute(
-                "UPDATE volumes SET filesystem_uuid = ?, filesystem_type = ? WHERE id = ?",
+                "UPDATE volumes SET filesystem_uuid = ?, filesystem_type = ?, filesystem_size = size WHERE id = ?",
                 (share.filesystem.uuid, share.filesystem.type, volume["id"]),
             )
             formatted = True
@@ -185,6 +191,7 @@ class SimulatedGuests:
                 (instance_id, share.id, share.serial, share.filesystem.uuid, row["rules"] if row else None),
             )
             changed.append(f"mount {share.id}")
+        size, problem = self._grow(tx, volume, share, changed)
         rules, rule_errors = _rules(share)
         failure = self._failure(tx, "guest.export")
         if failure:
@@ -200,9 +207,28 @@ class SimulatedGuests:
             mounted=True,
             exported=True,
             formatted=formatted,
+            error=problem[0],
+            message=problem[1],
             rule_errors=rule_errors,
-            bytes_total=volume["size"] * GIBIBYTE,
+            bytes_total=size * GIBIBYTE,
         )
+
+    def _grow(
+        self, tx: sqlite3.Connection, volume: sqlite3.Row, share: Share, changed: list[str]
+    ) -> tuple[int, tuple[str, str]]:
+        """The file system's size in GiB, after growing it to what the document says; and what went wrong with that."""
+        size = _filesystem_size(volume)
+        wanted = share.filesystem.size // GIBIBYTE
+        if wanted <= size:
+            return size, ("", "")
+        if volume["size"] < wanted:
+            return size, ("disk_small", f"the disk has {volume['size']} GiB, not {wanted}")
+        failure = self._failure(tx, "guest.grow")
+        if failure:
+            return size, ("grow_failed", failure)
+        tx.execute("UPDATE volumes SET filesystem_size = ? WHERE id = ?", (wanted, volume["id"]))
+        changed.append(f"grow {share.id}")
+        return wanted, ("", "")
 
     def _observe_share(self, tx: sqlite3.Connection, instance_id: str, share: Share) -> ShareState:
         volume = _attached(tx, instance_id, share.serial)
@@ -211,13 +237,14 @@ class SimulatedGuests:
         ).fetchone()
         mounted = bool(row and row["mounted"] and volume is not None)
         rules, rule_errors = _rules(share)
+        size = _filesystem_size(volume) if volume is not None else 0
         return ShareState(
             id=share.id,
             mounted=mounted,
             exported=bool(mounted and row["rules"] == dump(rules)),
             error="" if volume is not None else "device_missing",
             rule_errors=rule_errors,
-            bytes_total=volume["size"] * GIBIBYTE if mounted and volume is not None else 0,
+            bytes_total=size * GIBIBYTE if mounted else 0,
         )
 
     def _failure(self, tx: sqlite3.Connection, step: str) -> str:
@@ -243,6 +270,11 @@ def _attached(tx: sqlite3.Connection, instance_id: str, serial: str) -> sqlite3.
         "SELECT * FROM volumes WHERE id = ? AND instance_id = ?", (serial, instance_id)
     ).fetchone()
     return row
+
+
+def _filesystem_size(volume: sqlite3.Row) -> int:
+    """In GiB. A file made before file systems had sizes: they fill their volumes."""
+    return int(volume["filesystem_size"] or volume["size"])
 
 
 def _failed(share: Share, error: str, message: str, *, formatted: bool = False, mounted: bool = False) -> ShareState:

@@ -18,7 +18,7 @@ from sharewright.errors import CloudError, DeadlineExceeded, SharewrightError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS volumes (
   id TEXT PRIMARY KEY, deployment TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, tags TEXT NOT NULL,
-  instance_id TEXT, filesystem_uuid TEXT, filesystem_type TEXT, UNIQUE (deployment, name));
+  instance_id TEXT, filesystem_uuid TEXT, filesystem_type TEXT, filesystem_size INTEGER, UNIQUE (deployment, name));
 CREATE INDEX IF NOT EXISTS volumes_instance ON volumes (instance_id);
 CREATE TABLE IF NOT EXISTS subnets (
   id TEXT PRIMARY KEY, network_id TEXT NOT NULL UNIQUE, deployment TEXT NOT NULL, service INTEGER NOT NULL,

@@ -13,6 +13,7 @@ from sharewright.states import AccessState
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
 
+GIBIBYTE: Final = 2**30
 SQUASH: Final = "no_root_squash"  # as Manila's generic driver: root on an allowed client owns the share
 
 
@@ -46,6 +47,7 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 share_instances.c.filesystem_type,
                 share_instances.c.filesystem_uuid,
                 share_instances.c.filesystem_ready,
+                share_instances.c.size,
                 shares.c.protocol,
             )
             .join(shares, shares.c.id == share_instances.c.share_id)
@@ -83,7 +85,12 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 serial=row.volume_serial,
                 # The journal's word that the volume is new is filesystem_ready = false; the guest formats only if the
                 # volume is blank as well, and merely uses one that already carries this UUID.
-                filesystem=Filesystem(row.filesystem_type, row.filesystem_uuid, create=not row.filesystem_ready),
+                filesystem=Filesystem(
+                    row.filesystem_type,
+                    row.filesystem_uuid,
+                    create=not row.filesystem_ready,
+                    size=row.size * GIBIBYTE,
+                ),
                 protocol=row.protocol,
                 rules=tuple(rules_by_share[row.share_id]),
                 squash=SQUASH,

@@ -21,6 +21,7 @@ from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
 from sharewright.drivers.generic.records import InstanceRecord, extra_spec, find_instance, read_instance, remember
 from sharewright.drivers.generic.release import release_volume
+from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, tenant_network
 from sharewright.errors import (
     CloudError,
@@ -149,6 +150,18 @@ class GenericDriver:
                     progress=progress,
                 )
         self._remove_volume(record, volume, progress)
+
+    def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
+        record = read_instance(self._store, share_instance_id)
+        server = self._server(server_id)
+        timeout = self._within(self._settings.volume_seconds, progress)
+        with progress.step("volume"):
+            volume_id = grow_volume(self._cloud, record, size, timeout=timeout)
+            # From here on every document of the server asks for a file system of that size.
+            remember(self._store, progress, share_instance_id, size=size)
+        with progress.step("guest"):
+            state = self._serve(share_instance_id, server, volume_id, progress)
+            remember(self._store, progress, share_instance_id, bytes_used=state.bytes_used)
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         record = read_instance(self._store, share_instance_id)

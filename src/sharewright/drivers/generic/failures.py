@@ -9,6 +9,7 @@ _HINTS = {
     "mkfs_failed": "Look at the guest's message; the volume may be damaged or too small.",
     "mount_failed": "The file system may be damaged; nothing on the volume was changed.",
     "filesystem_mismatch": "The volume carries another file system than the one recorded; it was left untouched.",
+    "grow_failed": "It goes on being served at its old size, and nothing in it was changed. Extend it again.",
     "export_failed": "Look at the guest's message; the service image may lack a working NFS server.",
 }
 
@@ -27,6 +28,11 @@ def share_failure(state: ShareState) -> SharewrightError | None:
         return CloudUnavailable(
             f"The share server does not see the attached volume of share instance {state.id}{detail}",
             hint="The attachment is made again and the share retried.",
+        )
+    if state.error == "disk_small":
+        return CloudUnavailable(
+            f"The share server does not see yet that the volume of share instance {state.id} has grown{detail}",
+            hint="It is looked at again.",
         )
     return GuestError(
         f"The share server could not serve share instance {state.id} ({state.error}){detail}",

@@ -11,8 +11,9 @@ from .desired import Desired, Share, mount_path
 from .exports import found_entries, wanted_entries
 from .filesystems import MARKS, finish_format, make_filesystem, mount_options
 from .firewall import SAVED, forbid_forwarding, load
+from .growing import grow
 from .host import CommandFailed, Host
-from .planning import Action, Plan, file_actions, make_plan
+from .planning import STILL_SERVED, Action, Plan, file_actions, make_plan
 from .unmounting import UNMOUNT_SECONDS, unmount
 
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
@@ -21,6 +22,7 @@ FAILURES = {
     "mount": "mount_failed",
     "release": "mount_failed",
     "finish_format": "mount_failed",
+    "grow": "grow_failed",
 }
 
 
@@ -56,10 +58,10 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         _load_firewall(host, plan, outcome, desired)
     actions = [action for action in plan.actions if action.share is not None]
     for action in actions:
-        if action.share_id not in plan.problems:
+        if not plan.hinders(action.share_id):
             _act_on_share(host, action, plan, outcome)
-    if any(action.share_id in plan.problems for action in actions):
-        failed = ({action.share_id for action in actions} & plan.problems.keys()) - plan.lasting
+    if any(plan.hinders(action.share_id) for action in actions):
+        failed = {action.share_id for action in actions if plan.hinders(action.share_id)} - plan.lasting
         plan.established = [share for share in plan.established if share.id not in failed]
         plan.actions = [action for action in plan.actions if action.kind not in FILE_ACTIONS]
         plan.actions += file_actions(facts, plan.established)
@@ -102,7 +104,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
     shares = []
     for share in desired.shares:
         error, message = plan.problems.get(share.id, ("", ""))
-        mounted = share.id in mounts and mounts[share.id].alive and error in ("", "export_failed")
+        mounted = share.id in mounts and mounts[share.id].alive and error in ("", "export_failed", *STILL_SERVED)
         wanted = wanted_entries([share])
         in_force = mounted and all(exported.get(entry) == options for entry, options in wanted.items())
         if mounted and not in_force and not error and outcome.acted:
@@ -142,6 +144,8 @@ def _act_on_share(host: Host, action: Action, plan: Plan, outcome: Outcome) -> N
             mount(host, share, disk.device, disk.number)
         elif action.kind == "finish_format" and share:
             finish_format(host, share)
+        elif action.kind == "grow" and share and disk:
+            grow(host, share, disk)
         elif action.kind == "release" and share:
             host.run("umount", host.at(share.path), timeout=UNMOUNT_SECONDS).check()
         outcome.changed.append(action.words)

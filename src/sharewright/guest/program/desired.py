@@ -34,7 +34,7 @@ class Rule:
 
 
 class Share:
-    __slots__ = ("create", "filesystem", "id", "rules", "serial", "squash", "uuid")
+    __slots__ = ("create", "filesystem", "id", "rules", "serial", "size", "squash", "uuid")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Share:
         create: bool = False,
         rules: tuple[Rule, ...] = (),
         squash: str = "no_root_squash",
+        size: int = 0,
     ) -> None:
         self.id = id
         self.serial = serial
@@ -54,6 +55,7 @@ class Share:
         self.create = create
         self.rules = rules
         self.squash = squash
+        self.size = size
 
     @property
     def path(self) -> str:
@@ -160,7 +162,7 @@ def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
 
 def _share(value: object) -> Share:
     table = _table(value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash"))
-    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create",))
+    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size"))
     create = filesystem.get("create", False)
     if not isinstance(create, bool):
         _wrong("filesystem.create", create, "true or false")
@@ -173,6 +175,7 @@ def _share(value: object) -> Share:
         create=create,
         rules=tuple(_rule(item) for item in _list(table.get("rules", []), "rules")),
         squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
+        size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
     )
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 
 from .desired import Desired, mount_path, share_of
-from .filesystems import Disk, content_of, format_marks, match, read_superblock, wait_for_disks
+from .filesystems import (
+    Disk,
+    content_of,
+    disk_size,
+    format_marks,
+    match,
+    read_superblock,
+    small_disks,
+    wait_for_disks,
+)
 from .firewall import interfaces, loaded_text
+from .growing import filesystem_size
 from .host import RUN, SHARES, Host
 from .planning import Facts, Mount
 
@@ -37,25 +47,30 @@ def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
 def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Disk]]:
     """Serial → disks, with what a format would destroy where the document asks for one.
 
-    A disk that a whole wait already missed in this boot is waited for only shortly, or one lost volume would delay
-    every change to the other shares.
+    A disk that a whole wait already missed in this boot, or its growth, is waited for only shortly, or one lost volume
+    would delay every change to the other shares.
     """
     wanted = [share.serial for share in desired.shares]
+    sizes = {share.serial: share.size for share in desired.shares}
     seconds = desired.device_timeout if wait else 0.0
     missed = _missed(host)
     serials: dict[str, str] = {}
     fresh = [serial for serial in wanted if serial not in missed]
     if fresh or not wanted:
-        serials = wait_for_disks(host, fresh, seconds=seconds)
+        awaited = {serial: sizes[serial] for serial in fresh}
+        serials = wait_for_disks(host, fresh, seconds=seconds, sizes=awaited)
     if len(fresh) < len(wanted):
-        serials = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS))
+        serials = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS), sizes=sizes)
     if wait:
-        still = sorted(serial for serial in wanted if not match(serials, serial))
+        small = {serials[name] for name in small_disks(host, serials, sizes)}
+        still = sorted(serial for serial in wanted if not match(serials, serial) or serial in small)
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
     found = {}
     for share in desired.shares:
         found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in match(serials, share.serial)]
+        for disk in found[share.serial]:
+            disk.filesystem_size = filesystem_size(host, share, disk)
     return found
 
 
@@ -72,7 +87,8 @@ def _disk(host: Host, name: str, create: bool, uuid: str) -> Disk:
     content = None
     if create and (superblock is None or superblock.uuid != uuid):
         content = content_of(host, device)
-    return Disk(device, host.read(f"/sys/block/{name}/dev").strip(), superblock, content)
+    number = host.read(f"/sys/block/{name}/dev").strip()
+    return Disk(device, number, superblock, content, size=disk_size(host, name))
 
 
 def find_mounts(host: Host) -> dict[str, Mount]:

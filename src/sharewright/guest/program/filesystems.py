@@ -15,32 +15,56 @@ MARKS = f"{STATE}/formatting"  # one file per format in progress
 # nosuid, nodev: what a tenant stores never gains rights on the server (its clients decide for themselves).
 MOUNT_OPTIONS = "rw,nosuid,nodev,noatime"
 FORMAT_SECONDS = 900.0
+# A disk or a file system may stay that much below the size asked for: an encrypted volume keeps room for its header,
+# xfs drops a last allocation group that would be too small. Shares differ by whole GiB.
+SLACK = 32 * MIB
 
 
 class Superblock:
-    """What a disk's own first sectors say. ``complete`` is False for a file system whose making was cut short."""
+    """What a disk's own first sectors say. ``complete`` is False for a file system whose making was cut short. ``size``
+    in bytes, 0 when it is not known; ``log_bytes``: what an xfs keeps of it for its log."""
 
-    __slots__ = ("complete", "type", "uuid")
+    __slots__ = ("block_bytes", "complete", "log_bytes", "size", "type", "uuid")
 
-    def __init__(self, type: str, uuid: str, *, complete: bool = True) -> None:
+    def __init__(
+        self,
+        type: str,
+        uuid: str,
+        *,
+        complete: bool = True,
+        size: int = 0,
+        block_bytes: int = 0,
+        log_bytes: int = 0,
+    ) -> None:
         self.type = type
         self.uuid = uuid
         self.complete = complete
+        self.size = size
+        self.block_bytes = block_bytes
+        self.log_bytes = log_bytes
 
 
 class Disk:
     """A disk of a share. ``number`` is major:minor; ``content`` says why the disk is not blank, "" when it is, None
-    when nobody looked (it is only looked at before formatting)."""
+    when nobody looked (it is only looked at before formatting). ``size`` and ``filesystem_size`` in bytes."""
 
-    __slots__ = ("content", "device", "number", "superblock")
+    __slots__ = ("content", "device", "filesystem_size", "number", "size", "superblock")
 
     def __init__(
-        self, device: str, number: str, superblock: Superblock | None = None, content: str | None = None
+        self,
+        device: str,
+        number: str,
+        superblock: Superblock | None = None,
+        content: str | None = None,
+        *,
+        size: int = 0,
     ) -> None:
         self.device = device
         self.number = number
         self.superblock = superblock
         self.content = content
+        self.size = size
+        self.filesystem_size = superblock.size if superblock is not None else 0
 
 
 def mount_options(share: Share) -> str:
@@ -83,15 +107,42 @@ def match(serials: dict[str, str], wanted: str) -> list[str]:
     return whole or [name for name, serial in serials.items() if len(serial) == 20 and wanted.startswith(serial)]
 
 
-def wait_for_disks(host: Host, wanted: list[str], *, seconds: float) -> dict[str, str]:
-    """Disk name → serial, as soon as every wanted serial is there or the time is over. Hot-plugging needs no help from
-    us; a rescan of the SCSI hosts is the fallback for events that were lost."""
+def disk_size(host: Host, name: str) -> int:
+    """A disk's bytes as the kernel knows them; it counts in sectors of 512, whatever the disk's own are."""
+    text = host.read(f"/sys/block/{name}/size").strip()
+    return int(text) * 512 if text.isdecimal() else 0
+
+
+def is_small(size: int, wanted: int) -> bool:
+    """Whether a disk or a file system of that size has yet to grow."""
+    return size + SLACK < wanted
+
+
+def small_disks(host: Host, serials: dict[str, str], sizes: dict[str, int]) -> list[str]:
+    """Names of the disks that have fewer bytes than ``sizes`` (by serial) says."""
+    return [
+        name
+        for serial, size in sizes.items()
+        for name in match(serials, serial)
+        if is_small(disk_size(host, name), size)
+    ]
+
+
+def wait_for_disks(
+    host: Host, wanted: list[str], *, seconds: float, sizes: dict[str, int] | None = None
+) -> dict[str, str]:
+    """Disk name → serial, as soon as every wanted serial is there, with the size that it should have, or the time is
+    over. Hot-plugging needs no help from us; a rescan of the SCSI hosts is the fallback for events that were lost. A
+    disk that has grown is asked for its size at once: not every host tells."""
     serials: dict[str, str] = {}
     rescanned = False
     for left in polls(seconds, 0.1):
         serials = disk_serials(host, serials)
-        if all(match(serials, serial) for serial in wanted):
+        small = small_disks(host, serials, sizes or {})
+        if not small and all(match(serials, serial) for serial in wanted):
             break
+        for name in small:
+            host.poke(f"/sys/block/{name}/device/rescan", "1")
         if not rescanned and seconds - left >= min(2.0, seconds / 2) > 0:
             rescanned = True
             for name in host.listing("/sys/class/scsi_host"):
@@ -115,10 +166,34 @@ def read_superblock(host: Host, device: str) -> Superblock | None:
     finally:
         os.close(descriptor)
     if head[1080:1082] == b"\x53\xef":
-        return Superblock("ext4", _dashed(head[1128:1144]))
+        return _ext4(head)
     if head[:4] == b"XFSB":
-        return Superblock("xfs", _dashed(head[32:48]), complete=len(head) > 126 and head[126] == 0)
+        return _xfs(head)
     return None
+
+
+def _ext4(head: bytes) -> Superblock:
+    """ext4's superblock is at 1024: blocks at 4 (and 0x150 with the feature 64bit), log of their size at 24."""
+    block = 1024 << min(int.from_bytes(head[1048:1052], "little"), 16)
+    blocks = int.from_bytes(head[1028:1032], "little")
+    if int.from_bytes(head[1120:1124], "little") & 0x80:
+        blocks += int.from_bytes(head[1360:1364], "little") << 32
+    return Superblock("ext4", _dashed(head[1128:1144]), size=blocks * block, block_bytes=block)
+
+
+def _xfs(head: bytes) -> Superblock:
+    """xfs: the size of a block at 4, blocks at 8, the log's start and length in blocks at 48 and 96 (start 0: it is
+    elsewhere)."""
+    block = int.from_bytes(head[4:8], "big")
+    inside = int.from_bytes(head[48:56], "big") != 0
+    return Superblock(
+        "xfs",
+        _dashed(head[32:48]),
+        complete=len(head) > 126 and head[126] == 0,
+        size=int.from_bytes(head[8:16], "big") * block,
+        block_bytes=block,
+        log_bytes=int.from_bytes(head[96:100], "big") * block if inside else 0,
+    )
 
 
 def _dashed(value: bytes) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .desired import Desired, Share
 from .exports import clients, exports_text, found_entries, wanted_entries
-from .filesystems import Disk, fstab_text, split_fstab
+from .filesystems import Disk, fstab_text, is_small, split_fstab
 from .firewall import firewall_text
+
+# What is wrong with a share that is served all the same, at the size that it had.
+STILL_SERVED = ("disk_small", "grow_failed")
 
 
 class Mount:
@@ -102,6 +105,10 @@ class Plan:
         self.lasting: set[str] = set()
         self.rule_errors: dict[str, dict[str, str]] = {}
 
+    def hinders(self, share_id: str) -> bool:
+        """Whether something is wrong with a share that keeps it from being served."""
+        return share_id in self.problems and self.problems[share_id][0] not in STILL_SERVED
+
 
 def make_plan(facts: Facts, desired: Desired) -> Plan:
     """Refusal (invalid) when the firewall would lock the controller out; anything wrong with one share is a problem of
@@ -114,7 +121,11 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
         problem = _plan_share(facts, share, plan)
         if f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
             plan.lasting.add(share.id)
-        if problem is None or (problem[0] == "device_missing" and share.id in plan.lasting):
+        if (
+            problem is None
+            or problem[0] in STILL_SERVED
+            or (problem[0] == "device_missing" and share.id in plan.lasting)
+        ):
             plan.established.append(share)
         if problem is not None:
             plan.problems[share.id] = problem
@@ -174,6 +185,18 @@ def _plan_share(facts: Facts, share: Share, plan: Plan) -> tuple[str, str] | Non
         plan.actions.append(Action("mount", f"mount share {share.id}", share=share, disk=disk))
     if begun:
         plan.actions.append(Action("finish_format", f"open the root of share {share.id}", share=share))
+    return _plan_growth(share, disk, plan)
+
+
+def _plan_growth(share: Share, disk: Disk, plan: Plan) -> tuple[str, str] | None:
+    """Grow what is smaller than asked for, as soon as the disk has the room. A file system that is being made has the
+    size of its disk."""
+    if not disk.filesystem_size or not is_small(disk.filesystem_size, share.size):
+        return None
+    if is_small(disk.size, share.size):
+        return "disk_small", f"{disk.device} has {disk.size} bytes; the share should have {share.size}."
+    words = f"grow share {share.id} from {disk.filesystem_size} to {share.size} bytes"
+    plan.actions.append(Action("grow", words, share=share, disk=disk))
     return None
 
 
