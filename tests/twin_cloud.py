@@ -21,9 +21,11 @@ from sharewright.clouds.contract import (
     Port,
     PortSpec,
     ServiceSubnetSpec,
+    SnapshotSpec,
     Subnet,
     Tags,
     Volume,
+    VolumeSnapshot,
     VolumeSpec,
     cloud_calls,
 )
@@ -53,6 +55,43 @@ class TwinVolumes:
         return self._listed
 
     def delete_volume(self, volume_id: str, *, timeout: float) -> None:
+        _called(self._seconds)
+
+    def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
+        _called(self._seconds)
+        return Volume(id=volume_id, name=volume_id, size=size, serial=volume_id, tags={})
+
+    def ensure_snapshot(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
+        _called(self._seconds)
+        return _snapshot(derived_id("snapshot", spec.name), spec.name, spec.volume_id, spec.tags)
+
+    def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
+        _called(self._seconds)
+        return _snapshot(snapshot_id, snapshot_id, snapshot_id, {})
+
+    def find_snapshot(self, snapshot_id: str) -> VolumeSnapshot | None:
+        _called(self._seconds)
+        return _snapshot(snapshot_id, snapshot_id, snapshot_id, {})
+
+    def list_snapshots(self) -> Sequence[VolumeSnapshot]:
+        _called(self._seconds)
+        return ()
+
+    def delete_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
+        _called(self._seconds)
+
+    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+        _called(self._seconds)
+        return Volume(id=reference, name=name, size=1, serial=reference, tags=tags)
+
+    def disown_volume(self, volume_id: str, *, timeout: float) -> None:
+        _called(self._seconds)
+
+    def adopt_snapshot(self, reference: str, name: str, tags: Tags, *, timeout: float) -> VolumeSnapshot:
+        _called(self._seconds)
+        return _snapshot(reference, name, reference, tags)
+
+    def disown_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 
     def capacity(self) -> Capacity:
@@ -203,6 +242,10 @@ def _served(document: Document) -> State:
             for share in document.shares
         ),
     )
+
+
+def _snapshot(identifier: str, name: str, volume_id: str, tags: Tags) -> VolumeSnapshot:
+    return VolumeSnapshot(id=identifier, name=name, volume_id=volume_id, size=1, ready=True, tags=tags)
 
 
 def _called(seconds: float) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 import openstack
+import pytest
 
 from sharewright.clouds.contract import Cloud, Flavor, InstanceSpec, Network, Port, PortSpec, Subnet, TenantNetworks
 from sharewright.clouds.openstack.cloud import OpenStackCloud
@@ -45,6 +46,14 @@ class Site(Protocol):
         """A /24 that nobody else uses."""
         ...
 
+    def write(self, cloud: Cloud, volume_id: str, pattern: int) -> None:
+        """Fill the first block of a volume that nobody has attached with one byte, behind the cloud's back."""
+        ...
+
+    def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
+        """Whether the first block of that GiB of a volume is full of one byte."""
+        ...
+
     def remove(self) -> None: ...
 
 
@@ -63,6 +72,20 @@ class SimulatedSite:
 
     def cidr(self) -> IPv4Network:
         return IPv4Network(f"10.7.{next(self._numbers)}.0/24")
+
+    def write(self, cloud: Cloud, volume_id: str, pattern: int) -> None:
+        """Simulated volumes hold nothing but the name of a file system."""
+        assert isinstance(cloud, SimulatedCloud)
+        with cloud.state.transaction() as tx:
+            changed = tx.execute("UPDATE volumes SET filesystem_uuid = ? WHERE id = ?", (str(pattern), volume_id))
+            assert changed.rowcount == 1
+
+    def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
+        assert isinstance(cloud, SimulatedCloud)
+        with cloud.state.transaction(write=False) as tx:
+            row = tx.execute("SELECT * FROM volumes WHERE id = ?", (volume_id,)).fetchone()
+        assert gibibyte < row["size"]
+        return pattern == (0 if gibibyte else int(row["filesystem_uuid"] or 0))
 
     def remove(self) -> None:
         for cloud in self._clouds:
@@ -98,6 +121,18 @@ class LibvirtSite:
     def cidr(self) -> IPv4Network:
         return IPv4Network(f"10.{self._random.randrange(160, 240)}.{self._random.randrange(256)}.0/24")
 
+    def write(self, cloud: Cloud, volume_id: str, pattern: int) -> None:
+        file = self._file(cloud, volume_id)
+        write_block(str(file), file.suffix[1:], pattern)
+
+    def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
+        file = self._file(cloud, volume_id)
+        return block_holds(str(file), file.suffix[1:], pattern, gibibyte)
+
+    def _file(self, cloud: Cloud, volume_id: str) -> Path:
+        (file,) = self._deployments[cloud.deployment].rglob(f"volumes/{volume_id}.*")
+        return file
+
     def remove(self) -> None:
         from sharewright.clouds.libvirt.cloud import LibvirtCloud
 
@@ -120,6 +155,7 @@ class TestBed:
     def __init__(self, openrc: Path) -> None:
         variables = dict(re.findall(r"(OS_\w+)=(\S+)", openrc.read_text()))
         self.name = "swct-" + short_hash(str(os.getpid()), str(time.time_ns()), length=6)
+        self.ceph = openrc.parent / "ceph.conf"
         self._admin = OpenStack(
             auth_url=variables["OS_AUTH_URL"],
             username=variables["OS_USERNAME"],
@@ -160,7 +196,7 @@ class TestBed:
         user = identity.find_user(self._admin.username, ignore_missing=False)
         role = identity.find_role("admin", ignore_missing=False)
         identity.assign_project_role_to_user(project, user, role)
-        self.sdk.set_volume_quotas(project.id, volumes=100, gigabytes=1000)
+        self.sdk.set_volume_quotas(project.id, volumes=100, snapshots=100, gigabytes=1000)
         self.sdk.set_network_quotas(project.id, security_group=-1, security_group_rule=-1)
         self.settings = msgspec.structs.replace(self._admin, project=self.name)
 
@@ -207,6 +243,17 @@ class OpenStackSite:
     def cidr(self) -> IPv4Network:
         return IPv4Network(f"10.{self._random.randrange(160, 240)}.{self._random.randrange(256)}.0/24")
 
+    def write(self, cloud: Cloud, volume_id: str, pattern: int) -> None:
+        write_block(self._image(volume_id), "raw", pattern)
+
+    def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
+        return block_holds(self._image(volume_id), "raw", pattern, gibibyte)
+
+    def _image(self, volume_id: str) -> str:
+        if not self._bed.ceph.exists():
+            pytest.skip(f"There is no {self._bed.ceph}: only the test bed lets us look into its volumes.")
+        return f"rbd:volumes/volume-{volume_id}:conf={self._bed.ceph}"
+
     def remove(self) -> None:
         for cloud in {cloud.deployment: cloud for cloud in self._clouds}.values():
             cloud.purge(NoProgress())
@@ -219,6 +266,19 @@ def empty_disk(directory: Path) -> Path:
     disk = directory / "empty.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
     return disk
+
+
+def write_block(image: str, form: str, pattern: int) -> None:
+    command = ["qemu-io", "-f", form, "-c", f"write -P {pattern} 0 64k", image]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def block_holds(image: str, form: str, pattern: int, gibibyte: int) -> bool:
+    command = ["qemu-io", "-r", "-f", form, "-c", f"read -P {pattern} {gibibyte}G 64k", image]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "read 65536/65536 bytes" not in done.stdout:
+        raise AssertionError(f"{image} cannot be read: {done.stdout} {done.stderr}")
+    return "Pattern verification failed" not in done.stdout
 
 
 def make_network(site: Site, cloud: Cloud, name: str = "tenant") -> Network:

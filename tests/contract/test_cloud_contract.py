@@ -16,9 +16,11 @@ from sharewright.clouds.contract import (
     Cloud,
     PortSpec,
     ServiceSubnetSpec,
+    SnapshotSpec,
     Subnet,
     TenantNetworks,
     Volume,
+    VolumeSnapshot,
     VolumeSpec,
     cloud_calls,
 )
@@ -35,6 +37,20 @@ def volume_spec(name: str = "manila-share-1", size: int = 1) -> VolumeSpec:
 
 def make_volume(cloud: Cloud, name: str = "manila-share-1", size: int = 1) -> Volume:
     return cloud.volumes.ensure_volume(volume_spec(name, size), timeout=SECONDS)
+
+
+def snapshot_spec(volume: Volume, name: str = "manila-snapshot-1") -> SnapshotSpec:
+    return SnapshotSpec(name=name, volume_id=volume.id, tags=TAGS)
+
+
+def make_snapshot(cloud: Cloud, volume: Volume, name: str = "manila-snapshot-1") -> VolumeSnapshot:
+    snapshot = cloud.volumes.ensure_snapshot(snapshot_spec(volume, name), timeout=SECONDS)
+    return cloud.volumes.await_snapshot(snapshot.id, timeout=SECONDS)
+
+
+def make_clone(cloud: Cloud, snapshot_id: str, name: str = "manila-share-clone", size: int = 1) -> Volume:
+    spec = VolumeSpec(name=name, size=size, tags=TAGS, source_snapshot=snapshot_id)
+    return cloud.volumes.ensure_volume(spec, timeout=SECONDS)
 
 
 def service_subnet(site: Site, cloud: Cloud, name: str = "service") -> Subnet:
@@ -149,6 +165,305 @@ def test_another_deployments_tag_is_refused(cloud: Cloud) -> None:
             VolumeSpec(name="v", size=1, tags={TAG_DEPLOYMENT: "somebody-else"}), timeout=SECONDS
         )
     assert list(cloud.volumes.list_volumes()) == []
+
+
+# ---- snapshots ----
+
+
+def test_ensure_snapshot_twice_is_one_snapshot(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    first = make_snapshot(cloud, volume)
+    assert make_snapshot(cloud, volume) == first
+    assert make_snapshot(site.open(), volume) == first
+    assert first.ready
+    assert (first.name, first.volume_id, first.size) == ("manila-snapshot-1", volume.id, 1)
+    assert first.tags == {**TAGS, TAG_DEPLOYMENT: cloud.deployment}
+    assert list(site.open().volumes.list_snapshots()) == [first]
+    assert site.open().volumes.find_snapshot(first.id) == first
+    assert cloud.volumes.find_volume(volume.id) == volume
+
+
+def test_threads_make_one_snapshot(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    snapshots = at_once(*[lambda: make_snapshot(cloud, volume)] * 4)
+    assert len({snapshot.id for snapshot in snapshots}) == 1
+    assert len(cloud.volumes.list_snapshots()) == 1
+
+
+def test_a_snapshot_of_what_is_not_there(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    for missing in (new_id(), "no such thing", make_volume(site.open("other")).id):
+        with pytest.raises(CloudObjectMissing):
+            make_snapshot(cloud, replace(volume, id=missing))
+        with pytest.raises(CloudObjectMissing):
+            cloud.volumes.await_snapshot(missing, timeout=SECONDS)
+        with pytest.raises(CloudObjectMissing):
+            make_clone(cloud, missing)
+        assert cloud.volumes.find_snapshot(missing) is None
+    assert list(cloud.volumes.list_snapshots()) == []
+    assert [item.id for item in cloud.volumes.list_volumes()] == [volume.id]
+
+
+def test_a_snapshot_of_another_volume_is_a_contradiction(cloud: Cloud) -> None:
+    first, second = make_volume(cloud, "v1"), make_volume(cloud, "v2")
+    snapshot = make_snapshot(cloud, first)
+    with pytest.raises(CloudError, match="exists"):
+        make_snapshot(cloud, second)
+    assert list(cloud.volumes.list_snapshots()) == [snapshot]
+
+
+def test_another_deployments_snapshot_tag_is_refused(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    spec = SnapshotSpec(name="s", volume_id=volume.id, tags={TAG_DEPLOYMENT: "somebody-else"})
+    with pytest.raises(CloudError, match="deployment"):
+        cloud.volumes.ensure_snapshot(spec, timeout=SECONDS)
+    assert list(cloud.volumes.list_snapshots()) == []
+
+
+def test_snapshots_of_other_deployments_are_neither_listed_nor_deleted(site: Site, cloud: Cloud) -> None:
+    other = site.open("other")
+    snapshot = make_snapshot(other, make_volume(other))
+    assert list(cloud.volumes.list_snapshots()) == []
+    assert cloud.volumes.find_snapshot(snapshot.id) is None
+    cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
+    cloud.volumes.disown_snapshot(snapshot.id, timeout=SECONDS)
+    assert list(other.volumes.list_snapshots()) == [snapshot]
+
+
+def test_deleting_a_snapshot_twice_or_never_made_succeeds(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    snapshot = make_snapshot(cloud, volume)
+    for each in (snapshot.id, snapshot.id, new_id(), "no such thing"):
+        cloud.volumes.delete_snapshot(each, timeout=SECONDS)
+    assert cloud.volumes.find_snapshot(snapshot.id) is None
+    assert list(cloud.volumes.list_snapshots()) == []
+    assert make_snapshot(cloud, volume).id in {each.id for each in cloud.volumes.list_snapshots()}
+
+
+def test_a_volume_with_snapshots_is_not_deleted(cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    snapshot = make_snapshot(cloud, volume)
+    with pytest.raises(CloudError, match="snapshot") as caught:
+        cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert caught.value.hint
+    assert cloud.volumes.find_volume(volume.id) == volume
+    assert cloud.volumes.find_snapshot(snapshot.id) == snapshot
+    cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert list(cloud.volumes.list_volumes()) == []
+
+
+def test_a_snapshot_keeps_its_moment_and_its_size(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    site.write(cloud, volume.id, 65)
+    first = make_snapshot(cloud, volume, "s1")
+    site.write(cloud, volume.id, 66)
+    second = make_snapshot(cloud, volume, "s2")
+    cloud.volumes.extend_volume(volume.id, 2, timeout=SECONDS)
+    site.write(cloud, volume.id, 67)
+    assert make_snapshot(cloud, volume, "s1") == first
+    clones = [make_clone(cloud, snapshot.id, snapshot.name) for snapshot in (first, second)]
+    assert [clone.size for clone in clones] == [1, 1]
+    assert site.holds(cloud, clones[0].id, 65)
+    assert site.holds(cloud, clones[1].id, 66)
+    assert site.holds(cloud, volume.id, 67)
+
+
+def test_snapshots_of_an_attached_volume(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    attached = replace(volume, instance_id=instance.id)
+    snapshots = [make_snapshot(cloud, volume, name) for name in ("s1", "s2")]
+    assert cloud.volumes.find_volume(volume.id) == attached
+    cloud.volumes.delete_snapshot(snapshots[0].id, timeout=SECONDS)
+    assert list(cloud.volumes.list_snapshots()) == [snapshots[1]]
+    assert cloud.volumes.extend_volume(volume.id, 2, timeout=SECONDS) == replace(attached, size=2)
+    assert cloud.volumes.find_snapshot(snapshots[1].id) == snapshots[1]
+    cloud.compute.reboot_instance(instance.id, timeout=SECONDS)
+    cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+    cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    cloud.compute.delete_instance(instance.id, timeout=SECONDS)
+    assert list(cloud.volumes.list_snapshots()) == [snapshots[1]]
+    assert cloud.volumes.find_volume(volume.id) == replace(volume, size=2)
+
+
+# ---- volumes from snapshots ----
+
+
+def test_a_clone_begins_with_the_snapshots_content(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    site.write(cloud, volume.id, 65)
+    snapshot = make_snapshot(cloud, volume)
+    clone = make_clone(cloud, snapshot.id, size=2)
+    assert clone == make_clone(site.open(), snapshot.id, size=2)
+    assert clone == site.open().volumes.find_volume(clone.id)
+    assert clone.tags == {**TAGS, TAG_DEPLOYMENT: cloud.deployment}
+    assert clone.size == 2
+    assert is_id(clone.serial)
+    assert clone.serial != volume.serial
+    assert site.holds(cloud, clone.id, 65)
+    assert site.holds(cloud, clone.id, 0, gibibyte=1)
+    site.write(cloud, clone.id, 66)
+    assert site.holds(cloud, volume.id, 65), "a copy, not the volume itself"
+    assert site.holds(cloud, make_clone(cloud, snapshot.id, "another").id, 65)
+
+
+def test_a_clone_is_never_smaller_than_its_snapshot(cloud: Cloud) -> None:
+    snapshot = make_snapshot(cloud, make_volume(cloud, size=2))
+    with pytest.raises(CloudError) as caught:
+        make_clone(cloud, snapshot.id, size=1)
+    assert caught.value.hint
+    assert len(cloud.volumes.list_volumes()) == 1
+
+
+def test_a_blank_volume_is_no_clone(cloud: Cloud) -> None:
+    """Who asks for a copy and is given what somebody made without one would serve the wrong data."""
+    snapshot = make_snapshot(cloud, make_volume(cloud))
+    make_volume(cloud, "blank")
+    with pytest.raises(CloudError, match="not from snapshot"):
+        make_clone(cloud, snapshot.id, "blank")
+
+
+def test_a_clone_outlives_its_snapshot_and_its_volume(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    site.write(cloud, volume.id, 65)
+    snapshot = make_snapshot(cloud, volume)
+    clone = make_clone(cloud, snapshot.id)
+    for _ in range(2):
+        cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
+    assert site.open().volumes.find_snapshot(snapshot.id) is None
+    assert list(cloud.volumes.list_snapshots()) == []
+    for _ in range(2):
+        cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert site.open().volumes.find_volume(volume.id) is None
+    assert list(cloud.volumes.list_volumes()) == [clone]
+    assert make_clone(cloud, snapshot.id) == clone, "a repeated call after all that"
+    assert site.holds(cloud, clone.id, 65)
+    # The names are free, and a clone has snapshots of its own.
+    again = make_snapshot(cloud, clone)
+    assert again.id != snapshot.id
+    grandchild = make_clone(cloud, again.id, "manila-share-grandchild")
+    cloud.volumes.delete_snapshot(again.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(clone.id, timeout=SECONDS)
+    assert list(cloud.volumes.list_volumes()) == [grandchild]
+    assert site.holds(cloud, grandchild.id, 65)
+    cloud.volumes.delete_volume(grandchild.id, timeout=SECONDS)
+    assert list(cloud.volumes.list_volumes()) == []
+    assert cloud.volumes.capacity().provisioned == 0
+
+
+# ---- adopting and disowning ----
+
+
+def test_a_disowned_volume_is_let_alone_and_adopted_again(site: Site, cloud: Cloud) -> None:
+    volume = make_volume(cloud)
+    site.write(cloud, volume.id, 65)
+    for identifier in (volume.id, volume.id, new_id(), "no such thing"):
+        cloud.volumes.disown_volume(identifier, timeout=SECONDS)
+    assert list(site.open().volumes.list_volumes()) == []
+    assert site.open().volumes.find_volume(volume.id) is None
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    with pytest.raises(CloudObjectMissing):
+        cloud.volumes.extend_volume(volume.id, 2, timeout=SECONDS)
+    tags = {**TAGS, "sharewright_owner": "share_instance:2"}
+    adopted = cloud.volumes.adopt_volume(volume.id, "manila-share-2", tags, timeout=SECONDS)
+    assert (adopted.name, adopted.size, adopted.instance_id) == ("manila-share-2", 1, None)
+    assert adopted.tags == {**tags, TAG_DEPLOYMENT: cloud.deployment}
+    assert list(site.open().volumes.list_volumes()) == [adopted]
+    assert site.open().volumes.find_volume(adopted.id) == adopted
+    assert site.holds(cloud, adopted.id, 65)
+    assert make_volume(cloud, "manila-share-2") == adopted
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_adopting_a_volume_twice_succeeds(site: Site, cloud: Cloud, by: str) -> None:
+    volume = make_volume(cloud)
+    cloud.volumes.disown_volume(volume.id, timeout=SECONDS)
+    reference = volume.id if by == "id" else volume.name
+    first = cloud.volumes.adopt_volume(reference, "manila-share-2", TAGS, timeout=SECONDS)
+    assert site.open().volumes.adopt_volume(reference, "manila-share-2", TAGS, timeout=SECONDS) == first
+    assert list(cloud.volumes.list_volumes()) == [first]
+
+
+def test_only_what_is_nobodys_is_adopted(site: Site, cloud: Cloud) -> None:
+    ours, other = make_volume(cloud), site.open("other")
+    theirs = make_volume(other, "manila-share-theirs")
+    for missing in (new_id(), "no such thing", "../../etc/passwd", ""):
+        with pytest.raises(CloudObjectMissing):
+            cloud.volumes.adopt_volume(missing, "manila-share-2", TAGS, timeout=SECONDS)
+    for reference in (ours.id, ours.name, theirs.id, theirs.name):
+        with pytest.raises(CloudError) as caught:
+            cloud.volumes.adopt_volume(reference, "manila-share-2", TAGS, timeout=SECONDS)
+        assert caught.value.hint
+    assert cloud.volumes.adopt_volume(ours.id, ours.name, TAGS, timeout=SECONDS) == ours
+    assert list(cloud.volumes.list_volumes()) == [ours]
+    assert list(other.volumes.list_volumes()) == [theirs]
+
+
+def test_a_name_of_ours_is_not_given_to_an_adopted_volume(cloud: Cloud) -> None:
+    ours, disowned = make_volume(cloud, "v1"), make_volume(cloud, "v2")
+    cloud.volumes.disown_volume(disowned.id, timeout=SECONDS)
+    with pytest.raises(CloudError):
+        cloud.volumes.adopt_volume(disowned.id, "v1", TAGS, timeout=SECONDS)
+    assert list(cloud.volumes.list_volumes()) == [ours]
+    assert cloud.volumes.adopt_volume(disowned.id, "v2", TAGS, timeout=SECONDS).size == disowned.size
+
+
+def test_an_attached_volume_is_not_disowned(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    with pytest.raises(CloudError, match="attached to instance"):
+        cloud.volumes.disown_volume(volume.id, timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume.id) == replace(volume, instance_id=instance.id)
+    cloud.compute.detach_volume(instance.id, volume.id, timeout=SECONDS)
+    cloud.volumes.disown_volume(volume.id, timeout=SECONDS)
+    adopted = cloud.volumes.adopt_volume(volume.id, volume.name, TAGS, timeout=SECONDS)
+    cloud.compute.attach_volume(instance.id, adopted.id, timeout=SECONDS)
+    found = cloud.volumes.find_volume(adopted.id)
+    assert found is not None
+    assert found.instance_id == instance.id
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_a_disowned_snapshot_is_let_alone_and_adopted_again(site: Site, cloud: Cloud, by: str) -> None:
+    volume = make_volume(cloud)
+    site.write(cloud, volume.id, 65)
+    snapshot = make_snapshot(cloud, volume)
+    site.write(cloud, volume.id, 66)
+    for identifier in (snapshot.id, snapshot.id, new_id(), "no such thing"):
+        cloud.volumes.disown_snapshot(identifier, timeout=SECONDS)
+    assert list(site.open().volumes.list_snapshots()) == []
+    assert site.open().volumes.find_snapshot(snapshot.id) is None
+    cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
+    with pytest.raises(CloudError, match="snapshot"):  # whose data it is part of
+        cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    reference = snapshot.id if by == "id" else snapshot.name
+    for missing in (new_id(), "no such thing", ""):
+        with pytest.raises(CloudObjectMissing):
+            cloud.volumes.adopt_snapshot(missing, "manila-snapshot-2", TAGS, timeout=SECONDS)
+    adopted = cloud.volumes.adopt_snapshot(reference, "manila-snapshot-2", TAGS, timeout=SECONDS)
+    assert cloud.volumes.adopt_snapshot(reference, "manila-snapshot-2", TAGS, timeout=SECONDS) == adopted
+    assert (adopted.name, adopted.volume_id, adopted.size, adopted.ready) == ("manila-snapshot-2", volume.id, 1, True)
+    assert adopted.tags == {**TAGS, TAG_DEPLOYMENT: cloud.deployment}
+    assert list(site.open().volumes.list_snapshots()) == [adopted]
+    assert site.holds(cloud, make_clone(cloud, adopted.id).id, 65)
+
+
+def test_only_snapshots_that_are_nobodys_are_adopted(site: Site, cloud: Cloud) -> None:
+    other = site.open("other")
+    ours = make_snapshot(cloud, make_volume(cloud))
+    theirs = make_snapshot(other, make_volume(other), "manila-snapshot-theirs")
+    unadopted = make_snapshot(other, make_volume(other), "manila-snapshot-loose")
+    other.volumes.disown_snapshot(unadopted.id, timeout=SECONDS)
+    for reference in (ours.id, ours.name, theirs.id, theirs.name, unadopted.id):  # the last: of a volume not ours
+        with pytest.raises(CloudError) as caught:
+            cloud.volumes.adopt_snapshot(reference, "manila-snapshot-2", TAGS, timeout=SECONDS)
+        assert caught.value.hint
+    assert cloud.volumes.adopt_snapshot(ours.id, ours.name, TAGS, timeout=SECONDS) == ours
+    assert list(cloud.volumes.list_snapshots()) == [ours]
+    assert list(other.volumes.list_snapshots()) == [theirs]
 
 
 # ---- only ours ----

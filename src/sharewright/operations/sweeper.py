@@ -22,17 +22,24 @@ from sharewright.errors import SharewrightError
 from sharewright.operations import leases
 from sharewright.states import ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import NEVER, operations, service_subnets, share_instances, share_servers
+from sharewright.store.tables import NEVER, metadata, operations, share_servers
 
 log = structlog.get_logger()
 
 GRACE_SECONDS = 600.0
 TIMEOUT = 120.0  # seconds for each call that deletes
 _BATCH = 500
-OWNERS = {"share_server": share_servers, "share_instance": share_instances, "service_subnet": service_subnets}
+# Owner in a tag → the table of its rows. What an owner without a table has is not understood, so it is left alone.
+OWNER_TABLES = {
+    "share_server": "share_servers",
+    "share_instance": "share_instances",
+    "share_snapshot_instance": "share_snapshot_instances",
+    "service_subnet": "service_subnets",
+}
+OWNERS = {owner: metadata.tables[table] for owner, table in OWNER_TABLES.items() if table in metadata.tables}
 
-Kind = Literal["instance", "volume", "port", "service_subnet"]
-ORDER: Sequence[Kind] = ("instance", "volume", "port", "service_subnet")  # what holds others goes first
+Kind = Literal["instance", "snapshot", "volume", "port", "service_subnet"]
+ORDER: Sequence[Kind] = ("instance", "snapshot", "volume", "port", "service_subnet")  # what holds others goes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +145,8 @@ class Sweeper:
         try:
             if orphan.kind == "instance":
                 cloud.compute.delete_instance(orphan.id, timeout=TIMEOUT)
+            elif orphan.kind == "snapshot":
+                cloud.volumes.delete_snapshot(orphan.id, timeout=TIMEOUT)
             elif orphan.kind == "port":
                 cloud.networks.delete_port(orphan.id, timeout=TIMEOUT)
             elif orphan.kind == "service_subnet":
@@ -161,6 +170,7 @@ def _look(name: str, cloud: Cloud) -> list[Sighting]:
         sight(name, "instance", instance.id, instance.tags, ours, running=instance.running)
         for instance in cloud.compute.list_instances()
     ]
+    seen += [sight(name, "snapshot", each.id, each.tags, ours) for each in cloud.volumes.list_snapshots()]
     seen += [
         sight(name, "volume", volume.id, volume.tags, ours, attached_to=volume.instance_id)
         for volume in cloud.volumes.list_volumes()

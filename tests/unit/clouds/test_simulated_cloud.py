@@ -10,17 +10,28 @@ import sys
 import time
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, PortSpec, Volume, VolumeSpec, cloud_calls
+from sharewright.clouds.contract import (
+    Flavor,
+    Instance,
+    InstanceSpec,
+    PortSpec,
+    SnapshotSpec,
+    Volume,
+    VolumeSpec,
+    cloud_calls,
+)
 from sharewright.clouds.simulated import SimulatedCloud
 from sharewright.clouds.simulated.guest import SimulatedGuests
 from sharewright.errors import (
     CloudCapacityExceeded,
     CloudError,
+    CloudObjectMissing,
     CloudUnavailable,
     DeadlineExceeded,
     GuestError,
@@ -173,6 +184,51 @@ def test_capacity_is_a_limit(cloud: SimulatedCloud) -> None:
         cloud.volumes.ensure_volume(VolumeSpec(name="v", size=101, tags={}), timeout=5)
 
 
+# ---- snapshots, adoption ----
+
+
+def test_a_snapshot_is_ready_after_its_copy(cloud: SimulatedCloud) -> None:
+    volume = cloud.volumes.ensure_volume(VolumeSpec(name="v", size=1, tags={}), timeout=5)
+    cloud.set_delay("copy", 0.2)
+    snapshot = cloud.volumes.ensure_snapshot(SnapshotSpec(name="s", volume_id=volume.id, tags={}), timeout=5)
+    assert not snapshot.ready
+    with pytest.raises(DeadlineExceeded, match="not ready"):
+        cloud.volumes.await_snapshot(snapshot.id, timeout=0.01)
+    assert cloud.volumes.await_snapshot(snapshot.id, timeout=5).ready
+
+
+def test_a_snapshot_that_is_not_ready_makes_no_volume(cloud: SimulatedCloud) -> None:
+    volume = cloud.volumes.ensure_volume(VolumeSpec(name="v", size=1, tags={}), timeout=5)
+    cloud.set_delay("copy", 60)
+    snapshot = cloud.volumes.ensure_snapshot(SnapshotSpec(name="s", volume_id=volume.id, tags={}), timeout=5)
+    with pytest.raises(CloudError, match="not ready"):
+        cloud.volumes.ensure_volume(VolumeSpec(name="c", size=1, tags={}, source_snapshot=snapshot.id), timeout=5)
+    assert [each.name for each in cloud.volumes.list_volumes()] == ["v"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_snapshots_fail_as_other_calls_do(cloud: SimulatedCloud, moment: Literal["before", "after"]) -> None:
+    volume = cloud.volumes.ensure_volume(VolumeSpec(name="v", size=1, tags={}), timeout=5)
+    cloud.fail("ensure_snapshot", CloudUnavailable, moment=moment)
+    spec = SnapshotSpec(name="s", volume_id=volume.id, tags={})
+    with pytest.raises(CloudUnavailable):
+        cloud.volumes.ensure_snapshot(spec, timeout=5)
+    assert len(cloud.volumes.list_snapshots()) == (moment == "after")
+    assert cloud.volumes.ensure_snapshot(spec, timeout=5) == cloud.volumes.list_snapshots()[0]
+
+
+def test_somebody_elses_volume_is_adopted_with_its_file_system(cloud: SimulatedCloud) -> None:
+    for name in ("theirs", "twin", "twin"):
+        cloud.volumes.add_foreign_volume(name, 3)
+    assert list(cloud.volumes.list_volumes()) == []
+    adopted = cloud.volumes.adopt_volume("theirs", "manila-share-1", {}, timeout=5)
+    assert (adopted.name, adopted.size) == ("manila-share-1", 3)
+    with pytest.raises(CloudError, match="2 volumes are called twin"):
+        cloud.volumes.adopt_volume("twin", "manila-share-2", {}, timeout=5)
+    with pytest.raises(CloudObjectMissing):
+        cloud.volumes.adopt_volume("nobody's", "manila-share-2", {}, timeout=5)
+
+
 # ---- guests ----
 
 
@@ -221,6 +277,25 @@ def test_blank_volume_that_should_not_be_new_is_not_formatted(server: Server) ->
     state = server.guests.apply(server.address, document(1, share(volume, create=False)), timeout=5)
     assert state.shares[0].error == "filesystem_mismatch"
     assert not state.shares[0].formatted
+
+
+def test_a_clone_serves_the_file_system_of_the_snapshots_moment(server: Server) -> None:
+    blank = server.volume("v")
+    specs = [SnapshotSpec(name=name, volume_id=blank.id, tags={}) for name in ("before", "after")]
+    volumes = server.cloud.volumes
+    early = volumes.ensure_snapshot(specs[0], timeout=5)
+    server.guests.apply(server.address, document(1, share(blank)), timeout=5)
+    late = volumes.ensure_snapshot(specs[1], timeout=5)
+    clones = []
+    for number, snapshot in enumerate((early, late)):
+        spec = VolumeSpec(name=f"clone {number}", size=2, tags={}, source_snapshot=snapshot.id)
+        clones.append(volumes.ensure_volume(spec, timeout=5))
+        server.cloud.compute.attach_volume(server.instance.id, clones[-1].id, timeout=5)
+    state = server.guests.apply(
+        server.address, document(2, share(blank), *(share(clone, create=False) for clone in clones)), timeout=5
+    )
+    assert [one.error for one in state.shares] == ["", "filesystem_mismatch", ""]
+    assert state.shares[2].mounted
 
 
 def test_missing_device_leaves_the_others_alone(server: Server) -> None:

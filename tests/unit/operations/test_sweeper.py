@@ -21,15 +21,16 @@ from sharewright.clouds.contract import (
     InstanceSpec,
     PortSpec,
     ServiceSubnetSpec,
+    SnapshotSpec,
     VolumeSpec,
 )
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.errors import CloudUnavailable
 from sharewright.identifiers import new_id, utcnow
-from sharewright.operations.sweeper import ORDER, Sighting, Sweeper, choose_orphans, sight
+from sharewright.operations.sweeper import ORDER, OWNER_TABLES, OWNERS, Sighting, Sweeper, choose_orphans, sight
 from sharewright.settings import Simulated
 from sharewright.store.database import Store
-from sharewright.store.tables import NEVER, service_subnets, share_servers
+from sharewright.store.tables import NEVER, metadata, service_subnets, share_servers
 
 # ---- the decision ----
 
@@ -196,6 +197,32 @@ def test_what_has_its_row_stays(store: Store, cloud: SimulatedCloud) -> None:
     clock.now = 1000
     assert [orphan.kind for orphan in sweep.sweep()] == ["volume"], "detached from the living server first"
     assert objects(cloud) == 3
+
+
+def test_orphaned_snapshots_go_before_their_volumes(store: Store, cloud: SimulatedCloud) -> None:
+    instance = new_id()
+    volume = cloud.volumes.ensure_volume(
+        VolumeSpec(name="v", size=1, tags=tags(f"share_instance:{instance}")), timeout=5
+    )
+    owners = [f"share_instance:{instance}", "share_network:1"]  # the last is no owner that the sweeper understands
+    for owner in owners:
+        spec = SnapshotSpec(name=f"snapshot of {owner}", volume_id=volume.id, tags=tags(owner))
+        cloud.volumes.ensure_snapshot(spec, timeout=5)
+    sweep, clock = sweeper(store, cloud)
+    assert sweep.sweep() == []
+    clock.now = 101
+    assert [orphan.kind for orphan in sweep.sweep()] == ["snapshot"], "the volume still has one"
+    (left,) = cloud.volumes.list_snapshots()
+    assert left.tags[TAG_OWNER] == "share_network:1"
+    cloud.volumes.delete_snapshot(left.id, timeout=5)
+    assert [orphan.kind for orphan in sweep.sweep()] == ["volume"]
+
+
+def test_snapshots_of_owners_with_a_table_are_understood() -> None:
+    assert set(OWNERS) <= set(OWNER_TABLES)
+    for owner in OWNER_TABLES:
+        sighting = sight("c", "snapshot", "s", tags(f"{owner}:1"), "ours")
+        assert (sighting is not None) == (OWNER_TABLES[owner] in metadata.tables)
 
 
 @pytest.mark.parametrize("where", ["resource", "payload", "facts"])

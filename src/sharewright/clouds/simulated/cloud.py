@@ -17,7 +17,8 @@ class SimulatedCloud:
     """``path`` is the file. Any number of objects in any number of processes may use one file at the same time.
 
     Methods for tests are named as in the contract ("ensure_volume", "attach_volume", …); for the guests see
-    clouds/simulated/guest.py, whose names start with ``guest.``; ``boot`` is the time a VM takes to boot.
+    clouds/simulated/guest.py, whose names start with ``guest.``; ``boot`` is the time a VM takes to boot, ``copy``
+    the time from a snapshot's moment until it is ready.
     """
 
     def __init__(self, settings: Simulated, *, deployment: str, path: Path) -> None:
@@ -73,7 +74,8 @@ class SimulatedCloud:
         self.state.forgive(method)
 
     def set_delay(self, method: str, seconds: float) -> None:
-        """Let ``method`` take so long; ``"*"``: every method; ``"boot"``: a VM until its guest answers."""
+        """Let ``method`` take so long; ``"*"``: every method; ``"boot"``: a VM until its guest answers; ``"copy"``: a
+        snapshot until it is ready."""
         self.state.set_delay(method, seconds)
 
     def calls(self) -> dict[str, int]:

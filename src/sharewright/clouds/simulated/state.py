@@ -18,8 +18,17 @@ from sharewright.errors import CloudError, DeadlineExceeded, SharewrightError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS volumes (
   id TEXT PRIMARY KEY, deployment TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, tags TEXT NOT NULL,
-  instance_id TEXT, filesystem_uuid TEXT, filesystem_type TEXT, UNIQUE (deployment, name));
+  instance_id TEXT, filesystem_uuid TEXT, filesystem_type TEXT);
+CREATE UNIQUE INDEX IF NOT EXISTS volumes_name ON volumes (deployment, name) WHERE deployment <> '';
 CREATE INDEX IF NOT EXISTS volumes_instance ON volumes (instance_id);
+CREATE TABLE IF NOT EXISTS snapshots (
+  id TEXT PRIMARY KEY, deployment TEXT NOT NULL, name TEXT NOT NULL, volume_id TEXT NOT NULL REFERENCES volumes (id),
+  size INTEGER NOT NULL, tags TEXT NOT NULL, ready_at REAL NOT NULL, filesystem_uuid TEXT, filesystem_type TEXT);
+CREATE UNIQUE INDEX IF NOT EXISTS snapshots_name ON snapshots (deployment, name) WHERE deployment <> '';
+CREATE INDEX IF NOT EXISTS snapshots_volume ON snapshots (volume_id);
+-- Which snapshot a volume was made from; the snapshot may be gone.
+CREATE TABLE IF NOT EXISTS sources (volume_id TEXT PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+  snapshot_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS subnets (
   id TEXT PRIMARY KEY, network_id TEXT NOT NULL UNIQUE, deployment TEXT NOT NULL, service INTEGER NOT NULL,
   name TEXT NOT NULL, cidr TEXT NOT NULL, gateway TEXT, project_id TEXT, tags TEXT NOT NULL, routed_to TEXT,

@@ -1,11 +1,15 @@
-"""Volumes of the simulated cloud. Each remembers the file system that a simulated guest made on it."""
+"""Volumes of the simulated cloud. Each remembers the file system that a simulated guest made on it, and a volume made
+from a snapshot begins with the snapshot's. A volume of no deployment ("") is one that somebody else made, or that we
+disowned."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
 
-from sharewright.clouds.contract import Capacity, Volume, VolumeSpec
+from sharewright.clouds.contract import Capacity, Tags, Volume, VolumeSpec
+from sharewright.clouds.simulated.adoption import NOBODY, adopt, without_ours
+from sharewright.clouds.simulated.snapshots import SimulatedSnapshots, find_source
 from sharewright.clouds.simulated.state import SimulatedState, dump, load
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
@@ -23,10 +27,11 @@ def _volume(row: sqlite3.Row) -> Volume:
     )
 
 
-class SimulatedVolumes:
+class SimulatedVolumes(SimulatedSnapshots):
+    """Contract Volumes."""
+
     def __init__(self, state: SimulatedState, deployment: str, capacity: float) -> None:
-        self._state = state
-        self._deployment = deployment
+        super().__init__(state, deployment)
         self._capacity = capacity
 
     def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume:
@@ -36,17 +41,19 @@ class SimulatedVolumes:
                 "SELECT * FROM volumes WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
             ).fetchone()
             if row is None:
-                self._check_room(tx, spec.size)
-                tx.execute(
-                    "INSERT INTO volumes (id, deployment, name, size, tags) VALUES (?, ?, ?, ?, ?)",
-                    (new_id(), self._deployment, spec.name, spec.size, dump(tags)),
-                )
-                row = tx.execute(
-                    "SELECT * FROM volumes WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
-                ).fetchone()
+                row = self._make(tx, spec, tags)
             elif row["size"] != spec.size:
                 raise CloudError(
                     f"Volume {spec.name} exists with {row['size']} GiB, not {spec.size}.", hint="Delete it first."
+                )
+            elif (
+                spec.source_snapshot
+                and not tx.execute(
+                    "SELECT 1 FROM sources WHERE volume_id = ? AND snapshot_id = ?", (row["id"], spec.source_snapshot)
+                ).fetchone()
+            ):
+                raise CloudError(
+                    f"Volume {spec.name} exists, and not from snapshot {spec.source_snapshot}.", hint="Delete it first."
                 )
         return _volume(row)
 
@@ -73,6 +80,11 @@ class SimulatedVolumes:
                 raise CloudError(
                     f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first."
                 )
+            count = tx.execute("SELECT count(*) FROM snapshots WHERE volume_id = ?", (volume_id,)).fetchone()[0]
+            if count:
+                raise CloudError(
+                    f"Volume {row['name']} has {count} snapshot{'s' if count > 1 else ''}.", hint="Delete those first."
+                )
             tx.execute("DELETE FROM volumes WHERE id = ?", (volume_id,))
 
     def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
@@ -88,10 +100,60 @@ class SimulatedVolumes:
             row = self._row(tx, volume_id)
         return _volume(row)
 
+    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+        stored = tags_to_store(tags, self._deployment, name)
+        with self._state.call("adopt_volume", timeout=timeout), self._state.transaction() as tx:
+            row = adopt(tx, "volume", reference, name, stored)
+        return _volume(row)
+
+    def disown_volume(self, volume_id: str, *, timeout: float) -> None:
+        with self._state.call("disown_volume", timeout=timeout), self._state.transaction() as tx:
+            row = tx.execute(
+                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
+            ).fetchone()
+            if row is None:
+                return
+            if row["instance_id"]:
+                raise CloudError(
+                    f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first."
+                )
+            tx.execute(
+                "UPDATE volumes SET deployment = ?, tags = ? WHERE id = ?",
+                (NOBODY, without_ours(row["tags"]), volume_id),
+            )
+
     def capacity(self) -> Capacity:
         with self._state.call("capacity"), self._state.transaction(write=False) as tx:
             promised = float(tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0])
         return Capacity(total=self._capacity, free=max(0.0, self._capacity - promised), provisioned=promised)
+
+    # ---- for tests ----
+
+    def add_foreign_volume(self, name: str, size: int) -> str:
+        """A volume that somebody else made in this cloud, for adoption; return its id."""
+        volume_id = new_id()
+        with self._state.transaction() as tx:
+            tx.execute(
+                "INSERT INTO volumes (id, deployment, name, size, tags) VALUES (?, ?, ?, ?, '{}')",
+                (volume_id, NOBODY, name, size),
+            )
+        return volume_id
+
+    # ---- rows ----
+
+    def _make(self, tx: sqlite3.Connection, spec: VolumeSpec, tags: Tags) -> sqlite3.Row:
+        source = find_source(tx, self._deployment, spec) if spec.source_snapshot else None
+        self._check_room(tx, spec.size)
+        volume_id = new_id()
+        filesystem = (source["filesystem_uuid"], source["filesystem_type"]) if source else (None, None)
+        tx.execute(
+            "INSERT INTO volumes (id, deployment, name, size, tags, filesystem_uuid, filesystem_type)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (volume_id, self._deployment, spec.name, spec.size, dump(tags), *filesystem),
+        )
+        if source:
+            tx.execute("INSERT INTO sources VALUES (?, ?)", (volume_id, source["id"]))
+        return self._row(tx, volume_id)
 
     def _row(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row:
         row: sqlite3.Row | None = tx.execute(
