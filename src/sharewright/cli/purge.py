@@ -88,6 +88,8 @@ def purge_deployment(settings: Settings, say: Say) -> None:
     for path in own_files(settings):
         path.unlink(missing_ok=True)
     remove_state_dir(settings.state_path)
+    if settings.state_path.exists():
+        say(f"Kept, because not all files there are of this deployment: {settings.state_path / FILES_OF_OTHERS}.")
 
 
 def power_off(settings: Settings, say: Say) -> None:
@@ -117,7 +119,10 @@ def own_files(settings: Settings) -> list[Path]:
 
 
 def remove_state_dir(path: Path) -> None:
-    """Remove the directory if our marker is in it. Raises CommandFailed for one that is not ours."""
+    """Remove the directory if our marker is in it. Raises CommandFailed for one that is not ours.
+
+    What a purge of the libvirt cloud left of its volumes is not the deployment's: it stays, and the marker with it.
+    """
     if not path.exists():
         return
     if not (path / MARKER).exists():
@@ -128,12 +133,22 @@ def remove_state_dir(path: Path) -> None:
             f"{path} is not removed: it lacks our mark ({MARKER}), so it may be somebody else's.",
             hint=f"If it is Sharewright's: rm -r {path}",
         )
-    for child in path.iterdir():  # the marker last, so that an interrupted removal can be repeated
-        if child.name == MARKER:
+    volumes = path / FILES_OF_OTHERS
+    keep = {path / MARKER}  # the marker goes last, so that an interrupted removal can be repeated
+    if volumes.is_dir() and any(volumes.iterdir()):
+        keep |= {volumes.parent, volumes}
+        _remove_children(volumes.parent, keep)
+    _remove_children(path, keep)
+    if len(keep) == 1:
+        (path / MARKER).unlink()
+        path.rmdir()
+
+
+def _remove_children(path: Path, keep: set[Path]) -> None:
+    for child in path.iterdir():
+        if child in keep:
             continue
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:
             child.unlink()
-    (path / MARKER).unlink()
-    path.rmdir()

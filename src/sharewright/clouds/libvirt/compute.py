@@ -13,7 +13,7 @@ import libvirt
 
 from sharewright.clouds.contract import TAG_DEPLOYMENT, Instance, InstanceSpec, cloud_calls
 from sharewright.clouds.libvirt import accelerator as accelerators
-from sharewright.clouds.libvirt import images
+from sharewright.clouds.libvirt import block_jobs, images
 from sharewright.clouds.libvirt.connection import Connection, missing_is_fine
 from sharewright.clouds.libvirt.domain import (
     Machine,
@@ -37,6 +37,16 @@ from sharewright.identifiers import new_id, short_hash
 POLL_SECONDS = 0.05
 RUNNING = frozenset({libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED})
 PAUSED = frozenset({libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED})
+# Gone meanwhile, or the guest still considers an earlier request, or a job on the disk is about to end.
+LETTING_GO = frozenset(
+    {
+        libvirt.VIR_ERR_DEVICE_MISSING,
+        libvirt.VIR_ERR_OPERATION_FAILED,
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        libvirt.VIR_ERR_BLOCK_COPY_ACTIVE,
+    }
+)
+SNAPSHOT_SHARE = 0.5  # of a detach's time: how long a snapshot that is being copied may take before it is given up
 UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -131,7 +141,7 @@ class LibvirtCompute:
     def attach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
         assert self._volumes is not None  # noqa: S101 (the cloud object sets it)
-        with self._hold(instance_id, timeout) as domain:
+        with self._hold(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
             record = self._volumes.claim(volume_id, instance_id)
             with self._connection.use(f"attaching volume {record['name']}"):
                 documents = _documents(domain)
@@ -159,8 +169,9 @@ class LibvirtCompute:
         cloud_calls.count += 1
         assert self._volumes is not None  # noqa: S101 (the cloud object sets it)
         end = time.monotonic() + timeout
+        self._await_snapshot(instance_id, volume_id, end - timeout * (1 - SNAPSHOT_SHARE))
         try:
-            with self._hold(instance_id, timeout) as domain:
+            with self._hold(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
                 self._detach(domain, volume_id, end)
         except CloudObjectMissing:
             pass
@@ -295,7 +306,15 @@ class LibvirtCompute:
                     self._networks.network_name(record["network_id"])
             self._networks.restore(timeout=max(timeout, 1.0))
             self._connection.mend()
-            domain.create()
+            with self._held_disks(domain, timeout):
+                domain.create()
+
+    def _held_disks(self, domain: Any, timeout: float) -> contextlib.AbstractContextManager[None]:
+        """Volumes whose files are being copied are not written to before that is done."""
+        assert self._volumes is not None  # noqa: S101 (the cloud object sets it)
+        found = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).findall("devices/disk")
+        serials = [serial for disk in found if (serial := disk.findtext("serial"))]
+        return self._volumes.held(*serials, timeout=max(timeout, 1.0))
 
     def _power_off(self, domain: Any, end: float) -> None:
         """Return when its process is gone. libvirt gives up on a process that is slow to die; we do not."""
@@ -326,9 +345,19 @@ class LibvirtCompute:
         for path in self._layout.consoles.glob(f"{instance_id}.log*"):
             path.unlink(missing_ok=True)
 
+    def _await_snapshot(self, instance_id: str, volume_id: str, end: float) -> None:
+        """Give a snapshot that QEMU copies from the volume until ``end`` to become ready, with nothing locked."""
+        with self._connection.use("looking at a domain's jobs"), missing_is_fine():
+            for _ in block_jobs.pauses(end):
+                domain = self.active_domain(instance_id)
+                if domain is None or not block_jobs.copies(domain, volume_id):
+                    return
+
     def _detach(self, domain: Any, volume_id: str, end: float) -> None:
         with self._connection.use("detaching a volume"):
             while True:
+                if domain.isActive() and block_jobs.copies(domain, volume_id):
+                    block_jobs.abort(domain)  # QEMU does not let go of the disk before; the snapshot has failed
                 present = {
                     flag: disk
                     for flag, document in _documents(domain).items()
@@ -340,9 +369,8 @@ class LibvirtCompute:
                     try:
                         domain.detachDeviceFlags(render(disk), flag)
                     except libvirt.libvirtError as error:
-                        # Gone meanwhile, or the guest still considers an earlier request.
                         code = error.get_error_code()
-                        if code not in (libvirt.VIR_ERR_DEVICE_MISSING, libvirt.VIR_ERR_OPERATION_FAILED):
+                        if code not in LETTING_GO:
                             raise
                 if time.monotonic() >= end:
                     raise DeadlineExceeded(f"The instance did not let go of volume {volume_id} in time.")

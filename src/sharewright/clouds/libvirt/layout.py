@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharewright.identifiers import short_hash
 
-RECORD_KINDS = ("networks", "ports", "volumes")
+RECORD_KINDS = ("networks", "ports", "volumes", "snapshots", "jobs", "disowned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class Layout:
                 directory.chmod((mode & 0o7777) | 0o011)
 
     def remove(self) -> None:
-        """Remove our directories, but for the note of the daemons that we started."""
-        for directory in (self.records, self.volumes, self.instances, self.images, self.consoles, self.locks):
+        """Remove our directories, but for the note of the daemons that we started and for files that are not ours."""
+        for directory in (self.records, self.instances, self.images, self.consoles, self.locks):
             shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):  # disowned volumes are left in it
+            self.volumes.rmdir()
         self.accelerator.unlink(missing_ok=True)

@@ -36,10 +36,11 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """What was renamed, made or removed in it stays so after a loss of power."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -85,7 +86,7 @@ class Records:
             return
         with suppress(FileNotFoundError):
             path.unlink()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     def all(self) -> dict[str, Record]:
         found: dict[str, Record] = {}
@@ -116,13 +117,27 @@ class Locks:
     def hold(self, name: str, *, timeout: float = 60.0) -> Iterator[None]:
         """Raises DeadlineExceeded when another holds it for longer than ``timeout`` seconds."""
         end = time.monotonic() + timeout
-        with (self._directory / name).open("w") as file:  # its own open file: flock is per open file, not per process
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end:
-                        raise DeadlineExceeded(f"Waited {timeout:g} s for other work on {name}.") from None
-                time.sleep(LOCK_POLL_SECONDS)
-            yield
+        while True:
+            with (self._directory / name).open("w") as file:  # its own: flock is per open file, not per process
+                while True:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() >= end:
+                            raise DeadlineExceeded(f"Waited {timeout:g} s for other work on {name}.") from None
+                    time.sleep(LOCK_POLL_SECONDS)
+                if self._is(name, file.fileno()):
+                    yield
+                    return
+
+    def forget(self, name: str) -> None:
+        """For who holds the lock of something that is no more: whoever waits for it goes on with a new file."""
+        (self._directory / name).unlink(missing_ok=True)
+
+    def _is(self, name: str, descriptor: int) -> bool:
+        """Whether the lock's file is still the one that we opened."""
+        try:
+            return os.path.samestat((self._directory / name).stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False

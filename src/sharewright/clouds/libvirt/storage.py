@@ -1,31 +1,38 @@
-"""Volumes: sparse files in a libvirt storage pool of the deployment's own."""
+"""Volumes: sparse files in a libvirt storage pool of the deployment's own.
+
+Locks, in the order in which they are taken: an instance's (compute only), a volume's, a domain's jobs, that of volumes'
+records and files. The last is held for moments only; copying holds just the volume's.
+"""
 
 from __future__ import annotations
 
-import os
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
-import libvirt
-
-from sharewright.clouds.contract import Capacity, Volume, VolumeSpec, cloud_calls
-from sharewright.clouds.libvirt import disks
-from sharewright.clouds.libvirt.connection import Connection, missing_is_fine
+from sharewright.clouds.contract import (
+    Capacity,
+    SnapshotSpec,
+    Tags,
+    Volume,
+    VolumeSnapshot,
+    VolumeSpec,
+    cloud_calls,
+)
+from sharewright.clouds.libvirt import block_jobs, disks, image_files
+from sharewright.clouds.libvirt.adoption import Adoption
+from sharewright.clouds.libvirt.connection import Connection
 from sharewright.clouds.libvirt.layout import Layout
+from sharewright.clouds.libvirt.pool import GIBIBYTE, Pool
 from sharewright.clouds.libvirt.records import Locks, Record, Records
-from sharewright.clouds.libvirt.xml import add, parse, render
+from sharewright.clouds.libvirt.snapshots import Snapshots
 from sharewright.clouds.tags import tags_to_store
-from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
+from sharewright.errors import CloudError, CloudObjectMissing, CloudUnavailable
 from sharewright.identifiers import derived_id
 
 LOCK = "volumes"
-GIBIBYTE = 2**30
-# A new file system writes about 1.6 % of its size; below this the host's file system must not be filled any further.
-RESERVE_BYTES = 256 * 2**20
-METADATA_SHARE = 1 / 64
+METADATA_SHARE = 1 / 64  # of a volume's size: a new file system writes about 1.6 % of it
 
 
 class LibvirtVolumes:
@@ -51,33 +58,38 @@ class LibvirtVolumes:
         self._format = format_
         self._holds = holds
         self._domain = domain
+        self._pool = Pool(connection, layout)
         self._records = Records(layout.records / "volumes")
+        self._snapshots = Snapshots(connection, layout, locks, self._pool, self, domain)
+        self._adoption = Adoption(layout, self._pool, self._records, self._snapshots.records)
+
+    # ---- volumes ----
 
     def ensure_volume(self, spec: VolumeSpec, *, timeout: float) -> Volume:
         cloud_calls.count += 1
+        end = time.monotonic() + timeout
         tags = tags_to_store(spec.tags, self._layout.deployment, spec.name)
         if spec.size < 1:
             raise CloudError(f"Volume {spec.name} cannot have {spec.size} GiB.", hint="The smallest has 1 GiB.")
         volume_id = derived_id(self._layout.deployment, "volume", spec.name)
-        with self._locks.hold(LOCK, timeout=timeout):
+        with self._locks.hold(_lock(volume_id), timeout=timeout):
             record = self._records.get(volume_id)
-            if record is not None and record["size"] != spec.size:
-                raise CloudError(
-                    f"Volume {spec.name} exists with {record['size']} GiB, not {spec.size}.", hint="Delete it first."
-                )
+            if record is not None:
+                _check_agreement(record, spec)
             if record is None or not record["ready"]:
-                record = self._make(volume_id, spec, tags)
-            elif not self._path(record).exists():
+                record = self._make(volume_id, record, spec, tags, end)
+            elif not self._pool.path(record["file"]).exists():
                 # Making an empty one in its place would hide the loss.
                 raise CloudError(
-                    f"The file {self._path(record)} of volume {spec.name} is gone.", hint="Restore it from a backup."
+                    f"The file {self._pool.path(record['file'])} of volume {spec.name} is gone.",
+                    hint="Restore it from a backup.",
                 )
         return self._volume(volume_id, record)
 
     def find_volume(self, volume_id: str) -> Volume | None:
         cloud_calls.count += 1
         record = self._records.get(volume_id)
-        if record is None or (record["ready"] and not self._path(record).exists()):
+        if record is None or (record["ready"] and not self._pool.path(record["file"]).exists()):
             return None
         return self._volume(volume_id, record)
 
@@ -87,63 +99,136 @@ class LibvirtVolumes:
 
     def delete_volume(self, volume_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
-        with self._locks.hold(LOCK, timeout=timeout):
+        with self.held(volume_id, timeout=timeout), self._locks.hold(LOCK, timeout=timeout):
             record = self._records.get(volume_id)
             if record is None:
                 return
-            instance = self._holder(volume_id, record)
-            if instance is not None:
+            self._check_free(volume_id, record)
+            snapshot = self._snapshots.of_volume(volume_id) or self._adoption.snapshot_of(volume_id)
+            if snapshot is not None:
                 raise CloudError(
-                    f"Volume {record['name']} is attached to instance {instance}.", hint="Detach it first."
+                    f"Volume {record['name']} has snapshot {snapshot}.", hint="Delete its snapshots first."
                 )
             self._delete(volume_id, record)
+            self._locks.forget(_lock(volume_id))
 
     def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
         """The file grows first and the record follows, so the record never promises what is not there; the file says
         how far a call that died has come."""
         cloud_calls.count += 1
-        with self._locks.hold(LOCK, timeout=timeout):
-            record = self._records.get(volume_id)
-            if record is None or not record["ready"] or not self._path(record).exists():
-                raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
-            name = record["name"]
-            with self._connection.use(f"extending volume {name}"):
-                domain = self._running(volume_id, record)
-                stored = self._stored(record)
-                actual = disks.size(domain, volume_id) if domain is not None else int(stored.info()[1])
-                wanted = size * GIBIBYTE
-                if size < record["size"] or wanted < actual:
-                    present = max(actual / GIBIBYTE, record["size"])
-                    raise CloudError(
-                        f"Volume {name} has {present:g} GiB and is never shrunk to {size}.",
-                        hint="Make a smaller one and copy.",
-                    )
-                if wanted > actual:
-                    self._check_room(size - actual / GIBIBYTE, f"{size} GiB for volume {name}")
-                    if domain is None:
-                        stored.resize(wanted, 0)
-                        domain = self._running(volume_id, record)  # started meanwhile, with the old size in mind
-                    if domain is not None:
-                        disks.resize(domain, volume_id, wanted)
-            if size != record["size"]:
-                record = {**record, "size": size}
-                self._records.put(volume_id, record)
+        end = time.monotonic() + timeout
+        with self.held(volume_id, timeout=timeout):
+            record = self.present(volume_id)
+            self._await_job(volume_id, record, end)  # and no other one begins while the volume is held
+            with self._locks.hold(LOCK, timeout=timeout):
+                record = self.present(volume_id)
+                self._extend(volume_id, record, size)
+                if size != record["size"]:
+                    record = {**record, "size": size}
+                    self._records.put(volume_id, record)
         return self._volume(volume_id, record)
 
     def capacity(self) -> Capacity:
         cloud_calls.count += 1
-        total, free = self._space()
-        provisioned = sum(record["size"] for record in self._records.all().values())
+        total, free = self._pool.space()
+        records = [*self._records.all().values(), *self._snapshots.records.all().values()]
+        provisioned = sum(record["size"] for record in records)
         return Capacity(total=total / GIBIBYTE, free=free / GIBIBYTE, provisioned=float(provisioned))
 
-    # ---- for compute and purge ----
+    # ---- snapshots ----
+
+    def ensure_snapshot(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
+        cloud_calls.count += 1
+        return self._snapshots.ensure(spec, timeout=timeout)
+
+    def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
+        cloud_calls.count += 1
+        return self._snapshots.wait(snapshot_id, timeout=timeout)
+
+    def find_snapshot(self, snapshot_id: str) -> VolumeSnapshot | None:
+        cloud_calls.count += 1
+        return self._snapshots.find(snapshot_id)
+
+    def list_snapshots(self) -> Sequence[VolumeSnapshot]:
+        cloud_calls.count += 1
+        return self._snapshots.list()
+
+    def delete_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        self._snapshots.delete(snapshot_id, timeout=timeout)
+
+    # ---- adopting and disowning ----
+
+    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+        cloud_calls.count += 1
+        stored = tags_to_store(tags, self._layout.deployment, name)
+        volume_id = derived_id(self._layout.deployment, "volume", name)
+        with self._locks.hold(_lock(volume_id), timeout=timeout), self._locks.hold(LOCK, timeout=timeout):
+            record = self._adoption.adopt_volume(reference, volume_id, name, stored)
+        return self._volume(volume_id, record)
+
+    def disown_volume(self, volume_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        with self.held(volume_id, timeout=timeout), self._locks.hold(LOCK, timeout=timeout):
+            record = self._records.get(volume_id)
+            if record is None:
+                return
+            if not record["ready"]:
+                raise CloudError(f"Volume {record['name']} is half made.", hint="Delete it.")
+            self._check_free(volume_id, record)
+            snapshot = self._snapshots.of_volume(volume_id)
+            if snapshot is not None:
+                raise CloudError(
+                    f"Volume {record['name']} has snapshot {snapshot}.", hint="Delete or disown its snapshots first."
+                )
+            self._adoption.disown_volume(volume_id, {**record, "instance_id": None})
+            self._locks.forget(_lock(volume_id))
+
+    def adopt_snapshot(self, reference: str, name: str, tags: Tags, *, timeout: float) -> VolumeSnapshot:
+        cloud_calls.count += 1
+        stored = tags_to_store(tags, self._layout.deployment, name)
+        snapshot_id = derived_id(self._layout.deployment, "snapshot", name)
+        with self._locks.hold(LOCK, timeout=timeout):
+            self._adoption.adopt_snapshot(reference, snapshot_id, name, stored)
+        return self._snapshots.present(snapshot_id)
+
+    def disown_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        with self._locks.hold(LOCK, timeout=timeout):
+            record = self._snapshots.records.get(snapshot_id)
+            if record is None:
+                return
+            if not record["ready"]:
+                raise CloudError(f"Snapshot {record['name']} is not ready yet.", hint="Wait for it, or delete it.")
+            self._adoption.disown_snapshot(snapshot_id, record)
+
+    # ---- for snapshots, compute and purge ----
+
+    @contextmanager
+    def held(self, *volume_ids: str, timeout: float) -> Iterator[None]:
+        """Nobody else works on these volumes meanwhile, as far as they are ours."""
+        with ExitStack() as stack:
+            for volume_id in sorted(set(volume_ids)):
+                if self._records.get(volume_id) is not None:
+                    stack.enter_context(self._locks.hold(_lock(volume_id), timeout=timeout))
+            yield
+
+    def present(self, volume_id: str) -> Record:
+        """The record of a volume that can be used; CloudObjectMissing otherwise."""
+        record = self._records.get(volume_id)
+        if record is None or not record["ready"] or not self._pool.path(record["file"]).exists():
+            raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
+        return record
+
+    def running(self, volume_id: str, record: Record) -> Any:
+        """The running domain that has the volume now, or None."""
+        domain = None if record["instance_id"] is None else self._domain(record["instance_id"])
+        return domain if domain is not None and disks.has(domain, volume_id) else None
 
     def claim(self, volume_id: str, instance_id: str) -> Record:
         """Note, before attaching, that the volume is this instance's; CloudError when another one has it."""
         with self._locks.hold(LOCK):
-            record = self._records.get(volume_id)
-            if record is None or not record["ready"] or not self._path(record).exists():
-                raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
+            record = self.present(volume_id)
             holder = self._holder(volume_id, record)
             if holder not in (None, instance_id):
                 raise CloudError(
@@ -162,122 +247,125 @@ class LibvirtVolumes:
                 self._records.put(volume_id, {**record, "instance_id": None})
 
     def path(self, record: Record) -> str:
-        return str(self._path(record))
+        return str(self._pool.path(record["file"]))
 
     def ensure_pool(self) -> None:
         with self._locks.hold(LOCK):
-            self._pool()
+            self._pool.open()
 
     def purge(self) -> None:
-        """Delete every volume and the pool."""
+        """Delete every volume, every snapshot and the pool. Files that are not ours stay, and are named in the log."""
         with self._locks.hold(LOCK):
+            self._snapshots.purge()
             for volume_id, record in self._records.all().items():
                 self._delete(volume_id, record)
-            with self._connection.use("deleting the storage pool") as connection, missing_is_fine():
-                pool = connection.storagePoolLookupByName(self._layout.pool)
-                if self._is_ours(pool):
-                    if pool.isActive():
-                        pool.destroy()
-                    pool.undefine()
+            self._pool.undefine()
+            self._adoption.report_rest()
 
-    # ---- files ----
+    # ---- inside ----
 
-    def _path(self, record: Record) -> Path:
-        return self._layout.volumes / str(record["file"])
+    def _make(
+        self, volume_id: str, record: Record | None, spec: VolumeSpec, tags: dict[str, str], end: float
+    ) -> Record:
+        with ExitStack() as stack:
+            source = None
+            format_: str = self._format
+            if spec.source_snapshot is not None:
+                source, format_ = self._snapshots.open_source(stack, spec)
+            file = f"{volume_id}.{format_}"
+            with self._locks.hold(LOCK, timeout=max(0.0, end - time.monotonic())):
+                if source is None:
+                    self._pool.check_room(spec.size * METADATA_SHARE * GIBIBYTE, f"a volume of {spec.size} GiB")
+                self._clear(record, file, spec.name)
+                record = {
+                    "name": spec.name,
+                    "size": spec.size,
+                    "file": file,
+                    "format": format_,
+                    "tags": tags,
+                    "instance_id": None,
+                    "source_snapshot": spec.source_snapshot,
+                    "ready": False,
+                }
+                self._records.put(volume_id, record)
+                with self._connection.use(f"making volume {spec.name}"):
+                    # What a crash left was never given to anybody: begin anew.
+                    self._pool.remove(file)
+                    if source is None:
+                        self._pool.create(file, format_, spec.size)
+            if source is not None:
+                self._copy(source, record, end)
+        record = {**record, "ready": True}
+        with self._locks.hold(LOCK):
+            self._records.put(volume_id, record)
+        return record
 
-    def _space(self) -> tuple[float, float]:
-        state = os.statvfs(self._layout.volumes)
-        return float(state.f_blocks * state.f_frsize), float(state.f_bavail * state.f_frsize)
-
-    def _check_room(self, more: float, what: str) -> None:
-        """CloudCapacityExceeded when there is no room for ``more`` GiB to begin with."""
-        _, free = self._space()
-        needed = RESERVE_BYTES + more * GIBIBYTE * METADATA_SHARE
-        if free < needed:
-            raise CloudCapacityExceeded(
-                f"No room for {what}: {self._layout.volumes} has {free / GIBIBYTE:.2f} GiB free,"
-                f" and {needed / GIBIBYTE:.2f} are needed to begin with.",
-                hint="Free space on the host or delete shares.",
+    def _clear(self, record: Record | None, file: str, name: str) -> None:
+        """Make sure that what is at the file's place is ours to remove: a record is always written before its file."""
+        if record is not None:
+            if record["file"] != file:
+                with self._connection.use(f"making volume {name}"):
+                    self._pool.remove(record["file"])
+        elif self._pool.path(file).exists():
+            raise CloudError(
+                f"{self._pool.path(file)}, the place for volume {name}, is a file that is not ours.",
+                hint="Adopt it (manage) or move it away.",
             )
 
-    def _running(self, volume_id: str, record: Record) -> Any:
-        """The running domain that has the volume now, or None."""
-        domain = None if record["instance_id"] is None else self._domain(record["instance_id"])
-        return domain if domain is not None and disks.has(domain, volume_id) else None
+    def _copy(self, source: int, record: Record, end: float) -> None:
+        """The snapshot's content, grown to the volume's size."""
+        name, target = record["name"], self._pool.path(record["file"])
+        image_files.copy_image(
+            source, target, end=end, check_room=lambda size: self._pool.check_room(size, f"volume {name}")
+        )
+        with self._locks.hold(LOCK), self._connection.use(f"growing volume {name}"):
+            if image_files.read_size(source, record["format"]) < record["size"] * GIBIBYTE:
+                self._pool.stored(record["file"]).resize(record["size"] * GIBIBYTE, 0)
+        image_files.sync_file(target)
 
-    def _stored(self, record: Record) -> Any:
-        pool = self._pool()
-        try:
-            return pool.storageVolLookupByName(record["file"])
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
-                raise
-            pool.refresh(0)  # made while libvirtd was down
-            return pool.storageVolLookupByName(record["file"])
+    def _extend(self, volume_id: str, record: Record, size: int) -> None:
+        name = record["name"]
+        with self._connection.use(f"extending volume {name}"):
+            domain = self.running(volume_id, record)
+            stored = self._pool.stored(record["file"])
+            actual = disks.size(domain, volume_id) if domain is not None else int(stored.info()[1])
+            wanted = size * GIBIBYTE
+            if size < record["size"] or wanted < actual:
+                present = max(actual / GIBIBYTE, record["size"])
+                raise CloudError(
+                    f"Volume {name} has {present:g} GiB and is never shrunk to {size}.",
+                    hint="Make a smaller one and copy.",
+                )
+            if wanted > actual:
+                self._pool.check_room((wanted - actual) * METADATA_SHARE, f"{size} GiB for volume {name}")
+                if domain is None:
+                    stored.resize(wanted, 0)
+                    domain = self.running(volume_id, record)  # started meanwhile, with the old size in mind
+                if domain is not None:
+                    disks.resize(domain, volume_id, wanted)
 
-    def _make(self, volume_id: str, spec: VolumeSpec, tags: dict[str, str]) -> Record:
-        self._check_room(spec.size, f"a volume of {spec.size} GiB")
-        record: Record = {
-            "name": spec.name,
-            "size": spec.size,
-            "file": f"{volume_id}.{self._format}",
-            "format": self._format,
-            "tags": tags,
-            "instance_id": None,
-            "ready": False,
-        }
-        self._records.put(volume_id, record)
-        pool = self._pool()
-        with self._connection.use(f"making volume {spec.name}"):
-            # What a crash left was never given to anybody: begin anew.
-            self._remove_file(pool, record["file"])
-            pool.createXML(render(_definition(record)), 0)
-        record = {**record, "ready": True}
-        self._records.put(volume_id, record)
-        return record
+    def _await_job(self, volume_id: str, record: Record, end: float) -> None:
+        """QEMU does not resize a disk of which it copies a snapshot."""
+        with self._connection.use(f"looking at the jobs of volume {record['name']}"):
+            for _ in block_jobs.pauses(end):
+                domain = self.running(volume_id, record)
+                if domain is None or not block_jobs.copies(domain, volume_id):
+                    return
+        raise CloudUnavailable(
+            f"A snapshot of volume {record['name']} is still being copied.", hint="Try again when it is ready."
+        )
 
     def _delete(self, volume_id: str, record: Record) -> None:
         # Who dies after this leaves a volume that is still found and can still be deleted.
         self._records.put(volume_id, {**record, "ready": False})
         with self._connection.use(f"deleting volume {record['name']}"):
-            self._remove_file(self._pool(), record["file"])
+            self._pool.remove(record["file"])
         self._records.remove(volume_id)
 
-    def _remove_file(self, pool: Any, file: str) -> None:
-        try:
-            pool.storageVolLookupByName(file).delete(0)
-        except libvirt.libvirtError as error:
-            # The pool does not know files that were made while libvirtd was down; absent files are fine.
-            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL and (self._layout.volumes / file).exists():
-                raise
-        with suppress(FileNotFoundError):
-            (self._layout.volumes / file).unlink()
-
-    # ---- pool ----
-
-    def _pool(self) -> Any:
-        with self._connection.use("preparing the storage pool") as connection:
-            try:
-                pool = connection.storagePoolLookupByName(self._layout.pool)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
-                    raise
-                root = ET.Element("pool", {"type": "dir"})
-                add(root, "name", self._layout.pool)
-                add(add(root, "target"), "path", str(self._layout.volumes))
-                pool = connection.storagePoolDefineXML(render(root), 0)
-                pool.setAutostart(True)
-            if not self._is_ours(pool):
-                raise CloudError(
-                    f"libvirt's storage pool {self._layout.pool} belongs to another directory.",
-                    hint="Choose another name for this deployment.",
-                )
-            if not pool.isActive():
-                pool.create(0)
-            return pool
-
-    def _is_ours(self, pool: Any) -> bool:
-        return parse(pool.XMLDesc(0)).findtext("target/path") == str(self._layout.volumes)
+    def _check_free(self, volume_id: str, record: Record) -> None:
+        instance = self._holder(volume_id, record)
+        if instance is not None:
+            raise CloudError(f"Volume {record['name']} is attached to instance {instance}.", hint="Detach it first.")
 
     def _holder(self, volume_id: str, record: Record) -> str | None:
         """Who has it: the instance noted, if it still has it."""
@@ -295,12 +383,17 @@ class LibvirtVolumes:
         )
 
 
-def _definition(record: Record) -> ET.Element:
-    root = ET.Element("volume")
-    add(root, "name", record["file"])
-    add(root, "capacity", str(record["size"]), unit="GiB")
-    add(root, "allocation", "0", unit="B")
-    target = add(root, "target")
-    add(target, "format", type=record["format"])
-    add(add(target, "permissions"), "mode", "0600")
-    return root
+def _lock(volume_id: str) -> str:
+    return f"volume-{volume_id}"
+
+
+def _check_agreement(record: Record, spec: VolumeSpec) -> None:
+    if record["size"] != spec.size:
+        raise CloudError(
+            f"Volume {spec.name} exists with {record['size']} GiB, not {spec.size}.", hint="Delete it first."
+        )
+    source = record.get("source_snapshot")
+    if source != spec.source_snapshot:
+        described = f"from snapshot {source}" if source else "blank"
+        wanted = f"from snapshot {spec.source_snapshot}" if spec.source_snapshot else "blank"
+        raise CloudError(f"Volume {spec.name} exists {described}, not {wanted}.", hint="Delete it first.")
