@@ -135,14 +135,13 @@ def test_a_transfer_ends_with_its_rule(green: Shares, share: str) -> None:
     other = green.create("running", share_type="default")
     green.wait(other)
     rule = green.allow(other, green.client.address)
-    green.client.run(
-        f"(rsync -a --bwlimit=64 /root/data/ {green.export(other)}/ > /root/log 2>&1; echo ended >> /root/log)"
-        " > /dev/null 2>&1 < /dev/null & for i in $(seq 100); do pgrep -x rsync && break; sleep 0.2; done; sleep 1"
-    )
-    assert "ended" not in green.client.run("cat /root/log")
+    export = green.export(other)
+    green.client.run(f"systemd-run --quiet --unit=transfer rsync -a --bwlimit=64 /root/data/ {export}/")
+    wait_for("the transfer to be under way", lambda: ".file." in listing(green, export), seconds=60)
     green.deny(rule, other)
-    wait_for("the transfer to end", lambda: "ended" in green.client.run("cat /root/log"), seconds=30)
-    assert "rsync error" in green.client.run("cat /root/log")
+    state = "systemctl show --property ActiveState,ExecMainStatus transfer"
+    wait_for("the transfer to end", lambda: "ActiveState=failed" in green.client.run(state), seconds=60)
+    assert "ExecMainStatus=0" not in green.client.run(state)
     green.delete(other)
 
 
