@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 from sqlalchemy import JSON, Table
 
-from sharewright.drivers.generic.driver import GenericDriver
+from sharewright.drivers.generic.driver import GENERIC, GenericDriver
 from sharewright.guest.document import Firewall
 from sharewright.identifiers import utcnow
 from sharewright.operations.assembly import service_instance_settings
@@ -90,7 +90,7 @@ def make_driver(store: Store, key_file: Path, cloud: TwinCloud, guest_seconds: f
         cloud,
         TwinGuests(guest_seconds),
         SecretBox(key_file),
-        service_instance_settings(settings, BACKEND, backend),
+        service_instance_settings(settings, BACKEND, backend, client_ports=GENERIC.client_ports),
     )
     return GenericDriver(
         BACKEND, backend, store=store, cloud=cloud, instances=instances, convergence=Convergence(instances.apply)

@@ -17,6 +17,10 @@ DESCRIPTIONS: dict[str, str] = {
     "default_share_type": (
         "Share type of requests that name none; made at the first start. Upstream: `default_share_type`."
     ),
+    "enabled_share_protocols": (
+        "Protocols that shares may be asked for, in capitals; a share goes to a backend whose driver serves its own. "
+        "Upstream: the same name."
+    ),
     "log_format": "`text` for people, `json` for log collectors; both on standard error.",
     "log_level": "The least level that is logged.",
     "api.listen": (
@@ -182,6 +186,10 @@ DESCRIPTIONS: dict[str, str] = {
     ),
     "simulated.capacity": "GiB that the simulated cloud claims to have.",
     "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
+    "backends.NAME.driver": (
+        "Share driver: `generic`, or that of another package, by the name it is registered with or as "
+        "`package.module:NAME` ([write-a-driver.md](write-a-driver.md))."
+    ),
     "backends.NAME.cloud": (
         "What supplies virtual machines, volumes and networks. `simulated` stores no data: for tests and for authors "
         "of clients."

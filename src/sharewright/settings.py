@@ -225,8 +225,9 @@ class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One generic driver on one cloud."""
+    """One share driver on one cloud."""
 
+    driver: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*(:[A-Za-z_][A-Za-z0-9_]*)?$")] = "generic"
     cloud: Literal["libvirt", "openstack", "simulated"] = "libvirt"
     availability_zone: str = "nova"
     # service instance
@@ -281,6 +282,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deployment: Name = "sharewright"
     node: Name = "sharewright"
     default_share_type: str = "default"
+    enabled_share_protocols: tuple[Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,16}$")], ...] = ("NFS",)
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     api: Api = Api()

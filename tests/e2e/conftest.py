@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from client_vm import ClientVm
 from deployment import Deployment
+from domains import domain
 from sharewright.clouds.open import open_cloud
 from sharewright.image.build import build_image
 from sharewright.settings import load
@@ -123,12 +122,6 @@ class LibvirtMachines:
         with domain(server_id) as found:
             found.destroy()
             found.undefine()
-
-
-@contextmanager
-def domain(server_id: str) -> Iterator[libvirt.virDomain]:
-    with closing(libvirt.open("qemu:///system")) as connection:
-        yield connection.lookupByName(f"manila-{server_id}")
 
 
 @pytest.fixture(scope="session")

@@ -51,9 +51,17 @@ class Deployment:
     PARTS: tuple[str, ...] = ("serve",)  # the long-running commands, a process each
 
     def __init__(
-        self, directory: Path, configuration: str, *, name: str, users: dict[str, tuple[str, str]], head: str = ""
+        self,
+        directory: Path,
+        configuration: str,
+        *,
+        name: str,
+        users: dict[str, tuple[str, str]],
+        head: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``head``: keys of the configuration that are in no table."""
+        """``head``: keys of the configuration that are in no table. ``environment``: more variables for the command."""
+        self.environment = without_openstack(os.environ) | (environment or {})
         self.directory = directory
         self.state_dir = directory / "state"
         self.port = free_port()
@@ -119,7 +127,12 @@ class Deployment:
     def command(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
         """Run ``sharewright ARGUMENTS`` and return what it prints."""
         done = subprocess.run(
-            [SHAREWRIGHT, "--config", self.config, *arguments], input=input, text=True, capture_output=True, check=False
+            [SHAREWRIGHT, "--config", self.config, *arguments],
+            input=input,
+            text=True,
+            capture_output=True,
+            check=False,
+            env=self.environment,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"sharewright {' '.join(arguments)} exited {done.returncode}:\n{done.stderr}")
@@ -155,7 +168,7 @@ class Deployment:
             for part in self.PARTS:
                 self.processes[part] = subprocess.Popen(
                     [SHAREWRIGHT, "--config", self.config, part], stdout=log, stderr=log, start_new_session=True,
-                    env=without_openstack(os.environ),
+                    env=self.environment,
                 )  # fmt: skip
         wait_for("the API", self._answers, seconds=seconds)
 

@@ -24,14 +24,16 @@ class Tenant:
 class Shares:
     """What the tests do with shares, through the stock SDK."""
 
-    def __init__(self, tenant: Tenant) -> None:
+    def __init__(self, tenant: Tenant, *, protocol: str = "NFS") -> None:
         self.tenant = tenant
+        self.client = tenant.client
+        self.protocol = protocol
         self.api = tenant.sdk.shared_file_system
 
     def create(self, name: str, *, share_type: str = "two_nics", size: int = 1) -> str:
         share = self.api.create_share(
             name=name,
-            share_protocol="NFS",
+            share_protocol=self.protocol,
             size=size,
             share_type=share_type,
             share_network_id=self.tenant.share_network_id,

@@ -29,9 +29,16 @@ def add(commands: Commands) -> None:
         "build",
         build,
         help="build the service image (root); quick when nothing has changed",
-        examples="  sharewright image build\n  sharewright image build /srv/images/service --force",
+        examples="  sharewright image build\n  sharewright image build /srv/images/service --force\n"
+        "  sharewright image build /srv/images/rsync --additions image.toml",
     )
     build_parser.add_argument("path", nargs="?", type=Path, help="directory to build (default: as configured)")
+    build_parser.add_argument(
+        "--additions",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with packages, files and units to add, for another share driver (docs/service-image.md)",
+    )
     build_parser.add_argument("--force", action="store_true", help="build even when recipe and contents are unchanged")
     check_parser = add_command(
         group,
@@ -70,13 +77,19 @@ def image_path(settings: Settings) -> Path:
 
 
 def build(arguments: argparse.Namespace) -> int:
+    from sharewright.image.additions import NO_ADDITIONS, read_additions
     from sharewright.image.build import build_image
 
+    if arguments.additions and not arguments.path:
+        raise CommandFailed(
+            "An image with additions is one of its own.", hint="Say where: sharewright image build PATH --additions …"
+        )
+    additions = read_additions(arguments.additions) if arguments.additions else NO_ADDITIONS
     settings = read_settings(arguments)
     target: Path = arguments.path or image_path(settings)
     if not arguments.path:
         prepare_state_dir(settings)
-    build_image(target, force=arguments.force, progress=tell)
+    build_image(target, force=arguments.force, progress=tell, additions=additions)
     return 0
 
 

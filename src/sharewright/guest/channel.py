@@ -162,10 +162,17 @@ class SshChannels:
     """Contract :class:`sharewright.guest.contract.GuestChannels`.
 
     ``round_trips.count`` counts apply, observe and the greeting of wait_ready; greetings and upgrades that a new
-    connection needs count in ``round_trips.handshakes``.
+    connection needs count in ``round_trips.handshakes``. ``extension`` is a driver's part of the guest program.
     """
 
-    def __init__(self, *, idle_seconds: float = IDLE_SECONDS, most_connections: int = MOST_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        *,
+        extension: bytes | None = None,
+        idle_seconds: float = IDLE_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
+        self._extension = extension
         self._servers: dict[str, Server] = {}
         self._lock = threading.Lock()
         self._idle_seconds = idle_seconds
@@ -292,7 +299,7 @@ class SshChannels:
             try:
                 connection = _open(address, end)
                 try:
-                    _bring_up_to_date(connection, end)
+                    _bring_up_to_date(connection, self._extension, end)
                 except BaseException:
                     connection.close()
                     raise
@@ -377,17 +384,18 @@ def _open(address: GuestAddress, end: float) -> Connection:
         raise
 
 
-def _bring_up_to_date(connection: Connection, end: float) -> None:
+def _bring_up_to_date(connection: Connection, extension: bytes | None, end: float) -> None:
     """Greet the guest; when it runs another program than ours, replace it and greet again."""
     hello = connection.call(encode_request("hello"), Hello, end=end)
     round_trips.handshakes += 1
-    if hello.program != program_identity():
+    if hello.program != program_identity(extension):
         log.info("guest program is replaced", server=connection.address.server_id, found=hello.program[:12])
-        program = base64.b64encode(build_program()).decode()
-        connection.call(encode_request("upgrade", program=program, sha256=program_sha256()), dict[str, Any], end=end)
+        program = base64.b64encode(build_program(extension)).decode()
+        upgrade = encode_request("upgrade", program=program, sha256=program_sha256(extension))
+        connection.call(upgrade, dict[str, Any], end=end)
         hello = connection.call(encode_request("hello"), Hello, end=end)
         round_trips.handshakes += 2
-        if hello.program != program_identity():
+        if hello.program != program_identity(extension):
             raise GuestError(
                 f"The guest program is still {hello.program[:12]} after its replacement.", hint="This is a bug."
             )

@@ -49,12 +49,13 @@ class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``."""
+    """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``. Protocol
+    ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules here."""
 
     id: str
     serial: str
     filesystem: Filesystem
-    protocol: Literal["NFS"]
+    protocol: Literal["NFS", "NONE"]
     rules: tuple[Rule, ...] = ()
     squash: Literal["no_root_squash", "root_squash", "all_squash"] = "no_root_squash"
 
@@ -74,13 +75,15 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the server should serve. What the guest has and ``shares`` lacks is unexported and unmounted
     (never formatted, never wiped). ``firewall`` None leaves the firewall as it is. ``generation`` grows by one with
     each document built for the server; the guest refuses one lower than the highest it has applied, so a delayed writer
-    cannot undo newer work."""
+    cannot undo newer work. ``extension`` is any JSON value for a driver's extension of the guest program; None leaves
+    what that serves as it is."""
 
     server_id: str
     generation: int
     shares: tuple[Share, ...]
     firewall: Firewall | None = None
     device_timeout: float = 30.0  # seconds to wait for the disks of attached volumes to appear, all together
+    extension: Any = None
     format_version: int = FORMAT_VERSION
 
 
@@ -104,7 +107,8 @@ class ShareState(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """Observed after the change. ``unmounted`` names shares (by id) that this call took away and that are safe to
     detach; ``busy`` those it could not unmount, with the reason. One that was not there in the first place (or went in
-    an earlier call whose answer was lost) is in neither, and safe to detach. ``timings`` are seconds per phase."""
+    an earlier call whose answer was lost) is in neither, and safe to detach. ``timings`` are seconds per phase;
+    ``extension`` is what a driver's extension of the program answers."""
 
     generation: int
     shares: tuple[ShareState, ...]
@@ -114,6 +118,7 @@ class State(msgspec.Struct, frozen=True):
     boot_id: str = ""
     program: str = ""
     timings: dict[str, float] = {}
+    extension: dict[str, Any] = {}
 
 
 def encode_request(call: str, **fields: Any) -> bytes:

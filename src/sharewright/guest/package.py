@@ -3,6 +3,9 @@
 The same sources always give the same bytes on one Python version. The file's *identity* is the digest of the sources
 alone, so that controllers with different Pythons agree on it. Compiled code is packed next to the sources: a guest with
 the same Python version starts several times faster, any other compiles the sources.
+
+``extension`` is the source of a driver's own module for another protocol. It takes the place of
+guest/program/extension.py, and is part of the program and of its identity.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ INTERPRETER = (
 
 
 @cache
-def build_program() -> bytes:
+def build_program(extension: bytes | None = None) -> bytes:
     """The program's file, to be installed at :data:`PROGRAM_PATH` with mode 0755."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         # For those who start it as "python3 FILE".
         _add(archive, "__main__.py", _START.encode())
-        for name, source in _packed_sources().items():
+        for name, source in _packed_sources(extension).items():
             path = f"{_FOLDER}/{name}"
             _add(archive, path + "c", _compiled(path, source))
             _add(archive, path, source)
@@ -41,28 +44,29 @@ def build_program() -> bytes:
 
 
 @cache
-def program_identity() -> str:
+def program_identity(extension: bytes | None = None) -> str:
     """Hexadecimal SHA-256 over the program's sources and how they are started: what ``hello`` and ``version`` answer,
     and what decides whether a guest is brought up to our version."""
     digest = hashlib.sha256(INTERPRETER + _START.encode())
-    for name, source in _sources().items():
+    for name, source in _sources(extension).items():
         digest.update(f"{name}\0{len(source)}\0".encode() + source)
     return digest.hexdigest()
 
 
 @cache
-def program_sha256() -> str:
+def program_sha256(extension: bytes | None = None) -> str:
     """Hexadecimal SHA-256 of :func:`build_program`'s bytes: what ``upgrade`` verifies."""
-    return hashlib.sha256(build_program()).hexdigest()
+    return hashlib.sha256(build_program(extension)).hexdigest()
 
 
-def _sources() -> dict[str, bytes]:
+def _sources(extension: bytes | None) -> dict[str, bytes]:
     folder = Path(__file__).parent / "program"
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+    sources = {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+    return sources if extension is None else {**sources, "extension.py": extension}
 
 
-def _packed_sources() -> dict[str, bytes]:
-    return {**_sources(), "identity.py": f'IDENTITY = "{program_identity()}"\n'.encode()}
+def _packed_sources(extension: bytes | None) -> dict[str, bytes]:
+    return {**_sources(extension), "identity.py": f'IDENTITY = "{program_identity(extension)}"\n'.encode()}
 
 
 def _compiled(path: str, source: bytes) -> bytes:

@@ -21,6 +21,7 @@ from pathlib import Path
 from sharewright.errors import NotFound, SharewrightError
 from sharewright.guest.package import build_program, program_identity
 from sharewright.image import customize, disk
+from sharewright.image.additions import NO_ADDITIONS, Additions
 from sharewright.image.manifest import INITRD, KERNEL, ROOT, ImageManifest, read_manifest, write_manifest
 from sharewright.image.recipe import (
     EXCLUDED_PATHS,
@@ -51,6 +52,7 @@ def build_image(
     force: bool = False,
     progress: Progress = lambda message: None,
     mirror: str | None = None,
+    additions: Additions = NO_ADDITIONS,
 ) -> ImageManifest:
     """Build the image unless one of the same recipe, mirror and guest program is there. Needs root.
 
@@ -62,6 +64,7 @@ def build_image(
         sources=sources_for(mirror or os.environ.get(MIRROR_VARIABLE)),
         program=build_program(),
         program_identity=program_identity(),
+        additions=additions,
     )
     wanted = recipe.hash()
     target = Path(os.path.abspath(target))  # noqa: PTH100 - not resolve(): the target itself is a link
@@ -190,7 +193,7 @@ class _Builder:
 
     def _mmdebstrap(self, root: Path) -> list[str]:
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
-        command += [f"--include={','.join(self.recipe.packages)}"]
+        command += [f"--include={','.join(self.recipe.all_packages)}"]
         command += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
         command += ['--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io"]
         command += [f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS]

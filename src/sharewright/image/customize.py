@@ -38,9 +38,9 @@ def customize(root: Path, image: recipe.Recipe) -> str:
     for name, mode in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
-    copy_overlay(root)
+    copy_files(root, image)
     install_program(root, image.program)
-    configure_units(root)
+    configure_units(root, image)
     remove_identity(root)
     lock_accounts(root)
     compile_python(root)
@@ -57,14 +57,14 @@ def _empty(directory: Path) -> None:
             child.unlink()
 
 
-def copy_overlay(root: Path) -> None:
-    """Copy ``files/`` over the tree, owned by root, 0644 below directories of 0755."""
-    for name, content in recipe.overlay_files():
-        path = root / name
+def copy_files(root: Path, image: recipe.Recipe) -> None:
+    """Copy the recipe's files over the tree, owned by root, below directories of 0755."""
+    for file in image.files():
+        path = root / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        path.write_bytes(content)
-        path.chmod(0o644)
+        path.write_bytes(file.content)
+        path.chmod(file.mode)
 
 
 def install_program(root: Path, program: bytes) -> None:
@@ -74,7 +74,7 @@ def install_program(root: Path, program: bytes) -> None:
     path.chmod(0o755)
 
 
-def configure_units(root: Path) -> None:
+def configure_units(root: Path, image: recipe.Recipe) -> None:
     """Mask, disable and enable systemd units by their symbolic links; mask generators and udev rules not needed."""
     system = root / "etc/systemd/system"
     system.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def configure_units(root: Path) -> None:
         shutil.rmtree(wants)
     for unit in recipe.MASKED_UNITS:
         _link(system / unit, "/dev/null")
-    for unit, target in recipe.ENABLED_UNITS:
+    for unit, target in image.enabled_units:
         place = system / unit
         source = f"/etc/systemd/system/{unit}" if place.is_file() else f"/lib/systemd/system/{unit}"
         if not (root / source.lstrip("/")).exists():

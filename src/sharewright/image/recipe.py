@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from sharewright.errors import ConfigurationError
+from sharewright.image.additions import NO_ADDITIONS, Additions, ImageFile
 
 FORMAT_VERSION = 2  # of the recipe's code: raise it when build.py changes what it makes of the same data
 SUITE = "bookworm"
@@ -170,6 +171,22 @@ class Recipe:
     packages: tuple[str, ...] = PACKAGES
     size_mib: int = 3072
     kernel_arguments: tuple[str, ...] = KERNEL_ARGUMENTS
+    additions: Additions = NO_ADDITIONS
+
+    @property
+    def all_packages(self) -> tuple[str, ...]:
+        return (*self.packages, *self.additions.packages)
+
+    @property
+    def enabled_units(self) -> tuple[tuple[str, str], ...]:
+        """Unit, target."""
+        return (*ENABLED_UNITS, *((unit, "multi-user.target") for unit in self.additions.enabled_units))
+
+    def files(self) -> Iterator[ImageFile]:
+        """Everything that is copied over the installed system; what comes later replaces what came before."""
+        for name, content in sorted(overlay_files()):
+            yield ImageFile(name, content)
+        yield from self.additions.files
 
     def hash(self) -> str:
         """SHA-256 over everything that goes into the image, in hexadecimal."""
@@ -179,12 +196,12 @@ class Recipe:
             "suite": SUITE,
             "epoch": SOURCE_DATE_EPOCH,
             "sources": self.sources,
-            "packages": self.packages,
+            "packages": self.all_packages,
             "excluded": EXCLUDED_PATHS,
             "included": INCLUDED_PATHS,
             "masked": MASKED_UNITS,
             "disabled": DISABLED_UNITS,
-            "enabled": ENABLED_UNITS,
+            "enabled": self.enabled_units,
             "generators": KEPT_GENERATORS,
             "udev": KEPT_UDEV_RULES,
             "initrd": INITRD_MODULES,
@@ -193,7 +210,7 @@ class Recipe:
         }
         digest.update(json.dumps(description, sort_keys=True).encode())
         for name, content in (
-            *sorted(overlay_files()),
+            *((f"{file.path} {file.mode:o}", file.content) for file in self.files()),
             ("initrd.sh", initrd_script()),
             ("program", self.program_identity.encode()),
         ):

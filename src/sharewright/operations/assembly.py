@@ -11,7 +11,7 @@ import msgspec
 from sharewright.clouds.contract import Cloud, Flavor
 from sharewright.clouds.open import open_cloud
 from sharewright.drivers.contract import ShareDriver
-from sharewright.drivers.generic.driver import GenericDriver
+from sharewright.drivers.registration import DriverParts, find_driver_kind
 from sharewright.errors import ConfigurationError
 from sharewright.guest.contract import GuestChannels
 from sharewright.operations.contract import Story
@@ -31,7 +31,7 @@ SERVICE_IMAGE = "images/service"
 @dataclass(frozen=True, kw_only=True)
 class Assembly:
     """Everything a worker process needs: stories by kind; drivers, clouds and the ways into guests by backend. Backends
-    with the same cloud share one cloud object and one set of connections."""
+    with the same cloud share one cloud object, and with the same guest program one set of connections."""
 
     settings: Settings
     store: Store
@@ -60,22 +60,33 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     secrets = open_secrets(settings)
     clouds: dict[str, Cloud] = {}
     channels: dict[str, GuestChannels] = {}
+    programs: dict[tuple[str, bytes | None], GuestChannels] = {}
     drivers: dict[str, ShareDriver] = {}
     for name, backend in settings.backends.items():
+        kind = find_driver_kind(backend.driver)
         if backend.cloud not in clouds:
             clouds[backend.cloud] = open_cloud(settings, backend)
-            channels[backend.cloud] = open_channels(clouds[backend.cloud])
         cloud = clouds[backend.cloud]
+        program = (backend.cloud, kind.guest_extension)
+        if program not in programs:
+            programs[program] = open_channels(cloud, extension=kind.guest_extension)
+        channels[name] = programs[program]
         instances = CloudServiceInstances(
-            store, cloud, channels[backend.cloud], secrets, service_instance_settings(settings, name, backend)
+            store,
+            cloud,
+            channels[name],
+            secrets,
+            service_instance_settings(settings, name, backend, client_ports=kind.client_ports),
         )
-        drivers[name] = GenericDriver(
-            name,
-            backend,
-            store=store,
-            cloud=cloud,
-            instances=instances,
-            convergence=Convergence(instances.apply),
+        drivers[name] = kind.make(
+            DriverParts(
+                backend=name,
+                settings=backend,
+                store=store,
+                cloud=cloud,
+                instances=instances,
+                convergence=Convergence(instances.apply),
+            )
         )
     return Assembly(
         settings=settings,
@@ -83,7 +94,7 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
         stories=make_stories(store, drivers, settings),
         drivers=drivers,
         clouds={name: clouds[backend.cloud] for name, backend in settings.backends.items()},
-        channels={name: channels[backend.cloud] for name, backend in settings.backends.items()},
+        channels=channels,
     )
 
 
@@ -111,20 +122,23 @@ def with_cloud(settings: Settings, cloud: str) -> Settings:
     return msgspec.structs.replace(settings, backends=backends)
 
 
-def open_channels(cloud: Cloud) -> GuestChannels:
-    """The way into a cloud's guests: SSH, except where there are none."""
+def open_channels(cloud: Cloud, *, extension: bytes | None = None) -> GuestChannels:
+    """The way into a cloud's guests: SSH, except where there are none. ``extension``: the driver's part of their
+    program."""
     if cloud.name == "simulated":
         from sharewright.clouds.simulated.cloud import SimulatedCloud
         from sharewright.clouds.simulated.guest import SimulatedGuests
 
         assert isinstance(cloud, SimulatedCloud)  # noqa: S101 - narrows the type
-        return SimulatedGuests(cloud)
+        return SimulatedGuests(cloud, extension=extension)
     from sharewright.guest.channel import SshChannels
 
-    return SshChannels()
+    return SshChannels(extension=extension)
 
 
-def service_instance_settings(settings: Settings, name: str, backend: Backend) -> ServiceInstanceSettings:
+def service_instance_settings(
+    settings: Settings, name: str, backend: Backend, *, client_ports: tuple[int, ...]
+) -> ServiceInstanceSettings:
     """What a backend's service VMs are made of."""
     return ServiceInstanceSettings(
         backend=name,
@@ -140,6 +154,7 @@ def service_instance_settings(settings: Settings, name: str, backend: Backend) -
         layout="tenant" if backend.connect_share_server_to_tenant_network else "router",
         service_network_cidr=backend.service_network_cidr,
         division_mask=backend.service_network_division_mask,
+        client_ports=client_ports,
         availability_zone=backend.availability_zone,
         attach_seconds=backend.attach_seconds,
         boot_seconds=backend.boot_seconds,

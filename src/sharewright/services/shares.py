@@ -109,7 +109,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     authorize(context, "share:create")
     if values.get("is_public"):
         authorize(context, "share:create_public_share")
-    protocol = check_protocol(values["protocol"])
+    protocol = check_protocol(values["protocol"], deployment.settings.enabled_share_protocols)
     metadata = check_metadata(values.get("metadata") or {})
     check_admin_metadata(context, metadata)
     _refuse_unbuilt(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final
 
@@ -14,8 +14,6 @@ from sharewright.identifiers import is_id
 
 Text255 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
-# What the backends can export. Manila knows the others and refuses those that are not enabled.
-PROTOCOLS: Final = ("NFS",)
 ACCESS_LEVELS: Final = ("rw", "ro")
 _KNOWN_ACCESS_TYPES: Final = ("ip", "user", "cert", "cephx")
 _SPEC_KEY: Final = re.compile(r"^[\w.\-: ]{1,255}$")
@@ -30,13 +28,13 @@ _TRUE: Final = frozenset({"true", "1", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"false", "0", "f", "no", "n", "off"})
 
 
-def check_protocol(value: str) -> str:
-    """The protocol in capitals."""
+def check_protocol(value: str, enabled: Sequence[str]) -> str:
+    """The protocol in capitals. ``enabled`` are those of the configuration."""
     protocol = value.upper()
-    if protocol not in PROTOCOLS:
+    if protocol not in enabled:
         raise InvalidInput(
             f"Invalid share protocol provided: {protocol[:32]}. It is either disabled or unsupported."
-            f" Available protocols: {', '.join(PROTOCOLS)}."
+            f" Available protocols: {', '.join(enabled)}."
         )
     return protocol
 

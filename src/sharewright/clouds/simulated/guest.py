@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.state import dump, load
-from sharewright.errors import GuestUnreachable, StaleDocument
+from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest.contract import GuestAddress, round_trips
 from sharewright.guest.document import Document, Share, ShareState, State
+from sharewright.guest.program import extension as default_extension
 
 PROGRAM = "simulated"
+EXTENSION_WORDS = "serve what the extension's part of the document says"
 POLL_SECONDS = 0.02
 GIBIBYTE = 2**30
 
@@ -32,12 +35,14 @@ class SimulatedGuests:
     """Contract GuestChannels for the instances of one SimulatedCloud.
 
     When the instance's config drive had keys as ours have (``user_data``), the address's must match them; without any,
-    anybody is let in.
+    anybody is let in. Of a driver's ``extension`` of the guest program only ``parse`` is real here: what it accepts
+    counts as served, and its answer is empty.
     """
 
-    def __init__(self, cloud: SimulatedCloud) -> None:
+    def __init__(self, cloud: SimulatedCloud, *, extension: bytes | None = None) -> None:
         self._state = cloud.state
         self._deployment = cloud.deployment
+        self._parse = parser_of(extension)
 
     def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
         end = time.monotonic() + timeout
@@ -61,6 +66,7 @@ class SimulatedGuests:
         ):
             instance = self._reach(tx, address)
             round_trips.count += 1
+            self._check_extension(document)
             if document.generation < instance["generation"]:
                 raise StaleDocument(
                     f"The server already applied generation {instance['generation']}, this is {document.generation}.",
@@ -70,6 +76,11 @@ class SimulatedGuests:
             changed: list[str] = []
             unmounted, busy = self._remove(tx, instance["id"], document, changed)
             shares = [self._apply_share(tx, instance["id"], share, changed) for share in document.shares]
+            if self._differs(tx, instance["id"], document):
+                tx.execute(
+                    "INSERT OR REPLACE INTO guest_extensions VALUES (?, ?)", (instance["id"], dump(document.extension))
+                )
+                changed.append(EXTENSION_WORDS)
             return State(
                 generation=document.generation,
                 shares=tuple(shares),
@@ -88,8 +99,11 @@ class SimulatedGuests:
         ):
             instance = self._reach(tx, address)
             round_trips.count += 1
+            self._check_extension(document)
+            differs = self._differs(tx, instance["id"], document)
             return State(
                 generation=instance["generation"],
+                changed=(EXTENSION_WORDS,) if differs else (),
                 shares=tuple(self._observe_share(tx, instance["id"], share) for share in document.shares),
                 changed=tuple(
                     f"grow {share.id}"
@@ -252,7 +266,22 @@ class SimulatedGuests:
         failure = self._state.take_failure(tx, step)
         return failure.message if failure else ""
 
+    def _check_extension(self, document: Document) -> None:
+        if document.extension is not None:
+            try:
+                self._parse(load(dump(document.extension)))  # as it comes over a wire
+            except ValueError as error:
+                raise GuestError(f"extension: {error}.") from error
+
+    def _differs(self, tx: sqlite3.Connection, instance_id: str, document: Document) -> bool:
+        return document.extension is not None and load(dump(document.extension)) != _section(tx, instance_id)
+
     # ---- for tests ----
+
+    def extension(self, instance_id: str) -> Any:
+        """The part of the newest document that was for the driver's extension; None when there was none."""
+        with self._state.transaction(write=False) as tx:
+            return _section(tx, instance_id)
 
     def exports(self, instance_id: str) -> dict[str, list[list[str]]]:
         """What clients may mount now: share id → [[address, level], …]; only what is mounted and exported."""
@@ -263,6 +292,21 @@ class SimulatedGuests:
                 (instance_id,),
             ).fetchall()
         return {row["share_id"]: load(row["rules"]) for row in rows}
+
+
+def parser_of(extension: bytes | None) -> Callable[[object], object]:
+    """``parse`` of an extension of the guest program (guest/program/extension.py says what that is)."""
+    if extension is None:
+        return default_extension.parse
+    module: dict[str, Any] = {"__name__": "sharewright_guest.extension"}
+    exec(compile(extension, "extension.py", "exec", dont_inherit=True), module)  # noqa: S102 - the driver's own code
+    parse: Callable[[object], object] = module["parse"]
+    return parse
+
+
+def _section(tx: sqlite3.Connection, instance_id: str) -> Any:
+    row = tx.execute("SELECT section FROM guest_extensions WHERE instance_id = ?", (instance_id,)).fetchone()
+    return None if row is None else load(row["section"])
 
 
 def _attached(tx: sqlite3.Connection, instance_id: str, serial: str) -> sqlite3.Row | None:

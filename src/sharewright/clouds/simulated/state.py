@@ -49,6 +49,8 @@ CREATE TABLE IF NOT EXISTS instances (
 CREATE TABLE IF NOT EXISTS guest_shares (
   instance_id TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE, share_id TEXT NOT NULL, serial TEXT NOT NULL,
   filesystem_uuid TEXT NOT NULL, mounted INTEGER NOT NULL, rules TEXT, PRIMARY KEY (instance_id, share_id));
+CREATE TABLE IF NOT EXISTS guest_extensions (
+  instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, section TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
   number INTEGER PRIMARY KEY AUTOINCREMENT, method TEXT NOT NULL, error TEXT NOT NULL, message TEXT NOT NULL,
   times INTEGER NOT NULL, moment TEXT NOT NULL);

@@ -23,6 +23,7 @@ from sharewright.drivers.generic.records import InstanceRecord, extra_spec, find
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, tenant_network
+from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
     CloudError,
     CloudUnavailable,
@@ -307,3 +308,17 @@ def export_paths(share_instance_id: str, server: ServiceInstance) -> list[str]:
         else f"{address}:/shares/share-{share_instance_id}"
         for address in server.export_addresses
     ]
+
+
+def _make(parts: DriverParts) -> GenericDriver:
+    return GenericDriver(
+        parts.backend,
+        parts.settings,
+        store=parts.store,
+        cloud=parts.cloud,
+        instances=parts.instances,
+        convergence=parts.convergence,
+    )
+
+
+GENERIC = DriverKind(make=_make, client_ports=(2049,))

@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+from . import extension
 from . import facts as observing
 from .desired import Desired, Share, mount_path
 from .exports import found_entries, wanted_entries
@@ -29,7 +30,7 @@ FAILURES = {
 class Outcome:
     """What became of an apply; :func:`state` turns it into guest/document.py's State."""
 
-    __slots__ = ("acted", "busy", "changed", "export_error", "formatted", "timings", "unmounted")
+    __slots__ = ("acted", "busy", "changed", "export_error", "extension", "formatted", "timings", "unmounted")
 
     def __init__(self, *, acted: bool) -> None:
         self.acted = acted
@@ -38,6 +39,7 @@ class Outcome:
         self.changed: list[str] = []
         self.formatted: set[str] = set()
         self.export_error = ""
+        self.extension: dict[str, object] = {}
         self.timings: dict[str, float] = {}
 
     def add_time(self, phase: str, started: float) -> None:
@@ -68,6 +70,7 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     for action in plan.actions:
         if action.kind in (*FILE_ACTIONS, "flush"):
             _timed(outcome, "exports", host, action, desired)
+    _extend(host, desired, plan, outcome)
     if first:
         _load_firewall(host, plan, outcome, desired)
     for action in plan.actions:
@@ -93,8 +96,26 @@ def observe(host: Host, desired: Desired) -> dict[str, object]:
     started = time.monotonic()
     plan = make_plan(observing.gather(host, desired, wait=False), desired)
     outcome.changed = [action.words for action in plan.actions]
+    _extend(host, desired, plan, outcome)
     outcome.add_time("total", started)
     return state(host, desired, plan, outcome)
+
+
+def _extend(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> None:
+    """What a driver's extension serves, of the shares that are mounted as they should be."""
+    if desired.extension is None:
+        return
+    started = time.monotonic()
+    mounts = observing.find_mounts(host)
+    paths = {
+        share.id: share.path
+        for share in desired.shares
+        if share.id not in plan.problems and share.id in mounts and mounts[share.id].alive
+    }
+    act = extension.apply if outcome.acted else extension.observe
+    outcome.extension, changed = act(host, desired.extension, paths)
+    outcome.changed += changed
+    outcome.add_time("extension", started)
 
 
 def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[str, object]:
@@ -130,6 +151,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
         "busy": outcome.busy,
         "changed": outcome.changed,
         "timings": outcome.timings,
+        "extension": outcome.extension,
     }
 
 

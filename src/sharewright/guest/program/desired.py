@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from . import extension
 from .host import SHARES, Refusal
 
 TYPE_CHECKING = False
@@ -63,9 +64,19 @@ class Share:
 
 
 class Desired:
-    """A whole document. ``firewall`` is None when the document leaves it as it is; ``ports`` are its client ports."""
+    """A whole document. ``firewall`` is None when the document leaves it as it is; ``ports`` are its client ports;
+    ``extension`` is what the extension understood of its part, None when there is none."""
 
-    __slots__ = ("device_timeout", "firewall", "generation", "ports", "saved_firewall", "server_id", "shares")
+    __slots__ = (
+        "device_timeout",
+        "extension",
+        "firewall",
+        "generation",
+        "ports",
+        "saved_firewall",
+        "server_id",
+        "shares",
+    )
 
     def __init__(
         self,
@@ -77,6 +88,7 @@ class Desired:
         ports: list[int] | None = None,
         saved_firewall: dict[str, object] | None = None,
         device_timeout: float = 30.0,
+        extension: object = None,
     ) -> None:
         self.server_id = server_id
         self.generation = generation
@@ -85,6 +97,7 @@ class Desired:
         self.ports = ports or []
         self.saved_firewall = saved_firewall
         self.device_timeout = device_timeout
+        self.extension = extension
 
 
 def mount_path(share_id: str) -> str:
@@ -103,7 +116,7 @@ def parse_document(value: object) -> Desired:
         value,
         "document",
         ("server_id", "generation", "shares"),
-        ("firewall", "device_timeout", "format_version"),
+        ("firewall", "device_timeout", "extension", "format_version"),
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
@@ -126,7 +139,17 @@ def parse_document(value: object) -> Desired:
         ports=ports,
         saved_firewall=firewall if isinstance(firewall, dict) else None,
         device_timeout=float(timeout),
+        extension=_extension(document.get("extension")),
     )
+
+
+def _extension(section: object) -> object:
+    if section is None:
+        return None
+    try:
+        return extension.parse(section)
+    except ValueError as error:
+        raise Refusal("invalid", f"extension: {error}.") from None
 
 
 def parse_firewall(value: object) -> tuple[dict[str, list[str]], list[int]]:
@@ -166,7 +189,9 @@ def _share(value: object) -> Share:
     create = filesystem.get("create", False)
     if not isinstance(create, bool):
         _wrong("filesystem.create", create, "true or false")
-    _one_of(table["protocol"], "protocol", ("NFS",))
+    protocol = _one_of(table["protocol"], "protocol", ("NFS", "NONE"))
+    if protocol == "NONE" and table.get("rules"):
+        raise Refusal("invalid", "A share of protocol NONE is only mounted; it cannot have rules.")
     return Share(
         _text(table["id"], "share.id", UUID),
         _text(table["serial"], "share.serial", SERIAL),
