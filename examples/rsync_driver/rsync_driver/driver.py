@@ -137,6 +137,16 @@ class RsyncDriver:
                 )
         rows.remember(self._store, progress, row.id, volume_id=None, volume_serial=None, volume_attached=False)
 
+    def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
+        row = rows.read_instance(self._store, share_instance_id)
+        with progress.step("volume"):
+            self._cloud.volumes.extend_volume(
+                row.volume_id, size, timeout=min(self._settings.volume_seconds, progress.remaining)
+            )
+            rows.remember(self._store, progress, row.id, size=size)  # the guest grows the file system to it, mounted
+        with progress.step("guest"):
+            self._serve(server_id, row.id)
+
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         row = rows.read_instance(self._store, share_instance_id)
         if not row.volume_attached:

@@ -126,7 +126,9 @@ def build_document(store: Store, server_id: str, firewall: Firewall) -> Document
             Share(
                 id=row.id,
                 serial=row.volume_serial,
-                filesystem=Filesystem(row.filesystem_type, row.filesystem_uuid, create=not row.filesystem_ready),
+                filesystem=Filesystem(
+                    row.filesystem_type, row.filesystem_uuid, create=not row.filesystem_ready, size=row.size * 2**30
+                ),
                 protocol="NONE",  # the guest program mounts it; our extension serves it
             )
             for row in rows

@@ -100,17 +100,18 @@ class SimulatedGuests:
             instance = self._reach(tx, address)
             round_trips.count += 1
             self._check_extension(document)
-            differs = self._differs(tx, instance["id"], document)
+            changed = [
+                f"grow {share.id}"
+                for share in document.shares
+                if (volume := _attached(tx, instance["id"], share.serial)) is not None
+                and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
+            ]
+            if self._differs(tx, instance["id"], document):
+                changed.append(EXTENSION_WORDS)
             return State(
                 generation=instance["generation"],
-                changed=(EXTENSION_WORDS,) if differs else (),
                 shares=tuple(self._observe_share(tx, instance["id"], share) for share in document.shares),
-                changed=tuple(
-                    f"grow {share.id}"
-                    for share in document.shares
-                    if (volume := _attached(tx, instance["id"], share.serial)) is not None
-                    and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
-                ),
+                changed=tuple(changed),
                 boot_id=instance["boot_id"],
                 program=PROGRAM,
             )
