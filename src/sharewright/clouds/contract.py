@@ -126,8 +126,8 @@ class Volumes(Protocol):
     def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
         """Make a volume that exists, but not as ours, ours under that name ("manage"). ``reference`` is what the
         cloud's people call it: its id, or a name that only it has. Its content, size and attachment stay as they are.
-        Adopted under that name already: success, also
-        when ``reference`` was its name until then. None: CloudObjectMissing. Ours by another name: CloudError."""
+        Adopted under that name already: success, also when ``reference`` was its name until then. None:
+        CloudObjectMissing. Ours by another name: CloudError."""
         ...
 
     def disown_volume(self, volume_id: str, *, timeout: float) -> None:

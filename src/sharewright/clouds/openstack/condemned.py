@@ -3,8 +3,8 @@
 A volume made from a snapshot may share its blocks. On Ceph with the older kind of clones (rbd_default_clone_format 1,
 or clients older than Mimic admitted) Cinder does not delete the snapshot as long as there is such a volume, nor the
 volume that the snapshot is of, unless rbd_flatten_volume_from_snapshot was set when the copy was made; other storage
-has rules of its own. What Cinder keeps is *condemned*: it loses our tags, so nothing finds, lists or makes anything
-of it any more, and gets one that says so; and it goes when the last volume goes that needs it.
+has rules of its own. What Cinder keeps is *condemned*: it loses our tags, so nothing finds, lists or makes anything of
+it any more, and gets one that says so; and it goes when the last volume goes that needs it.
 """
 
 from __future__ import annotations
