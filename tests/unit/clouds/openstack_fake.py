@@ -280,6 +280,10 @@ class FakeOpenStack:
                     return 400, {"badRequest": {"message": message, "code": 400}}
                 self.volumes[identifier] |= {"status": "deleting", "looks": self.looks}
                 return 202, {}
+            case "POST", ["volumes", identifier, "action"] if "os-roll_detaching" in asked.body:
+                assert self.volumes[identifier]["status"] == "detaching"
+                self.volumes[identifier] |= {"status": "in-use"}
+                return 202, {}
             case "POST", ["volumes", identifier, "action"] if identifier in self.volumes:
                 volume, size = self.volumes[identifier], asked.body["os-extend"]["new_size"]
                 if volume["status"] not in ("available", "in-use") or size <= volume["size"]:

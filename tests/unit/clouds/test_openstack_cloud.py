@@ -42,7 +42,7 @@ class World:
 
     def __init__(self, fake: FakeOpenStack, **settings: str) -> None:
         values = {"auth_url": f"{fake.url}/identity/v3", "username": "sharewright", "password": PASSWORD, **settings}
-        paces = Paces(server=0.0, volume=0.0)
+        paces = Paces(server=0.0, volume=0.0, detaching_is_stuck=0.5)
         self.connection = Connection(OpenStack(**values))  # type: ignore[arg-type]
         self.volumes = OpenStackVolumes(self.connection, DEPLOYMENT, paces)
         self.images = OpenStackImages(self.connection, DEPLOYMENT)
@@ -529,6 +529,16 @@ def test_a_guest_that_holds_on_is_asked_again(fake: FakeOpenStack, world: World)
     world.compute.detach_volume(server_id, volume_id, timeout=SECONDS)
     assert fake.volumes[volume_id]["status"] == "available"
     assert len(fake.asked("DELETE", "os-volume_attachments")) == 2
+
+
+def test_a_detach_whose_end_cinder_never_heard_of_begins_anew(fake: FakeOpenStack, world: World) -> None:
+    """Cinder's API was away when Nova had the disk out of the guest."""
+    server_id, volume_id = fake.add_server("s", DEPLOYMENT), fake.add_volume("v", DEPLOYMENT)
+    world.compute.attach_volume(server_id, volume_id, timeout=SECONDS)
+    fake.volumes[volume_id] |= {"status": "detaching", "looks": 1_000_000}
+    world.compute.detach_volume(server_id, volume_id, timeout=SECONDS)
+    assert fake.volumes[volume_id]["status"] == "available"
+    assert len(fake.asked("DELETE", "os-volume_attachments")) == 1
 
 
 def test_an_attachment_to_a_vanished_server_is_released(fake: FakeOpenStack, world: World) -> None:

@@ -19,10 +19,9 @@ from sharewright.identifiers import is_id
 
 AVAILABLE = "available"
 IN_USE = "in-use"
+DETACHING = "detaching"
 # Cinder or Nova is at work; the status changes by itself.
-MOVING = frozenset(
-    {"creating", "attaching", "reserved", "detaching", "deleting", "extending", "retyping", "downloading"}
-)
+MOVING = frozenset({"creating", "attaching", "reserved", DETACHING, "deleting", "extending", "retyping", "downloading"})
 
 
 class CinderSnapshot(Snapshot):

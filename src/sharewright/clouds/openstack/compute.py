@@ -12,7 +12,7 @@ from openstack.connection import Connection as Sdk
 
 from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, cloud_calls
 from sharewright.clouds.openstack import placement
-from sharewright.clouds.openstack.cinder import AVAILABLE, IN_USE, MOVING
+from sharewright.clouds.openstack.cinder import AVAILABLE, DETACHING, IN_USE, MOVING
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
 from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, QUOTA_TEXT, status_of
 from sharewright.clouds.openstack.images import OpenStackImages
@@ -192,6 +192,7 @@ class OpenStackCompute:
         deadline = Deadline(timeout)
         wait = Wait(f"volume {volume_id} to be detached", deadline, self._paces.volume_detached)
         asked = 0
+        stuck = Deadline(self._paces.detaching_is_stuck)
         while True:
             volume = self._volumes.look(volume_id, deadline)
             if volume is None:
@@ -199,6 +200,11 @@ class OpenStackCompute:
             mine = instance_id in holders(volume)
             if not mine and volume.status not in MOVING:
                 break
+            if mine and volume.status == DETACHING and stuck.remaining <= 0:
+                # Nova could not tell Cinder the end of it, and nobody will: begin anew. Nova takes one at a time.
+                self._volumes.take_back_detaching(volume_id, str(volume.name), deadline)
+                stuck = Deadline(self._paces.detaching_is_stuck)
+                continue
             if mine and volume.status == IN_USE:
                 # Again when the guest did not let go of it in the time that Nova gives it.
                 if not self._ask_to_detach(instance_id, volume_id, str(volume.name), deadline):

@@ -46,9 +46,14 @@ class Pace:
 
 
 class Paces:
-    """What one cloud's work takes; the guesses are a small cloud's figures. Neutron's objects are there at once."""
+    """What one cloud's work takes; the guesses are a small cloud's figures. Neutron's objects are there at once.
 
-    def __init__(self, *, server: float = 8.0, volume: float = 1.0) -> None:
+    ``detaching_is_stuck``: seconds after which a detach that has not ended is asked for again. Nova asks the guest once
+    more every 20 s (libvirt.device_detach_timeout).
+    """
+
+    def __init__(self, *, server: float = 8.0, volume: float = 1.0, detaching_is_stuck: float = 30.0) -> None:
+        self.detaching_is_stuck = detaching_is_stuck
         self.server_made = Pace(server)
         self.server_started = Pace(server / 2)
         self.server_deleted = Pace(server / 2)

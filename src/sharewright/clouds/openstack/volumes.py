@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
 from openstack.block_storage.v3.volume import Volume as CinderVolume
 from openstack.connection import Connection as Sdk
 
 from sharewright.clouds.contract import Capacity, Tags, Volume, VolumeSpec, cloud_calls
-from sharewright.clouds.openstack.cinder import AVAILABLE, IN_USE, MOVING, metadata_of, name_of
+from sharewright.clouds.openstack.cinder import AVAILABLE, DETACHING, IN_USE, MOVING, metadata_of, name_of
 from sharewright.clouds.openstack.connection import Connection, block_storage
 from sharewright.clouds.openstack.errors import NO_ROOM_TEXT, status_of
 from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.snapshots import OpenStackSnapshots
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
+
+log = structlog.get_logger()
 
 
 class OpenStackVolumes(OpenStackSnapshots):
@@ -187,6 +190,18 @@ class OpenStackVolumes(OpenStackSnapshots):
                     block_storage(sdk).delete_attachment(each.id)
 
         self._connection.call(f"releasing volume {volume_id} from a missing instance", action, deadline=deadline)
+
+    def take_back_detaching(self, volume_id: str, name: str, deadline: Deadline) -> None:
+        """Make a volume in-use again whose detaching did not come to an end (Cinder's action os-roll_detaching). One
+        that has come to it meanwhile is left alone."""
+
+        def action(sdk: Sdk) -> None:
+            if block_storage(sdk).get_volume(volume_id).status == DETACHING:
+                body = {"os-roll_detaching": None}
+                block_storage(sdk).post(f"/volumes/{volume_id}/action", json=body, raise_exc=True)
+
+        log.warning("a volume is stuck while it is detached; beginning anew", volume=name)
+        self._connection.call(f"taking back the detaching of volume {name}", action, deadline=deadline)
 
     # ---- parts ----
 
