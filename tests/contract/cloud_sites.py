@@ -130,7 +130,7 @@ class LibvirtSite:
         return block_holds(str(file), file.suffix[1:], pattern, gibibyte)
 
     def _file(self, cloud: Cloud, volume_id: str) -> Path:
-        (file,) = self._deployments[cloud.deployment].rglob(f"volumes/{volume_id}.*")
+        (file,) = (self._deployments[cloud.deployment] / "libvirt" / "volumes").glob(f"{volume_id}.*")
         return file
 
     def remove(self) -> None:

@@ -342,7 +342,7 @@ def test_a_clone_outlives_its_snapshot_and_its_volume(site: Site, cloud: Cloud) 
     assert site.holds(cloud, clone.id, 65)
     # The names are free, and a clone has snapshots of its own.
     again = make_snapshot(cloud, clone)
-    assert again.id != snapshot.id
+    assert again.volume_id == clone.id
     grandchild = make_clone(cloud, again.id, "manila-share-grandchild")
     cloud.volumes.delete_snapshot(again.id, timeout=SECONDS)
     cloud.volumes.delete_volume(clone.id, timeout=SECONDS)

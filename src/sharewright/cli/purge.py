@@ -25,6 +25,7 @@ from sharewright.settings import Settings
 if TYPE_CHECKING:
     from sharewright.clouds.libvirt.cloud import LibvirtCloud
 
+FILES_OF_OTHERS = Path("libvirt/volumes")  # in the state directory: after a purge, what was disowned
 Say = Callable[[str], None]
 
 
