@@ -464,6 +464,7 @@ def test_only_snapshots_that_are_nobodys_are_adopted(site: Site, cloud: Cloud) -
     assert cloud.volumes.adopt_snapshot(ours.id, ours.name, TAGS, timeout=SECONDS) == ours
     assert list(cloud.volumes.list_snapshots()) == [ours]
     assert list(other.volumes.list_snapshots()) == [theirs]
+    other.volumes.adopt_snapshot(unadopted.id, unadopted.name, TAGS, timeout=SECONDS)  # so that it is removed
 
 
 # ---- only ours ----

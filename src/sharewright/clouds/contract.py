@@ -26,7 +26,7 @@ Tags = Mapping[str, str]
 
 TAG_DEPLOYMENT = "sharewright"  # value: the deployment's id; what carries another's is not ours to touch
 TAG_BACKEND = "sharewright_backend"
-TAG_OWNER = "sharewright_owner"  # value: "share_server:<id>" or "share_instance:<id>"; the sweeper looks this row up
+TAG_OWNER = "sharewright_owner"  # value: "share_server:<id>", "share_instance:<id>", …; the sweeper looks this row up
 
 
 # ---- volumes ---------------------------------------------------------------------------------------------------------
@@ -126,7 +126,8 @@ class Volumes(Protocol):
     def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
         """Make a volume that exists, but not as ours, ours under that name ("manage"). ``reference`` is what the
         cloud's people call it: its id, or a name that only it has. Its content, size and attachment stay as they are.
-        Adopted under that name already: success. None: CloudObjectMissing. Ours by another name: CloudError."""
+        Adopted under that name already: success, also when ``reference`` was its name until then. None:
+        CloudObjectMissing. Ours by another name: CloudError."""
         ...
 
     def disown_volume(self, volume_id: str, *, timeout: float) -> None:

@@ -48,6 +48,7 @@ class FakeOpenStack:
     def __init__(self) -> None:
         self.requests: list[Asked] = []
         self.volumes: dict[str, dict[str, Any]] = {}
+        self.snapshots: dict[str, dict[str, Any]] = {}
         self.servers: dict[str, dict[str, Any]] = {}
         self.images: dict[str, dict[str, Any]] = {}
         self.groups: list[dict[str, Any]] = []
@@ -56,10 +57,13 @@ class FakeOpenStack:
         self.looks = 1  # how often a thing is looked at before its status changes
         self.quota = 1000  # GiB
         self.volume_quota = 10
+        self.snapshot_quota = 10
         self.pools: list[dict[str, Any]] | None = None  # None: only administrators may see them
         self.outcome = {
             "volume": "available",
             "extend": "",  # the status from before
+            "snapshot": "available",
+            "snapshot deletion": "",  # the status that it ends in; "": it is gone
             "attach": "in-use",
             "detach": "available",
             "server": "ACTIVE",
@@ -147,6 +151,19 @@ class FakeOpenStack:
             **values,
         }
         return volume_id
+
+    def add_snapshot(self, name: str, deployment: str, volume_id: str, /, **values: Any) -> str:
+        snapshot_id = str(uuid.uuid4())
+        self.snapshots[snapshot_id] = {
+            "id": snapshot_id,
+            "name": name,
+            "size": self.volumes[volume_id]["size"],
+            "volume_id": volume_id,
+            "status": "available",
+            "metadata": {"sharewright": deployment} if deployment else {},
+            **values,
+        }
+        return snapshot_id
 
     # ---- HTTP ----
 
@@ -237,16 +254,16 @@ class FakeOpenStack:
     # ---- Cinder ----
 
     def _volume(self, asked: Asked, pieces: list[str]) -> tuple[int, Any]:
+        if pieces[0] == "snapshots":
+            return self._snapshot(asked, pieces[1:])
         match asked.method, pieces:
             case "GET", ["volumes"] | ["volumes", "detail"]:
-                wanted = json.loads(asked.query.get("metadata", ["{}"])[0])
-                found = [
-                    each
-                    for each in self.volumes.values()
-                    if wanted.items() <= each["metadata"].items()
-                    and asked.query.get("name", [each["name"]])[0] == each["name"]
-                ]
-                return 200, {"volumes": found}
+                return 200, {"volumes": _filtered(asked, self.volumes)}
+            case "PUT", ["volumes", identifier] if identifier in self.volumes:
+                self.volumes[identifier] |= asked.body["volume"]
+                return 200, {"volume": self.volumes[identifier]}
+            case (("POST" | "PUT"), ["volumes", identifier, "metadata"]) if identifier in self.volumes:
+                return _set_metadata(asked, self.volumes[identifier])
             case "POST", ["volumes"]:
                 wanted = asked.body["volume"]
                 if sum(each["size"] for each in self.volumes.values()) + wanted["size"] > self.quota:
@@ -258,6 +275,9 @@ class FakeOpenStack:
             case "GET", ["volumes", identifier] if identifier in self.volumes:
                 return 200, {"volume": self._look_at_volume(identifier)} if identifier in self.volumes else {}
             case "DELETE", ["volumes", identifier] if identifier in self.volumes:
+                if any(each["volume_id"] == identifier for each in self.snapshots.values()):
+                    message = "Invalid volume: Volume has dependent snapshots."
+                    return 400, {"badRequest": {"message": message, "code": 400}}
                 self.volumes[identifier] |= {"status": "deleting", "looks": self.looks}
                 return 202, {}
             case "POST", ["volumes", identifier, "action"] if identifier in self.volumes:
@@ -282,7 +302,7 @@ class FakeOpenStack:
                 if self.pools is None:
                     return 403, {"forbidden": {"message": "Policy doesn't allow it to be performed.", "code": 403}}
                 return 200, {"pools": [{"name": "pool", "capabilities": each} for each in self.pools]}
-            case "GET", ["messages"] if asked.query["resource_uuid"][0] in self.volumes:
+            case "GET", ["messages"] if asked.query["resource_uuid"][0] in {**self.volumes, **self.snapshots}:
                 return 200, {"messages": [{"id": "m", "user_message": each} for each in self.messages]}
             case "GET", ["attachments"] | ["attachments", "detail"]:
                 found = []
@@ -326,6 +346,51 @@ class FakeOpenStack:
                 if volume["status"] == "available":
                     volume["attachments"] = []
                 self.outcome["detach"] = "available"
+        return seen
+
+    def _snapshot(self, asked: Asked, pieces: list[str]) -> tuple[int, Any]:
+        match asked.method, pieces:
+            case "GET", ["detail"]:
+                return 200, {"snapshots": _filtered(asked, self.snapshots)}
+            case "POST", []:
+                wanted = asked.body["snapshot"]
+                volume = self.volumes[wanted["volume_id"]]
+                if volume["status"] != "available" and not (wanted.pop("force") and volume["status"] == "in-use"):
+                    return 400, {"badRequest": {"message": f"Invalid volume: {volume['status']}", "code": 400}}
+                if len(self.snapshots) >= self.snapshot_quota:
+                    message = "SnapshotLimitExceeded: Maximum number of snapshots allowed (0) exceeded"
+                    return 413, {"overLimit": {"message": message, "code": 413, "retryAfter": "0"}}
+                made = self.add_snapshot("", "", volume["id"], status="creating", looks=self.looks)
+                self.snapshots[made] |= wanted
+                return 202, {"snapshot": self.snapshots[made]}
+            case "GET", [identifier] if identifier in self.snapshots:
+                return 200, {"snapshot": self._look_at_snapshot(identifier)}
+            case "DELETE", [identifier] if identifier in self.snapshots:
+                self.snapshots[identifier] |= {"status": "deleting", "looks": self.looks}
+                return 202, {}
+            case "PUT", [identifier] if identifier in self.snapshots:
+                self.snapshots[identifier] |= asked.body["snapshot"]
+                return 200, {"snapshot": self.snapshots[identifier]}
+            case (("POST" | "PUT"), [identifier, "metadata"]) if identifier in self.snapshots:
+                return _set_metadata(asked, self.snapshots[identifier])
+        return 404, {"itemNotFound": {"message": f"{asked.path} could not be found.", "code": 404}}
+
+    def _look_at_snapshot(self, identifier: str) -> dict[str, Any]:
+        """As Ceph, it keeps a snapshot that volumes were made from."""
+        snapshot = self.snapshots[identifier]
+        seen = dict(snapshot)
+        if snapshot["status"] not in ("creating", "deleting"):
+            return seen
+        if snapshot.get("looks", 0) > 1:
+            snapshot["looks"] -= 1
+        elif snapshot["status"] == "creating":
+            snapshot["status"] = self.outcome["snapshot"]
+        elif any(each.get("snapshot_id") == identifier for each in self.volumes.values()):
+            snapshot["status"] = "available"
+        elif self.outcome["snapshot deletion"]:
+            snapshot["status"] = self.outcome["snapshot deletion"]
+        else:
+            del self.snapshots[identifier]
         return seen
 
     # ---- Nova ----
@@ -424,3 +489,20 @@ class FakeOpenStack:
                 del self.images[identifier]
                 return 204, None
         return 404, {"code": 404}
+
+
+def _filtered(asked: Asked, things: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What Cinder lists when asked for certain metadata, a name, or one volume's."""
+    wanted = json.loads(asked.query.get("metadata", ["{}"])[0])
+    return [
+        each
+        for each in things.values()
+        if wanted.items() <= each["metadata"].items()
+        and all(each.get(key) == asked.query[key][0] for key in ("name", "volume_id") if key in asked.query)
+    ]
+
+
+def _set_metadata(asked: Asked, thing: dict[str, Any]) -> tuple[int, Any]:
+    kept = thing["metadata"] if asked.method == "POST" else {}
+    thing["metadata"] = {**kept, **asked.body["metadata"]}
+    return 200, {"metadata": thing["metadata"]}

@@ -17,7 +17,7 @@ from sharewright.clouds.openstack.connection import (
 )
 from sharewright.clouds.openstack.images import OpenStackImages
 from sharewright.clouds.openstack.networks import OpenStackNetworks
-from sharewright.clouds.openstack.polling import Paces
+from sharewright.clouds.openstack.polling import Deadline, Paces
 from sharewright.clouds.openstack.volumes import OpenStackVolumes
 from sharewright.errors import CloudError
 from sharewright.progress import Progress
@@ -73,23 +73,29 @@ class OpenStackCloud:
 
     def check(self) -> None:
         """Log in, have every service answer with the API that we need, and let the networks put right what they find
-        changed."""
+        changed, and what deleted snapshots had to leave behind go."""
         for service, question in QUESTIONS.items():
             self._connection.once(f"asking {service} whether it works", question)
         self._connection.once("asking for API versions", _check_microversions)
         self._networks.check()
+        self._volumes.collect(Deadline(PURGE_SECONDS))
 
     def purge(self, progress: Progress) -> None:
-        """Delete everything of this deployment, shares' data included: servers, volumes, networks, images."""
+        """Delete everything of this deployment, shares' data included: servers, snapshots, volumes, networks,
+        images."""
         with progress.step("delete servers"):
             for instance in self._compute.list_instances():
                 self._compute.delete_instance(instance.id, timeout=PURGE_SECONDS)
             self._compute.remove_groups()
+        with progress.step("delete snapshots"):
+            for snapshot in self._volumes.list_snapshots():
+                self._volumes.delete_snapshot(snapshot.id, timeout=PURGE_SECONDS)
         with progress.step("delete volumes"):
             for volume in self._volumes.list_volumes():
                 if volume.instance_id is not None:  # the server is gone or another's
                     self._compute.detach_volume(volume.instance_id, volume.id, timeout=PURGE_SECONDS)
                 self._volumes.delete_volume(volume.id, timeout=PURGE_SECONDS)
+            self._volumes.collect(Deadline(PURGE_SECONDS))
         with progress.step("delete networks"):
             self._networks.purge(timeout=PURGE_SECONDS)
         with progress.step("delete images"):

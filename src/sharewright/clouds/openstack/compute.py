@@ -12,12 +12,13 @@ from openstack.connection import Connection as Sdk
 
 from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, cloud_calls
 from sharewright.clouds.openstack import placement
+from sharewright.clouds.openstack.cinder import AVAILABLE, IN_USE, MOVING
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
 from sharewright.clouds.openstack.errors import BUSY_TEXT, NO_ROOM_TEXT, QUOTA_TEXT, status_of
 from sharewright.clouds.openstack.images import OpenStackImages
 from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.tags import deployment_tag, is_ours
-from sharewright.clouds.openstack.volumes import AVAILABLE, IN_USE, MOVING, OpenStackVolumes, holders
+from sharewright.clouds.openstack.volumes import OpenStackVolumes, holders
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, CloudUnavailable
 from sharewright.identifiers import is_id

@@ -54,6 +54,8 @@ class Paces:
         self.server_deleted = Pace(server / 2)
         self.volume_made = Pace(volume)
         self.volume_deleted = Pace(volume)
+        self.snapshot_made = Pace(volume)
+        self.snapshot_deleted = Pace(volume)
         self.volume_attached = Pace(volume * 3)
         self.volume_detached = Pace(volume * 3)
 

@@ -16,6 +16,7 @@ from sharewright.clouds.contract import TAG_DEPLOYMENT, Tags
 from sharewright.errors import CloudError
 from sharewright.identifiers import short_hash
 
+TAG_CONDEMNED = f"{TAG_DEPLOYMENT}_condemned"  # value: the deployment that has deleted it, and Cinder could not yet
 LONGEST_TAG = 60  # of Nova, and of Neutron before 2023
 LONGEST_DESCRIPTION = 255
 
@@ -28,6 +29,11 @@ def deployment_tag(deployment: str) -> str:
 
 def is_ours(tags: Mapping[str, Any], deployment: str) -> bool:
     return tags.get(TAG_DEPLOYMENT) == deployment
+
+
+def without_ours(tags: Tags) -> dict[str, str]:
+    """What is left of an object's metadata when it is ours no more."""
+    return {key: value for key, value in tags.items() if not key.startswith(TAG_DEPLOYMENT)}
 
 
 def to_description(tags: Tags, name: str) -> str:

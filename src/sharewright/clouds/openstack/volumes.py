@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openstack.block_storage.v3.volume import Volume as CinderVolume
 from openstack.connection import Connection as Sdk
 
-from sharewright.clouds.contract import TAG_DEPLOYMENT, Capacity, Volume, VolumeSpec, cloud_calls
+from sharewright.clouds.contract import Capacity, Tags, Volume, VolumeSpec, cloud_calls
+from sharewright.clouds.openstack.cinder import AVAILABLE, IN_USE, MOVING, metadata_of, name_of
 from sharewright.clouds.openstack.connection import Connection, block_storage
 from sharewright.clouds.openstack.errors import NO_ROOM_TEXT, status_of
 from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
-from sharewright.clouds.openstack.tags import is_ours
+from sharewright.clouds.openstack.snapshots import OpenStackSnapshots
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
-from sharewright.identifiers import is_id
-
-AVAILABLE = "available"
-IN_USE = "in-use"
-# Cinder or Nova is at work; the status changes by itself.
-MOVING = frozenset(
-    {"creating", "attaching", "reserved", "detaching", "deleting", "extending", "retyping", "downloading"}
-)
 
 
-class OpenStackVolumes:
+class OpenStackVolumes(OpenStackSnapshots):
+    """Contract Volumes."""
+
     def __init__(self, connection: Connection, deployment: str, paces: Paces) -> None:
-        self._connection = connection
-        self._deployment = deployment
-        self._paces = paces
+        super().__init__(connection, deployment, paces)
         self._sees_pools = True
 
     # ---- the contract ----
@@ -44,20 +36,27 @@ class OpenStackVolumes:
                 f"looking for volume {spec.name}", lambda sdk: self._named(sdk, spec.name), deadline=deadline
             )
             if found is not None and found.status == "error":  # its creation failed, nobody has written to it
-                self._delete(str(found.id), spec.name, deadline)
+                self._erase_volume(str(found.id), spec.name, deadline)
                 found = None
             if found is not None and found.size != spec.size:
                 raise CloudError(
                     f"Volume {spec.name} exists with {found.size} GiB, not {spec.size}.", hint="Delete it first."
                 )
+            if found is not None and spec.source_snapshot not in (None, found.snapshot_id):
+                raise CloudError(
+                    f"Volume {spec.name} exists, and not from snapshot {spec.source_snapshot}.", hint="Delete it first."
+                )
             if found is None:
+                source = self._source(spec, deadline)
                 found = self._connection.create(
                     f"making volume {spec.name}",
                     lambda sdk: block_storage(sdk).create_volume(
                         name=spec.name,
                         size=spec.size,
                         metadata=tags,
-                        **_given(volume_type=spec.volume_type, availability_zone=spec.availability_zone),
+                        **_given(
+                            volume_type=spec.volume_type, availability_zone=spec.availability_zone, snapshot_id=source
+                        ),
                     ),
                     again=lambda sdk: self._named(sdk, spec.name),
                     deadline=deadline,
@@ -71,7 +70,7 @@ class OpenStackVolumes:
 
     def list_volumes(self) -> Sequence[Volume]:
         cloud_calls.count += 1
-        found = self._connection.call("listing volumes", lambda sdk: self._list(sdk))
+        found = self._connection.call("listing volumes", lambda sdk: self._our_volumes(sdk))
         return [_volume(each) for each in found]
 
     def delete_volume(self, volume_id: str, *, timeout: float) -> None:
@@ -84,10 +83,22 @@ class OpenStackVolumes:
             found = self.look(volume_id, deadline)
         if found is None:
             return
-        held = holders(found)
-        if held:
-            raise CloudError(f"Volume {found.name} is attached to instance {held[0]}.", hint="Detach it first.")
-        self._delete(volume_id, str(found.name), deadline, requested=found.status == "deleting")
+        _refuse_held(found)
+        snapshots = self._snapshots_of(volume_id, deadline)
+        kept = [each for each in snapshots if not self._is_condemned(each)]
+        if kept:
+            raise CloudError(
+                f"Volume {found.name} has {len(kept)} snapshot{'s' if len(kept) > 1 else ''}:"
+                f" {', '.join(map(name_of, kept[:3]))}{', …' if len(kept) > 3 else ''}.",
+                hint="Delete those first.",
+            )
+        if snapshots:
+            self._condemn("volume", found, deadline)
+            self.collect(deadline)
+            return
+        self._erase_volume(volume_id, str(found.name), deadline, requested=found.status == "deleting")
+        if found.snapshot_id:
+            self.collect(deadline)
 
     def extend_volume(self, volume_id: str, size: int, *, timeout: float) -> Volume:
         """Attached volumes too (Cinder 3.42): Cinder tells Nova, and Nova the guest, once the status is back."""
@@ -116,6 +127,35 @@ class OpenStackVolumes:
             raise self._not_extended(volume_id, name, size, str(found.status))
         return _volume(found)
 
+    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+        cloud_calls.count += 1
+        stored = tags_to_store(tags, self._deployment, name)
+        deadline = Deadline(timeout)
+        with self._connection.locks.hold(f"volume {name}", deadline):
+            found = self._adoptable(
+                "volume",
+                reference,
+                name,
+                by_id=self._any_volume(reference, deadline),
+                named=lambda sdk, wanted: [
+                    each for each in block_storage(sdk).volumes(name=wanted) if each.name == wanted
+                ],
+                deadline=deadline,
+            )
+            if not self._is_ours(found):
+                self._take_over("volume", found, name, stored, deadline)
+            return _volume(self._settled(str(found.id), deadline))
+
+    def disown_volume(self, volume_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        deadline = Deadline(timeout)
+        try:
+            found = self._settled(volume_id, deadline)
+        except CloudObjectMissing:
+            return
+        _refuse_held(found)
+        self._let_go("volume", found, deadline)
+
     def capacity(self) -> Capacity:
         """Total and free room of all of Cinder's pools, where our user may see them (role admin), and never more than
         our project's quota leaves; ``provisioned`` is what our project has in volumes and snapshots."""
@@ -137,18 +177,6 @@ class OpenStackVolumes:
 
     # ---- for compute ----
 
-    def look(self, volume_id: str, deadline: Deadline | None = None) -> CinderVolume | None:
-        """Cinder's view of a volume of ours."""
-        if not is_id(volume_id):
-            return None
-        try:
-            found = self._connection.call(
-                "looking at a volume", lambda sdk: block_storage(sdk).get_volume(volume_id), deadline=deadline
-            )
-        except CloudObjectMissing:
-            return None
-        return found if is_ours(found.metadata or {}, self._deployment) else None
-
     def release(self, volume_id: str, instance_id: str, deadline: Deadline) -> None:
         """End attachments to an instance that Nova does not know (any more). Cinder itself asks Nova whether that is
         so."""
@@ -162,13 +190,8 @@ class OpenStackVolumes:
 
     # ---- parts ----
 
-    def _list(self, sdk: Sdk, **filters: Any) -> list[CinderVolume]:
-        """Ours, filtered by Cinder, page by page. Cinder reads the filter as a literal of Python."""
-        found = block_storage(sdk).volumes(properties=json.dumps({TAG_DEPLOYMENT: self._deployment}), **filters)
-        return [each for each in found if is_ours(each.metadata or {}, self._deployment)]
-
     def _named(self, sdk: Sdk, name: str) -> CinderVolume | None:
-        found = [each for each in self._list(sdk, name=name) if each.name == name and each.status != "deleting"]
+        found = [each for each in self._our_volumes(sdk, name=name) if each.name == name and each.status != "deleting"]
         if len(found) > 1:
             raise CloudError(
                 f"There are {len(found)} volumes {name}: {', '.join(str(each.id) for each in found)}.",
@@ -189,7 +212,7 @@ class OpenStackVolumes:
                 wait.done()
         if found.status == "error":
             reason = self._reason(volume_id)
-            self._delete(volume_id, name, deadline)
+            self._erase_volume(volume_id, name, deadline)
             if NO_ROOM_TEXT.search(reason):
                 raise CloudCapacityExceeded(
                     f"Cinder found no room for volume {name}: {reason}.", hint="Add capacity, or delete shares."
@@ -199,15 +222,6 @@ class OpenStackVolumes:
                 hint=f"See the logs of cinder-scheduler and cinder-volume for {volume_id}.",
             )
         return _volume(found)
-
-    def _settled(self, volume_id: str, deadline: Deadline) -> CinderVolume:
-        """The volume, once nothing works on it. CloudObjectMissing when there is none of ours."""
-        wait = Wait(f"volume {volume_id} to be left alone", deadline, self._paces.volume_made)
-        while (found := self.look(volume_id, deadline)) is not None and found.status in MOVING:
-            wait.pause(str(found.status))
-        if found is None:
-            raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
-        return found
 
     def _not_extended(self, volume_id: str, name: str, size: int, status: str) -> CloudError:
         reason = self._reason(volume_id)
@@ -220,40 +234,6 @@ class OpenStackVolumes:
             hint=f"See the log of cinder-volume for {volume_id}; an administrator resets the status when its size is"
             " known to be right (openstack volume set --state).",
         )
-
-    def _reason(self, volume_id: str) -> str:
-        """Cinder's message to users about a failed volume. (openstacksdk would fetch all messages and look itself.)"""
-
-        def action(sdk: Sdk) -> list[str]:
-            answer = block_storage(sdk).get("/messages", params={"resource_uuid": volume_id}, raise_exc=True)
-            return [str(each.get("user_message")) for each in answer.json().get("messages", ())]
-
-        try:
-            messages = self._connection.once("asking why a volume failed", action)
-        except CloudError:
-            return ""
-        return " ".join(dict.fromkeys(each.rstrip(".") for each in messages))
-
-    def _delete(self, volume_id: str, name: str, deadline: Deadline, *, requested: bool = False) -> None:
-        """Delete, and return when it is gone."""
-        if not requested:
-            self._connection.call(
-                f"deleting volume {name}",
-                lambda sdk: block_storage(sdk).delete_volume(volume_id, ignore_missing=True),
-                deadline=deadline,
-            )
-        wait = Wait(f"volume {name} to be deleted", deadline, self._paces.volume_deleted)
-        wait.pause("deleting")
-        while (found := self.look(volume_id, deadline)) is not None:
-            if found.status != "deleting":  # which it was when Cinder answered
-                reason = self._reason(volume_id)
-                raise CloudError(
-                    f"Cinder could not delete volume {name}; its status is {found.status}."
-                    + (f" {reason}." if reason else ""),
-                    hint=f"See the log of cinder-volume for {volume_id}; deleting may be tried again.",
-                )
-            wait.pause(str(found.status))
-        wait.done()
 
     def _pools(self) -> tuple[float | None, float | None]:
         """Total and free GiB of all pools; None when unknown, or not for us to see."""
@@ -277,6 +257,12 @@ def holders(volume: CinderVolume) -> list[str]:
     return [str(each["server_id"]) for each in volume.attachments or () if each.get("server_id")]
 
 
+def _refuse_held(found: CinderVolume) -> None:
+    held = holders(found)
+    if held:
+        raise CloudError(f"Volume {found.name} is attached to instance {held[0]}.", hint="Detach it first.")
+
+
 def _volume(found: CinderVolume) -> Volume:
     held = holders(found)
     return Volume(
@@ -284,7 +270,7 @@ def _volume(found: CinderVolume) -> Volume:
         name=str(found.name),
         size=int(found.size or 0),
         serial=str(found.id),
-        tags={str(key): str(value) for key, value in (found.metadata or {}).items()},
+        tags=metadata_of(found),
         instance_id=held[0] if held else None,
     )
 
