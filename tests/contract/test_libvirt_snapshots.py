@@ -242,8 +242,8 @@ def test_a_copy_that_died_is_made_anew(libvirt_site: LibvirtSite, cloud: Libvirt
     file = directory(libvirt_site) / f"{snapshot.id}.raw"
     file.write_bytes(b"half made")
     path.write_text(died)
+    source = VolumeSpec(name="clone", size=1, tags={}, source_snapshot=snapshot.id)
     with pytest.raises(CloudError, match="not ready"):
-        source = VolumeSpec(name="clone", size=1, tags={}, source_snapshot=snapshot.id)
         cloud.volumes.ensure_volume(source, timeout=SECONDS)
     assert cloud.volumes.ensure_snapshot(spec, timeout=SECONDS) == snapshot
     assert block_holds(str(file), "raw", OLD, 0)
