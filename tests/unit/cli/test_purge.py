@@ -77,3 +77,19 @@ def test_symbolic_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     remove_state_dir(state)
     assert not state.exists()
     assert (outside / "file").exists()
+
+
+def test_what_is_not_the_deployments_stays(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    volumes = state / "libvirt" / "volumes"
+    volumes.mkdir(parents=True)
+    (state / MARKER).touch()
+    (state / "libvirt" / "records").mkdir()
+    (state / "images").mkdir()
+    (volumes / "disowned.raw").touch()
+    remove_state_dir(state)
+    assert sorted(path for path in state.rglob("*") if path.is_file()) == [state / MARKER, volumes / "disowned.raw"]
+    assert not (state / "images").exists()
+    (volumes / "disowned.raw").unlink()
+    remove_state_dir(state)
+    assert not state.exists()

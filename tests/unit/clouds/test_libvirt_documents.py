@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import threading
 import time
 import xml.etree.ElementTree as ET
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -314,3 +315,25 @@ def test_locks_hold_between_processes_and_end_with_them(tmp_path: Path) -> None:
     process.join()
     with locks.hold("one", timeout=5):
         pass
+
+
+def test_a_forgotten_lock_still_excludes(tmp_path: Path) -> None:
+    """Who waited for a lock whose file was removed meanwhile, and who comes later, lock the same new file."""
+    locks = Locks(tmp_path)
+    inside, order = threading.Lock(), list[int]()
+
+    def work() -> None:
+        with locks.hold("x", timeout=30.0):
+            assert inside.acquire(blocking=False)
+            order.append(threading.get_ident())
+            time.sleep(0.01)
+            inside.release()
+            locks.forget("x")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(order) == 8
+    assert list(tmp_path.iterdir()) == []
