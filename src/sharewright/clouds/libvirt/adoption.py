@@ -7,6 +7,7 @@ loses the old one last: whatever moment a process dies at, the content has a nam
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -141,7 +142,7 @@ class Adoption:
         every = [*self._ours["volume"].all().values(), *self._ours["snapshot"].all().values()]
         if reference in {record["file"] for record in [*every, *self._disowned.all().values()]}:
             raise CloudError(f"The file {reference} is a snapshot's.", hint="Name a volume's.")
-        if state.st_nlink != 1 and not self._half_adopted(state):
+        if stat.S_ISREG(state.st_mode) and state.st_nlink != 1 and not self._half_adopted(state):
             raise CloudError(f"The file {reference} has other names, too.", hint="Copy it, and adopt the copy.")
         return {"file": reference, "format": None, "tags": {}}
 
