@@ -27,6 +27,11 @@ def _volume(row: sqlite3.Row) -> Volume:
     )
 
 
+def _refuse_held(row: sqlite3.Row) -> None:
+    if row["instance_id"]:
+        raise CloudError(f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first.")
+
+
 class SimulatedVolumes(SimulatedSnapshots):
     """Contract Volumes."""
 
@@ -59,9 +64,7 @@ class SimulatedVolumes(SimulatedSnapshots):
 
     def find_volume(self, volume_id: str) -> Volume | None:
         with self._state.call("find_volume"), self._state.transaction(write=False) as tx:
-            row = tx.execute(
-                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
-            ).fetchone()
+            row = self._find(tx, volume_id)
         return _volume(row) if row else None
 
     def list_volumes(self) -> Sequence[Volume]:
@@ -71,15 +74,10 @@ class SimulatedVolumes(SimulatedSnapshots):
 
     def delete_volume(self, volume_id: str, *, timeout: float) -> None:
         with self._state.call("delete_volume", timeout=timeout), self._state.transaction() as tx:
-            row = tx.execute(
-                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
-            ).fetchone()
+            row = self._find(tx, volume_id)
             if row is None:
                 return
-            if row["instance_id"]:
-                raise CloudError(
-                    f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first."
-                )
+            _refuse_held(row)
             count = tx.execute("SELECT count(*) FROM snapshots WHERE volume_id = ?", (volume_id,)).fetchone()[0]
             if count:
                 raise CloudError(
@@ -108,15 +106,10 @@ class SimulatedVolumes(SimulatedSnapshots):
 
     def disown_volume(self, volume_id: str, *, timeout: float) -> None:
         with self._state.call("disown_volume", timeout=timeout), self._state.transaction() as tx:
-            row = tx.execute(
-                "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
-            ).fetchone()
+            row = self._find(tx, volume_id)
             if row is None:
                 return
-            if row["instance_id"]:
-                raise CloudError(
-                    f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first."
-                )
+            _refuse_held(row)
             tx.execute(
                 "UPDATE volumes SET deployment = ?, tags = ? WHERE id = ?",
                 (NOBODY, without_ours(row["tags"]), volume_id),
@@ -156,10 +149,14 @@ class SimulatedVolumes(SimulatedSnapshots):
             tx.execute("INSERT INTO sources VALUES (?, ?)", (volume_id, source["id"]))
         return self._row(tx, volume_id)
 
-    def _row(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row:
+    def _find(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = tx.execute(
             "SELECT * FROM volumes WHERE deployment = ? AND id = ?", (self._deployment, volume_id)
         ).fetchone()
+        return row
+
+    def _row(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row:
+        row = self._find(tx, volume_id)
         if row is None:
             raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
         return row
