@@ -25,6 +25,7 @@ from sharewright.operations.assembly import Assembly, assemble
 from sharewright.operations.journal import Journal, clock
 from sharewright.operations.queue import enqueue
 from sharewright.operations.runner import Runner
+from sharewright.operations.type_specs import instance_columns
 from sharewright.settings import Backend, Settings, Worker
 from sharewright.states import OperationState
 from sharewright.store.database import Store
@@ -154,10 +155,17 @@ class World:
                     availability_zone=row["availability_zone"],
                     size=size,
                     created_at=now,
+                    **instance_columns(self._extra_specs(tx, row["share_type_id"])),
                 )
             )
             self._enqueue(tx, "create_share", share_id)
         return share_id
+
+    @staticmethod
+    def _extra_specs(tx: Any, share_type_id: str) -> dict[str, str]:
+        columns = share_type_extra_specs.c
+        query = select(columns.key, columns.value).where(columns.share_type_id == share_type_id)
+        return {spec.key: spec.value for spec in tx.execute(query)}
 
     def request_rule(self, share_id: str, access_to: str, level: str = "rw") -> str:
         """An accepted allow_access."""

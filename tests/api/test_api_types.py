@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from site_for_tests import Site
+from sqlalchemy import select
 
 from sharewright.services.bootstrap import ensure_defaults
+from sharewright.store.tables import share_instances
 
 SPECS = {"driver_handles_share_servers": "True"}
 
@@ -71,6 +73,42 @@ def test_the_default_type(site: Site) -> None:
 def test_bad_types_are_refused(site: Site, values: dict[str, Any], status: int) -> None:
     make(site, status=status, **values)
     assert len(site.expect(200, "GET", "/v2/types?is_public=all", user="root")["share_types"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sharewright:filesystem", "btrfs", "'btrfs' is not one of ext4, xfs"),
+        ("sharewright:squash", "root", "not one of no_root_squash, root_squash, all_squash"),
+        ("sharewright:volume_type", "../fast", "is not a name"),
+        ("sharewright:file_system", "xfs", "Did you mean sharewright:filesystem?"),
+        ("sharewright:", "xfs", "There is no extra spec sharewright:"),
+    ],
+)
+def test_specs_of_our_own_scope_are_checked(site: Site, key: str, value: str, said: str) -> None:
+    refused = make(site, status=400, extra_specs={**SPECS, key: value})
+    assert said in refused["badRequest"]["message"]
+    gold = make(site)["share_type"]
+    path = f"/v2/types/{gold['id']}/extra_specs"
+    for method, where, body in (("POST", path, {"extra_specs": {key: value}}), ("PUT", f"{path}/{key}", {key: value})):
+        answer = site.expect(400, method, where, body, user="root", version="2.81")
+        assert said in answer["badRequest"]["message"]
+    assert site.expect(200, "GET", path, user="root")["extra_specs"] == SPECS
+
+
+def test_a_share_keeps_what_its_type_said(site: Site) -> None:
+    specs = {
+        "sharewright:filesystem": "xfs", "sharewright:squash": "root_squash", "sharewright:volume_type": "fast",
+        "elsewhere:filesystem": "btrfs",
+    }  # fmt: skip
+    gold = make(site, extra_specs=SPECS | specs)["share_type"]
+    assert gold["extra_specs"] == SPECS | specs
+    share = site.share(share_type="gold")
+    change = {"extra_specs": {"sharewright:squash": "all_squash"}}
+    site.expect(200, "POST", f"/v2/types/{gold['id']}/extra_specs", change, user="root")
+    with site.store.read() as tx:
+        kept = tx.execute(select(share_instances).where(share_instances.c.share_id == share["id"])).one()
+    assert (kept.filesystem_type, kept.squash, kept.volume_type) == ("xfs", "root_squash", "fast")
 
 
 def test_snapshots_were_implied_before_2_24(site: Site) -> None:

@@ -27,6 +27,9 @@ import msgspec
 
 FORMAT_VERSION = 1
 
+FilesystemType = Literal["ext4", "xfs"]
+Squash = Literal["no_root_squash", "root_squash", "all_squash"]
+
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One NFS access rule. ``access_to`` is an address or CIDR in canonical form; ``0.0.0.0/0`` is everybody (IPv4)."""
@@ -42,7 +45,7 @@ class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``size`` is what the share should have, in bytes: a smaller file system grows to it, mounted, once its disk has
     grown; a larger one stays as it is. 0: any size will do."""
 
-    type: Literal["ext4", "xfs"]
+    type: FilesystemType
     uuid: str
     create: bool = False
     size: int = 0
@@ -57,7 +60,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filesystem: Filesystem
     protocol: Literal["NFS", "NONE"]
     rules: tuple[Rule, ...] = ()
-    squash: Literal["no_root_squash", "root_squash", "all_squash"] = "no_root_squash"
+    squash: Squash = "no_root_squash"
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

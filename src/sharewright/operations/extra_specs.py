@@ -1,6 +1,7 @@
 """Extra specs of a share type against a pool's capabilities, with Manila's operators.
 
-``capabilities:name`` and unscoped ``name`` count; any other ``scope:name`` is a driver's own affair. Operators: none
+``capabilities:name`` and unscoped ``name`` count, and ``sharewright:name`` (type_specs.py); any other ``scope:name`` is
+a driver's own affair. Operators: none
 (equal), ``=`` (at least), ``== != >= <=`` (numbers), ``s== s!= s< s<= s> s>=`` (text), ``<in>`` (contains), ``<is>``
 (boolean), ``<or> a <or> b``. A capability that is a list satisfies when any element does.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+from sharewright.operations.type_specs import SCOPE, unoffered
 
 _NOT_CAPABILITIES: Final = frozenset({"availability_zones"})  # a check of its own in the scheduler
 # A type that says False to one of these only hides the feature; a backend that has it will do.
@@ -44,6 +47,10 @@ def unsatisfied(extra_specs: Mapping[str, str], capabilities: Mapping[str, Any])
     """What the first extra spec in the way asks for, as a sentence part; empty when all are satisfied."""
     for key, wanted in sorted(extra_specs.items()):
         scope, separator, rest = key.partition(":")
+        if separator and scope == SCOPE:
+            failure = unoffered(rest, wanted, capabilities)
+            if failure:
+                return failure
         if separator and scope != "capabilities":
             continue
         name = rest if separator else key

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, o
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.operations.type_specs import instance_columns
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, contains, count, fetch_page
@@ -168,6 +169,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 share_network_id=network_id,
                 size=values["size"],
                 created_at=now,
+                **instance_columns(specs),
             )
         )
         write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from sharewright.errors import InvalidInput
 from sharewright.identifiers import is_id
+from sharewright.operations.type_specs import check_type_specs
 
 Text255 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
@@ -124,7 +125,8 @@ def parse_boolean_spec(key: str, value: Any) -> bool:
 
 
 def check_extra_specs(values: Any) -> dict[str, str]:
-    """Extra specs of a share type: keys of letters, digits and ``_.-:``, values of 1 to 255 characters."""
+    """Extra specs of a share type: keys of letters, digits and ``_.-:``, values of 1 to 255 characters. Those of our
+    own scope must be among operations/type_specs.py."""
     if not isinstance(values, Mapping):
         raise InvalidInput("Extra specs must be an object of strings.")
     checked: dict[str, str] = {}
@@ -143,4 +145,5 @@ def check_extra_specs(values: Any) -> dict[str, str]:
         if key in _SIZE_SPECS and not re.fullmatch(r"[1-9][0-9]{0,8}", value.strip()):
             raise InvalidInput(f"Extra spec {key} needs a whole number of GiB, at least 1.")
         checked[key] = value
+    check_type_specs(checked)
     return checked

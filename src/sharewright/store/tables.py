@@ -162,11 +162,16 @@ share_instances = Table(
     Column("share_network_id", ID),
     Column("share_server_id", ID, ForeignKey("share_servers.id"), index=True),
     Column("size", Integer, nullable=False),
+    # From the share type's extra specs, for good; null: the backend's own (operations/type_specs.py).
+    Column("volume_type", NAME),
+    # By default as Manila's generic driver: root on an allowed client owns the share.
+    Column("squash", String(16), nullable=False, default="no_root_squash", server_default="no_root_squash"),
+    Column("server_flavor", NAME),
+    Column("filesystem_type", String(16)),
     # The generic driver's memory of the instance; each is written the moment it is known.
     Column("volume_id", String(255)),
     Column("volume_serial", String(255)),
     Column("volume_attached", Boolean, nullable=False, default=False),
-    Column("filesystem_type", String(16)),
     Column("filesystem_uuid", ID),
     Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: the volume is new, may be formatted
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
@@ -262,6 +267,7 @@ share_servers = Table(
     Column("backend", NAME, nullable=False),
     Column("host", NAME, nullable=False),
     Column("status", STATE, nullable=False),
+    Column("flavor", NAME),  # null: the backend's default one; only shares that ask for the same live on it
     Column("is_auto_deletable", Boolean, nullable=False, default=True),
     Column("generation", BigInteger, nullable=False, default=0),  # of the last document built; see guest/document.py
     Column("unused_since", DateTime),  # null while a share lives on it

@@ -24,7 +24,7 @@ from sharewright.guest.contract import round_trips
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
 from sharewright.store.database import Store
-from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
+from sharewright.store.tables import share_access_rules, share_instances, share_servers, share_type_extra_specs
 from story_world import BACKEND, World, make_world
 
 
@@ -56,9 +56,9 @@ def add_server(world: World, driver: GenericDriver) -> str:
     return server_id
 
 
-def add_share(world: World, server_id: str | None, *rules: tuple[str, str, str]) -> str:
+def add_share(world: World, server_id: str | None, *rules: tuple[str, str, str], **values: str) -> str:
     """A share that the scheduler has placed. ``rules``: (address, level, state). Returns the instance's id."""
-    share_id = world.request_share()
+    share_id = world.request_share(**values)
     instance_id = str(world.instance(share_id).id)
     with world.store.begin() as tx:
         tx.execute(
@@ -215,12 +215,29 @@ class TestCreate:
         plain = add_share(world, None)
         driver.prepare_share(plain, NoProgress())
         fast = world.add_share_type("fast", sharewright__volume_type="ssd")
-        instance = add_share(world, None)
-        with world.store.begin() as tx:
-            tx.execute(update(shares).where(shares.c.id == row(world, instance).share_id).values(share_type_id=fast))
-        driver.prepare_share(instance, NoProgress())
+        driver.prepare_share(add_share(world, None, share_type_id=fast), NoProgress())
         assert [spec.volume_type for spec in specs] == [None, "ssd"]
         assert specs[0].size == 1
+
+    def test_file_system_and_squash_are_those_of_the_type_when_the_share_was_requested(
+        self, world: World, driver: GenericDriver
+    ) -> None:
+        server = add_server(world, driver)
+        other = world.add_share_type("other", sharewright__filesystem="xfs", sharewright__squash="all_squash")
+        plain, chosen = add_share(world, server), add_share(world, server, share_type_id=other)
+        with world.store.begin() as tx:
+            tx.execute(
+                update(share_type_extra_specs)
+                .where(share_type_extra_specs.c.share_type_id == other, share_type_extra_specs.c.value == "xfs")
+                .values(value="ext4")
+            )
+        for instance in (plain, chosen):
+            driver.create_share(instance, server, NoProgress())
+        document = build_document(world.store, server, None, advance=False)
+        assert {share.id: (share.filesystem.type, share.squash) for share in document.shares} == {
+            plain: ("ext4", "no_root_squash"),
+            chosen: ("xfs", "all_squash"),
+        }
 
 
 def heal_and_create(world: World, driver: GenericDriver, instance: str, server: str) -> bool:

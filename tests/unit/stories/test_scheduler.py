@@ -74,10 +74,21 @@ class TestExtraSpecs:
             ({"snapshot_support": "<is> False"}, ""),
             ({"snapshot_support": "True"}, "extra spec snapshot_support = True: the backend has no such capability"),
             ({"availability_zones": "a,b"}, ""),
+            ({"sharewright:filesystem": "xfs"}, ""),
+            (
+                {"sharewright:filesystem": "ext4"},
+                "extra spec sharewright:filesystem = ext4: the backend offers xfs",
+            ),
+            ({"sharewright:volume_type": "any"}, ""),
+            (
+                {"sharewright:squash": "all_squash"},
+                "extra spec sharewright:squash = all_squash: the backend does not know it",
+            ),
         ],
     )
     def test_against_capabilities(self, specs: dict[str, str], failure: str) -> None:
-        assert unsatisfied(specs, {"qos": False, "group": {"consistent": "yes"}}) == failure
+        offers = {"filesystems": ["xfs"], "volume_types": None}
+        assert unsatisfied(specs, {"qos": False, "group": {"consistent": "yes"}, **offers}) == failure
 
 
 def pool(**values: Any) -> Pool:

@@ -14,7 +14,6 @@ from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
 
 GIBIBYTE: Final = 2**30
-SQUASH: Final = "no_root_squash"  # as Manila's generic driver: root on an allowed client owns the share
 
 
 def build_document(store: Store, server_id: str, firewall: Firewall | None, *, advance: bool = True) -> Document:
@@ -48,6 +47,7 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 share_instances.c.filesystem_uuid,
                 share_instances.c.filesystem_ready,
                 share_instances.c.size,
+                share_instances.c.squash,
                 shares.c.protocol,
             )
             .join(shares, shares.c.id == share_instances.c.share_id)
@@ -93,7 +93,7 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 ),
                 protocol=row.protocol,
                 rules=tuple(rules_by_share[row.share_id]),
-                squash=SQUASH,
+                squash=row.squash,
             )
             for row in instances
         ),

@@ -19,7 +19,7 @@ from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
 from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
-from sharewright.drivers.generic.records import InstanceRecord, extra_spec, find_instance, read_instance, remember
+from sharewright.drivers.generic.records import InstanceRecord, find_instance, read_instance, remember
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, tenant_network
@@ -39,8 +39,6 @@ from sharewright.service_instance.contract import ServiceInstance, ServiceInstan
 from sharewright.settings import Backend
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances
-
-VOLUME_TYPE_SPEC = "sharewright:volume_type"  # extra spec of a share type; overrides the backend's volume_type
 
 
 class Converger(Protocol):
@@ -182,6 +180,7 @@ class GenericDriver:
     # ---- parts ----
 
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
+        volume_type = record.volume_type or self._settings.volume_type or None
         with progress.step("volume"):
             volume = self._cloud.volumes.ensure_volume(
                 VolumeSpec(
@@ -192,9 +191,7 @@ class GenericDriver:
                         TAG_BACKEND: self._backend,
                         TAG_OWNER: f"share_instance:{record.id}",
                     },
-                    volume_type=extra_spec(self._store, record.share_type_id, VOLUME_TYPE_SPEC)
-                    or self._settings.volume_type
-                    or None,
+                    volume_type=volume_type,
                     availability_zone=record.availability_zone,
                 ),
                 timeout=self._within(self._settings.volume_seconds, progress),
@@ -205,7 +202,8 @@ class GenericDriver:
                 record.id,
                 volume_id=volume.id,
                 volume_serial=volume.serial,
-                filesystem_type=self._settings.filesystem,
+                volume_type=volume_type,
+                filesystem_type=record.filesystem_type or self._settings.filesystem,
                 # Known before the volume is formatted: after a crash in between, the guest finds this UUID and stops.
                 filesystem_uuid=derived_id("filesystem", record.id),
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from sharewright import __version__
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import PoolStats
+from sharewright.guest.document import FilesystemType, Squash
 from sharewright.settings import Backend
 
 
@@ -29,6 +32,9 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "revert_to_snapshot_support": False,
             "mount_snapshot_support": False,
             "replication_type": None,
+            "volume_types": None,
+            "filesystems": list(get_args(FilesystemType)),
+            "squash_modes": list(get_args(Squash)),
             "share_group_stats": {"consistent_snapshot_support": None},
             "ipv4_support": True,
             "ipv6_support": False,

@@ -12,7 +12,7 @@ from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, share_type_extra_specs, shares
+from sharewright.store.tables import share_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,10 @@ class InstanceRecord:
     id: str
     share_id: str
     size: int
-    share_type_id: str
     backend: str | None
     availability_zone: str | None
     server_id: str | None
+    volume_type: str | None
     volume_id: str | None
     volume_serial: str | None
     volume_attached: bool
@@ -41,10 +41,10 @@ def _query() -> Select[Any]:
         columns.id,
         columns.share_id,
         columns.size,
-        shares.c.share_type_id,
         columns.backend,
         columns.availability_zone,
         columns.share_server_id.label("server_id"),
+        columns.volume_type,
         columns.volume_id,
         columns.volume_serial,
         columns.volume_attached,
@@ -52,7 +52,7 @@ def _query() -> Select[Any]:
         columns.filesystem_uuid,
         columns.filesystem_ready,
         columns.wanted,
-    ).join(shares, shares.c.id == columns.share_id)
+    )
 
 
 def _record(row: Row[Any]) -> InstanceRecord:
@@ -89,12 +89,3 @@ def remember(store: Store, progress: Progress, share_instance_id: str, **values:
             .where(share_instances.c.id == share_instance_id)
             .values(**values, updated_at=utcnow())
         )
-
-
-def extra_spec(store: Store, share_type_id: str, key: str) -> str | None:
-    """One extra spec of a share type, or None."""
-    columns = share_type_extra_specs.c
-    with store.read() as tx:
-        return tx.execute(
-            select(columns.value).where(columns.share_type_id == share_type_id, columns.key == key)
-        ).scalar_one_or_none()

@@ -1,0 +1,79 @@
+"""The extra specs of a share type that Sharewright itself understands: those of the scope ``sharewright:``.
+
+They say what a share is made of. What a type says when a share is requested is kept in the share instance's row, so a
+type that changes later changes no share. A backend names what it offers in the capability of each spec.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+from sharewright.errors import InvalidInput
+from sharewright.guest.document import FilesystemType, Squash
+
+SCOPE: Final = "sharewright"
+_NAME: Final = re.compile(r"[\w.-][\w. -]{0,253}[\w.-]|[\w.-]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeSpec:
+    """One spec. ``column`` of share_instances keeps its value. ``capability`` of a pool lists the values that it
+    offers; None there: the cloud knows them, ask it. ``choices``: all values there are; empty: a name."""
+
+    column: str
+    capability: str
+    choices: tuple[str, ...] = ()
+
+
+TYPE_SPECS: Final[Mapping[str, TypeSpec]] = {
+    "volume_type": TypeSpec(column="volume_type", capability="volume_types"),
+    "filesystem": TypeSpec(column="filesystem_type", capability="filesystems", choices=get_args(FilesystemType)),
+    "squash": TypeSpec(column="squash", capability="squash_modes", choices=get_args(Squash)),
+}
+
+
+def check_type_specs(extra_specs: Mapping[str, str]) -> None:
+    """Raise InvalidInput for a spec of our scope that does not exist, or whose value can never be meant."""
+    for key, value in extra_specs.items():
+        scope, _, name = key.partition(":")
+        if scope != SCOPE:
+            continue
+        spec = TYPE_SPECS.get(name)
+        if spec is None:
+            near = difflib.get_close_matches(name, TYPE_SPECS, 1)
+            meant = f" Did you mean {SCOPE}:{near[0]}?" if near else ""
+            raise InvalidInput(
+                f"There is no extra spec {key[:64]}.{meant}",
+                hint=f"Those of this scope are {', '.join(f'{SCOPE}:{known}' for known in TYPE_SPECS)}.",
+            )
+        if spec.choices and value not in spec.choices:
+            raise InvalidInput(
+                f"Invalid extra spec {key}: '{value[:64]}' is not one of {', '.join(spec.choices)}.",
+                hint=f"Use {' or '.join(spec.choices)}, or leave the extra spec out.",
+            )
+        if not spec.choices and not _NAME.fullmatch(value):
+            raise InvalidInput(
+                f"Invalid extra spec {key}: '{value[:64]}' is not a name.",
+                hint="Use letters, digits, '_', '.', '-' and spaces inside.",
+            )
+
+
+def instance_columns(extra_specs: Mapping[str, str]) -> dict[str, str]:
+    """What a type says of its shares, as columns of ``share_instances``; the rest is the backend's own choice."""
+    named = {spec.column: extra_specs.get(f"{SCOPE}:{name}") for name, spec in TYPE_SPECS.items()}
+    return {column: value for column, value in named.items() if value is not None}
+
+
+def unoffered(name: str, wanted: str, capabilities: Mapping[str, Any]) -> str:
+    """Why a pool with these capabilities cannot have the spec's value, as a sentence part; empty when it can."""
+    spec = TYPE_SPECS.get(name)
+    if spec is None or spec.capability not in capabilities:
+        return f"extra spec {SCOPE}:{name} = {wanted}: the backend does not know it"
+    offered = capabilities[spec.capability]
+    if offered is None or wanted in offered:
+        return ""
+    return f"extra spec {SCOPE}:{name} = {wanted}: the backend offers {', '.join(offered) or 'no choice'}"
