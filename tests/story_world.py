@@ -6,6 +6,7 @@ operations that the API writes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from sharewright.operations.journal import Journal, clock
 from sharewright.operations.queue import enqueue
 from sharewright.operations.runner import Runner
 from sharewright.operations.type_specs import instance_columns
-from sharewright.settings import Backend, Settings, Worker
+from sharewright.operations.worker import Worker
+from sharewright.settings import Backend, Settings
+from sharewright.settings import Worker as WorkerSettings
 from sharewright.states import OperationState
 from sharewright.store.database import Store
 from sharewright.store.quotas import read_usage, reserve
@@ -55,7 +58,7 @@ def make_settings(state_dir: Path, *, lease_seconds: float = 3.0, **backend: Any
     options: dict[str, Any] = {"cloud": "simulated", "guest_seconds": 2.0, "boot_seconds": 5.0} | backend
     return Settings(
         state_dir=str(state_dir),
-        worker=Worker(threads=8, lease_seconds=lease_seconds, poll_seconds=0.05, operation_seconds=60.0),
+        worker=WorkerSettings(threads=8, lease_seconds=lease_seconds, poll_seconds=0.05, operation_seconds=60.0),
         backends={BACKEND: Backend(**options)},
     )
 
@@ -251,6 +254,17 @@ class World:
             if not self.run_one(*self.assembly.stories) and not self._let_time_pass():
                 return
         raise AssertionError(f"operations do not come to an end: {self.rows(operations)}")
+
+    def run_worker(self, seconds: float = 60.0) -> None:
+        """Run the real worker, on all its threads, until no operation is open."""
+        end = time.monotonic() + seconds
+        with Worker(self.store, self.assembly.stories, self.settings):
+            while True:
+                open_ones = [row for row in self.rows(operations) if row.state in ("queued", "running")]
+                if not open_ones:
+                    return
+                assert time.monotonic() < end, f"still open: {[(row.kind, row.error) for row in open_ones]}"
+                time.sleep(0.05)
 
     def run_one(self, *kinds: str) -> bool:
         """One attempt at the next operation of these kinds that may run now; False: there is none."""

@@ -208,6 +208,8 @@ DESCRIPTIONS: dict[str, str] = {
         "OpenStack: Nova flavor (name or id) of a service VM, in place of `vcpus` and `memory_mib`. Upstream: "
         "`service_instance_flavor_id`."
     ),
+    "backends.NAME.flavors.NAME.vcpus": "Virtual processors.",
+    "backends.NAME.flavors.NAME.memory_mib": "Memory in MiB.",
     "backends.NAME.boot_volume_size": (
         "OpenStack: GiB of the volume that a service VM boots from; 0: it boots from the flavor's disk. Upstream: "
         "`service_instance_boot_from_volume`, `service_instance_boot_volume_size`."

@@ -14,7 +14,7 @@ import re
 import tomllib
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +26,8 @@ from sharewright.secret_files import check_secret_file
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Vcpus = Annotated[int, Meta(ge=1, le=64)]
+MemoryMib = Annotated[int, Meta(ge=256)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 
 
@@ -224,6 +226,13 @@ class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     delay_seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 
+class ServerFlavor(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A size of service VMs that share types may choose, where the cloud has no flavors of its own."""
+
+    vcpus: Vcpus = 1
+    memory_mib: MemoryMib = 512
+
+
 class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One share driver on one cloud."""
 
@@ -232,9 +241,10 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     availability_zone: str = "nova"
     # service instance
     image: str = ""
-    vcpus: Annotated[int, Meta(ge=1, le=64)] = 1
-    memory_mib: Annotated[int, Meta(ge=256)] = 512
+    vcpus: Vcpus = 1
+    memory_mib: MemoryMib = 512
     flavor: str = ""
+    flavors: dict[Name, ServerFlavor] = {}
     boot_volume_size: Annotated[int, Meta(ge=0)] = 0
     boot_volume_type: str = ""
     server_group: Literal["none", "soft-anti-affinity", "anti-affinity"] = "none"
@@ -273,6 +283,8 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")
         if self.cloud == "openstack" and not self.flavor:
             raise ValueError("flavor: expected the name or id of a Nova flavor")
+        if self.cloud == "openstack" and self.flavors:
+            raise ValueError("flavors: expected nothing here: share types name Nova's flavors themselves")
         if self.image and self.cloud != "openstack" and not Path(self.image).is_absolute():
             raise ValueError("image: expected an absolute path, or nothing for <state_dir>/images/service")
 
@@ -386,7 +398,7 @@ def _problems(section: type[Section], data: Any, prefix: str) -> list[str]:
         elif isinstance(types[key], type) and issubclass(types[key], Section):
             problems += _problems(types[key], value, f"{prefix}{key}.")
         elif get_origin(types[key]) is dict:
-            problems += _backend_problems(value, f"{prefix}{key}")
+            problems += _named_problems(get_args(types[key])[1], value, f"{prefix}{key}")
         else:
             try:
                 msgspec.convert(value, types[key])
@@ -406,7 +418,8 @@ def _problems(section: type[Section], data: Any, prefix: str) -> list[str]:
     return problems
 
 
-def _backend_problems(value: Any, key: str) -> list[str]:
+def _named_problems(section: type[Section], value: Any, key: str) -> list[str]:
+    """As _problems, for a table of tables with names of the user's own."""
     if not isinstance(value, dict):
         return [f"{key} = {_shown(value)}: expected tables such as [{key}.main]"]
     problems = []
@@ -414,8 +427,8 @@ def _backend_problems(value: Any, key: str) -> list[str]:
         try:
             msgspec.convert(name, Name)
         except msgspec.ValidationError:
-            problems.append(f"{key}.{_shown(name)}: a backend's name consists of letters, digits, '_', '.' and '-'")
-        problems += _problems(Backend, table, f"{key}.{name}.")
+            problems.append(f"{key}.{_shown(name)}: a name consists of letters, digits, '_', '.' and '-'")
+        problems += _problems(section, table, f"{key}.{name}.")
     return problems
 
 

@@ -66,7 +66,7 @@ def complaint(data: dict[str, Any]) -> str:
         ('[database]\npassword_file = "/x"', "password_file"),
         ('state_dir = "relative"', 'state_dir = "relative": expected an absolute path'),
         ("backends = 1", "backends = 1: expected tables such as [backends.main]"),
-        ('[backends."a b"]', 'backends."a b": a backend\'s name consists of'),
+        ('[backends."a b"]', 'backends."a b": a name consists of'),
         ('[backends.a]\ncloud = "vmware"', 'backends.a.cloud = "vmware": expected "libvirt" or "openstack"'),
         ("[backends.a]\nmemory = 1", "backends.a.memory: there is no such key; did you mean backends.a.memory_mib?"),
         (
@@ -91,6 +91,14 @@ def complaint(data: dict[str, Any]) -> str:
         ('[openstack]\nauth_url = "keystone"', 'openstack.auth_url = "keystone": expected http://'),
         ('[openstack]\npassword_file = "secret"', 'openstack.password_file = "secret": expected an absolute path'),
         ('[openstack]\nmanagement_cidrs = ["192.0.2.1/24"]', "openstack.management_cidrs"),
+        ("[backends.a]\nflavors = 1", "backends.a.flavors = 1: expected tables such as [backends.a.flavors.main]"),
+        ("[backends.a.flavors.big]\nvcpus = 0", "backends.a.flavors.big.vcpus = 0: expected a whole number, 1 to 64"),
+        ('[backends.a.flavors."b g"]', 'backends.a.flavors."b g": a name consists of'),
+        ("[backends.a.flavors.big]\nram = 1", "backends.a.flavors.big.ram: there is no such key"),
+        (
+            '[backends.a]\ncloud = "openstack"\nflavor = "f"\n[backends.a.flavors.big]',
+            "backends.a.flavors = {",
+        ),
         ('[backends.a]\nimage = "image"', 'backends.a.image = "image": expected an absolute path'),
     ],
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import msgspec
 
 from sharewright.setting_descriptions import DESCRIPTIONS
-from sharewright.settings import Backend, Section, Settings, expectation, field_types
+from sharewright.settings import Section, Settings, expectation, field_types
 
 INTRODUCTION = """\
 # Configuration reference
@@ -36,6 +36,9 @@ SECTIONS = {
     "openstack": "[openstack]: the OpenStack cloud",
     "simulated": "[simulated]: the simulated cloud",
     "backends.NAME": "[backends.NAME]: one table per backend",
+    "backends.NAME.flavors.NAME": (
+        "[backends.NAME.flavors.NAME]: service VMs of share types with `sharewright:server_flavor = NAME`"
+    ),
 }
 
 # The options of upstream's generic and service instance modules, and what became of each.
@@ -62,7 +65,10 @@ UPSTREAM = {
     "service_image_name": "`backends.NAME.image`",
     "service_instance_name_template": "Fixed: `manila-<share server id>`, so that any worker finds what another made.",
     "service_instance_security_group": "Fixed: one group for each distinct filter, kept to exactly its rules.",
-    "service_instance_flavor_id": "`backends.NAME.flavor`; libvirt: `backends.NAME.vcpus`, `backends.NAME.memory_mib`",
+    "service_instance_flavor_id": (
+        "`backends.NAME.flavor`; libvirt: `backends.NAME.vcpus`, `backends.NAME.memory_mib`; for single share types "
+        "`sharewright:server_flavor`"
+    ),
     "service_network_name": "Fixed: one network `sharewright-<id>` for each service subnet.",
     "service_network_host": "`openstack.management_host`",
     "service_network_cidr": "`backends.NAME.service_network_cidr`",
@@ -103,18 +109,15 @@ def reference() -> str:
 
 def section_named(prefix: str) -> type[Section]:
     """The section of a dotted prefix; "backends.NAME" is a backend."""
-    if prefix == "":
-        return Settings
-    if prefix == "backends.NAME":
-        return Backend
-    section: type[Section] = Settings
-    for name in prefix.split("."):
-        section = field_types(section)[name]
+    kind: Any = Settings
+    for name in prefix.split(".") if prefix else ():
+        kind = get_args(kind)[1] if get_origin(kind) is dict else field_types(kind)[name]
+    section: type[Section] = kind
     return section
 
 
 def keys() -> set[str]:
-    """Every dotted key of the configuration, with NAME for a backend's name."""
+    """Every dotted key of the configuration, with NAME for a name of the user's own."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix in SECTIONS

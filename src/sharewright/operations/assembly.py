@@ -151,6 +151,11 @@ def service_instance_settings(
             boot_volume_type=backend.boot_volume_type or None,
             server_group=backend.server_group,
         ),
+        flavors=None
+        if backend.cloud == "openstack"
+        else {
+            name: Flavor(vcpus=flavor.vcpus, memory_mib=flavor.memory_mib) for name, flavor in backend.flavors.items()
+        },
         layout="tenant" if backend.connect_share_server_to_tenant_network else "router",
         service_network_cidr=backend.service_network_cidr,
         division_mask=backend.service_network_division_mask,

@@ -43,7 +43,8 @@ def place(
     """Keep, choose, join or begin a server for a share instance, and write the choice.
 
     One transaction at a time decides for a share network subnet (its row is locked), so ten first shares on a new
-    network get one server. A server that is being deleted or is in error is never chosen.
+    network get one server. A server that is being deleted or is in error is never chosen, nor one of another flavor
+    than the share's type asks for.
     """
     instance = tx.execute(
         select(
@@ -52,6 +53,7 @@ def place(
             share_instances.c.share_server_id,
             share_instances.c.host,
             share_instances.c.availability_zone,
+            share_instances.c.server_flavor,
         ).where(share_instances.c.id == share_instance_id)
     ).one()
     if instance.share_network_id is None:
@@ -66,6 +68,7 @@ def place(
             select(share_servers.c.id, share_servers.c.status).where(
                 share_servers.c.share_network_subnet_id == subnet_id,
                 share_servers.c.backend == driver.backend,
+                share_servers.c.flavor.is_not_distinct_from(instance.server_flavor),
                 share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.CREATING)),
             )
         )
@@ -74,7 +77,14 @@ def place(
     if server_id not in servers:
         server_id = _choose(tx, driver, share_instance_id, servers)
         if server_id is None:
-            server_id = _insert_server(tx, driver.backend, instance.host, instance.share_network_id, subnet_id)
+            server_id = _insert_server(
+                tx,
+                backend=driver.backend,
+                host=instance.host.partition("#")[0],
+                share_network_id=instance.share_network_id,
+                share_network_subnet_id=subnet_id,
+                flavor=instance.server_flavor,
+            )
             servers[server_id] = ServerStatus.CREATING
         now = utcnow()
         tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
@@ -118,7 +128,7 @@ def _choose(tx: Connection, driver: ShareDriver, share_instance_id: str, servers
     return None
 
 
-def _insert_server(tx: Connection, backend: str, host: str, share_network_id: str, subnet_id: str) -> str:
+def _insert_server(tx: Connection, *, share_network_id: str, **values: str | None) -> str:
     server_id = new_id()
     project = select(share_networks.c.project_id).where(share_networks.c.id == share_network_id)
     tx.execute(
@@ -126,11 +136,9 @@ def _insert_server(tx: Connection, backend: str, host: str, share_network_id: st
             id=server_id,
             project_id=project.scalar_subquery(),
             share_network_id=share_network_id,
-            share_network_subnet_id=subnet_id,
-            backend=backend,
-            host=host.partition("#")[0],
             status=ServerStatus.CREATING,
             created_at=utcnow(),
+            **values,
         )
     )
     return server_id

@@ -31,6 +31,7 @@ class TypeSpec:
 
 TYPE_SPECS: Final[Mapping[str, TypeSpec]] = {
     "volume_type": TypeSpec(column="volume_type", capability="volume_types"),
+    "server_flavor": TypeSpec(column="server_flavor", capability="server_flavors"),
     "filesystem": TypeSpec(column="filesystem_type", capability="filesystems", choices=get_args(FilesystemType)),
     "squash": TypeSpec(column="squash", capability="squash_modes", choices=get_args(Squash)),
 }

@@ -7,10 +7,12 @@ such a row to exist: a library user without share servers may bring ids of its o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from sharewright.clouds.contract import Flavor
+from sharewright.errors import CloudObjectMissing
 from sharewright.guest.document import Document, Firewall, State
 from sharewright.progress import Progress
 
@@ -24,11 +26,13 @@ class ServiceInstanceSettings:
 
     ``layout``: "tenant" gives the VM a second NIC on the tenant's own subnet; "router" gives it one NIC on a service
     subnet that a router connects to the tenant's subnet (docs/service-instance.md has the pictures).
+    ``flavors``: others than ``flavor``, by the names that ``ensure`` may be given; None: names are the cloud's own.
     """
 
     backend: str
     image: str
     flavor: Flavor
+    flavors: Mapping[str, Flavor] | None = None
     layout: Layout = "tenant"
     service_network_cidr: str = "10.254.0.0/16"
     division_mask: int = 28
@@ -44,6 +48,19 @@ class ServiceInstanceSettings:
     heal_tries: int = 3  # failed looks at a running but silent VM before it is rebooted
     heal_backoff_seconds: float = 120.0  # wait after the first reboot that did not help; doubles each time
     heal_backoff_limit: float = 3600.0
+
+    def find_flavor(self, name: str | None) -> Flavor:
+        """The flavor of that name, None: the default one. CloudObjectMissing when the configuration has none."""
+        if name is None:
+            return self.flavor
+        if self.flavors is None:
+            return replace(self.flavor, name=name)
+        if name not in self.flavors:
+            raise CloudObjectMissing(
+                f"Backend {self.backend} has no flavor {name} (it has {', '.join(self.flavors) or 'none'}).",
+                hint=f"Add it to the configuration: [backends.{self.backend}.flavors.{name}].",
+            )
+        return self.flavors[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +99,15 @@ class ServiceInstance:
 class ServiceInstances(Protocol):
     """Every verb is *ensure*: after a crash at any point, calling it again converges."""
 
-    def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
-        """Make every part of the service instance that is missing; return when the guest answers.
+    def ensure(
+        self, server_id: str, network: TenantNetwork, progress: Progress, *, flavor: str | None = None
+    ) -> ServiceInstance:
+        """Make every part of the service instance that is missing; return when the guest answers. ``flavor`` by name,
+        for a VM that is made now; None: the settings' default.
 
         Steps: "service subnet", "ports", "instance", "guest ready". Errors: CloudObjectMissing (no such tenant
-        network), CloudCapacityExceeded (service network, tenant subnet or host full), CloudError, GuestUnreachable
-        (with the console's last lines). ``delete`` removes what a failed call made.
+        network or flavor), CloudCapacityExceeded (service network, tenant subnet or host full), CloudError,
+        GuestUnreachable (with the console's last lines). ``delete`` removes what a failed call made.
         """
         ...
 

@@ -16,6 +16,7 @@ from sharewright.clouds.contract import (
     TAG_DEPLOYMENT,
     TAG_OWNER,
     Cloud,
+    Flavor,
     Instance,
     InstanceSpec,
     Port,
@@ -76,7 +77,10 @@ class CloudServiceInstances:
 
     # ---- made ----
 
-    def ensure(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
+    def ensure(
+        self, server_id: str, network: TenantNetwork, progress: Progress, *, flavor: str | None = None
+    ) -> ServiceInstance:
+        chosen = self._settings.find_flavor(flavor)
         record = self._ensure_record(server_id, progress)
         tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
         if tenant is None:
@@ -89,7 +93,7 @@ class CloudServiceInstances:
         with progress.step("ports"):
             ports = self._ensure_ports(record, service, tenant, progress)
         with progress.step("instance"):
-            instance = self._ensure_instance(record, ports, progress)
+            instance = self._ensure_instance(record, ports, chosen, progress)
         with progress.step("guest ready"):
             self._await_guest(server_id, instance.id, progress)
         made = self.find(server_id)
@@ -176,7 +180,7 @@ class CloudServiceInstances:
             )
         return tuple(ports)
 
-    def _ensure_instance(self, record: Record, ports: tuple[Port, ...], progress: Progress) -> Instance:
+    def _ensure_instance(self, record: Record, ports: tuple[Port, ...], flavor: Flavor, progress: Progress) -> Instance:
         with self._store.read() as tx:
             current = records.find(tx, record.id)
             if current is None:
@@ -187,7 +191,7 @@ class CloudServiceInstances:
         spec = InstanceSpec(
             name=name,
             image=self._settings.image,
-            flavor=self._settings.flavor,
+            flavor=flavor,
             ports=ports,
             files=config_drive.build(
                 server_id=record.id,

@@ -49,14 +49,14 @@ def show(deployment: Deployment, context: RequestContext, identifier: str) -> Re
     """A server, with ``backend_details`` of its service instance (no secrets)."""
     authorize(context, "share_server:show")
     with deployment.store.read() as tx:
-        return {**_find(tx, identifier), "backend_details": _details(tx, identifier)}
+        server = _find(tx, identifier)
+        return {**server, "backend_details": _details(tx, server)}
 
 
 def details(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     authorize(context, "share_server:details")
     with deployment.store.read() as tx:
-        _find(tx, identifier)
-        return _details(tx, identifier)
+        return _details(tx, _find(tx, identifier))
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
@@ -105,9 +105,9 @@ def _find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, A
     return row
 
 
-def _details(tx: Connection, identifier: str) -> dict[str, Any]:
+def _details(tx: Connection, server: Mapping[str, Any]) -> dict[str, Any]:
     """Flat strings, under the names that upstream's generic driver uses where there is one."""
-    row = fetch_one(tx, select(service_instances).where(service_instances.c.id == identifier))
+    row = fetch_one(tx, select(service_instances).where(service_instances.c.id == server["id"]))
     if row is None:
         return {}
     shown = {
@@ -118,5 +118,6 @@ def _details(tx: Connection, identifier: str) -> dict[str, Any]:
             (port.get("port_id") for port in row["ports"] or [] if port.get("role") == "service"), None
         ),
         "layout": row["layout"],
+        "flavor": server["flavor"],
     }
     return {key: str(value) for key, value in shown.items() if value}

@@ -10,7 +10,6 @@ from sqlalchemy import select, update
 
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable, GuestUnreachable
 from sharewright.identifiers import new_id
-from sharewright.operations.worker import Worker
 from sharewright.store.database import Store
 from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
 from story_world import BACKEND, World, make_world
@@ -136,7 +135,7 @@ class TestConcurrency:
     def test_ten_shares_at_once_on_a_fresh_network_get_one_server(self, world: World) -> None:
         world.cloud.set_delay("ensure_instance", 0.3)
         made = [world.request_share() for _ in range(10)]
-        wait_until_idle(world)
+        world.run_worker()
         assert {world.share(share).status for share in made} == {"available"}
         assert len(world.rows(share_servers)) == 1
         assert len(world.cloud.compute.list_instances()) == 1
@@ -152,7 +151,7 @@ class TestConcurrency:
                 world.request_rule(share, f"10.20.0.{last}")
         for share in old[2:]:
             world.request_delete(share)
-        wait_until_idle(world)
+        world.run_worker()
         assert {world.share(share).status for share in old[:2] + new} == {"available"}
         for share in old[:2]:
             assert set(world.rules(share).values()) == {"active"}
@@ -160,20 +159,6 @@ class TestConcurrency:
         assert len(world.rows(shares)) == 6
         assert world.cloud.state.violations() == []
         world.check_consistent()
-
-
-def wait_until_idle(world: World, seconds: float = 60.0) -> None:
-    """Run the real worker until no operation is open."""
-    import time
-
-    end = time.monotonic() + seconds
-    with Worker(world.store, world.assembly.stories, world.settings):
-        while True:
-            open_ones = [row for row in world.rows(operations) if row.state in ("queued", "running")]
-            if not open_ones:
-                return
-            assert time.monotonic() < end, f"still open: {[(row.kind, row.error) for row in open_ones]}"
-            time.sleep(0.05)
 
 
 class TestFailedCreation:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from cryptography.hazmat.primitives import serialization
 
-from sharewright.clouds.contract import Instance, InstanceSpec
+from sharewright.clouds.contract import Flavor, Instance, InstanceSpec
 from sharewright.clouds.simulated.state import SimulatedState, dump, load
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudError, CloudObjectMissing
@@ -46,6 +46,9 @@ class SimulatedCompute:
                         host_key,
                         dump(authorized_keys),
                     ),
+                )
+                tx.execute(
+                    "INSERT INTO flavors VALUES (?, ?, ?)", (instance_id, spec.flavor.vcpus, spec.flavor.memory_mib)
                 )
                 for position, port_id in enumerate(wanted):
                     taken = tx.execute(
@@ -94,6 +97,12 @@ class SimulatedCompute:
             self._existing(tx, instance_id)
             tx.execute("UPDATE instances SET running = 0 WHERE id = ?", (instance_id,))
             tx.execute("UPDATE guest_shares SET mounted = 0 WHERE instance_id = ?", (instance_id,))
+
+    def flavor_of(self, instance_id: str) -> Flavor:
+        """For tests: what the instance was made of."""
+        with self._state.transaction(write=False) as tx:
+            row = tx.execute("SELECT * FROM flavors WHERE instance_id = ?", (instance_id,)).fetchone()
+        return Flavor(vcpus=row["vcpus"], memory_mib=row["memory_mib"])
 
     def reboot_instance(self, instance_id: str, *, timeout: float) -> None:
         with self._state.call("reboot_instance", timeout=timeout), self._state.transaction() as tx:

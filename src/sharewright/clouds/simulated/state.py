@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS instances (
   tags TEXT NOT NULL, boot_id TEXT NOT NULL, ready_at REAL NOT NULL, host_key TEXT NOT NULL,
   authorized_keys TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 0, console TEXT NOT NULL DEFAULT '',
   UNIQUE (deployment, name));
+CREATE TABLE IF NOT EXISTS flavors (
+  instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, vcpus INTEGER NOT NULL,
+  memory_mib INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS guest_shares (
   instance_id TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE, share_id TEXT NOT NULL, serial TEXT NOT NULL,
   filesystem_uuid TEXT NOT NULL, mounted INTEGER NOT NULL, rules TEXT, PRIMARY KEY (instance_id, share_id));

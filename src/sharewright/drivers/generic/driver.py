@@ -22,7 +22,7 @@ from sharewright.drivers.generic.pools import pool_stats
 from sharewright.drivers.generic.records import InstanceRecord, find_instance, read_instance, remember
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.resize import grow_volume
-from sharewright.drivers.generic.servers import record_subnet, tenant_network
+from sharewright.drivers.generic.servers import record_subnet, server_flavor, tenant_network
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
     CloudError,
@@ -35,7 +35,7 @@ from sharewright.errors import (
 from sharewright.guest.document import Document, ShareState, State
 from sharewright.identifiers import derived_id
 from sharewright.progress import Progress
-from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
+from sharewright.service_instance.contract import ServiceInstance, ServiceInstances, TenantNetwork
 from sharewright.settings import Backend
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances
@@ -91,7 +91,7 @@ class GenericDriver:
     def create_server(self, server_id: str, progress: Progress) -> None:
         network = tenant_network(self._store, server_id)
         record_subnet(self._store, self._cloud, server_id, network, progress)
-        self._instances.ensure(server_id, network, progress)
+        self._ensure_service_instance(server_id, network, progress)
 
     def delete_server(self, server_id: str, progress: Progress) -> None:
         self._instances.delete(server_id, progress)
@@ -103,9 +103,14 @@ class GenericDriver:
             self._instances,
             server_id,
             converge=lambda: self._converge(self._server(server_id), progress),
-            make_again=lambda: self._instances.ensure(server_id, tenant_network(self._store, server_id), progress),
+            make_again=lambda: self._ensure_service_instance(
+                server_id, tenant_network(self._store, server_id), progress
+            ),
             progress=progress,
         )
+
+    def _ensure_service_instance(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
+        return self._instances.ensure(server_id, network, progress, flavor=server_flavor(self._store, server_id))
 
     # ---- shares ----
 

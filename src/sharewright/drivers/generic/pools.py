@@ -33,6 +33,7 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "mount_snapshot_support": False,
             "replication_type": None,
             "volume_types": None,
+            "server_flavors": None if settings.cloud == "openstack" else list(settings.flavors),
             "filesystems": list(get_args(FilesystemType)),
             "squash_modes": list(get_args(Squash)),
             "share_group_stats": {"consistent_snapshot_support": None},

@@ -1,4 +1,4 @@
-"""The tenant's network that a share server belongs to."""
+"""What a share server is made with: the tenant's network that it belongs to, its flavor."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def tenant_network(store: Store, server_id: str) -> TenantNetwork:
             hint="Create a share network with neutron_net_id and neutron_subnet_id.",
         )
     return TenantNetwork(net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id)
+
+
+def server_flavor(store: Store, server_id: str) -> str | None:
+    """The flavor that the server was asked for with; None: the backend's default one."""
+    with store.read() as tx:
+        return tx.execute(select(share_servers.c.flavor).where(share_servers.c.id == server_id)).scalar_one_or_none()
 
 
 def record_subnet(store: Store, cloud: Cloud, server_id: str, network: TenantNetwork, progress: Progress) -> None:
