@@ -1,4 +1,4 @@
-"""The spine's times on real virtual machines: first share, next share, one rule, delete; and what each of them costs.
+"""The spine's times on real virtual machines: first share, next share, one rule and many, delete; and what each costs.
 
     sudo .venv/bin/python bench/spine.py [--runs 3] [--output FILE.json]
 
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from sharewright.store.tables import operation_steps, operations
 
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
 CLOUD_STEPS = ("volume", "attach")  # of a next share: what the cloud itself takes
+COUNTS = ("seconds", "cloud_calls", "guest_round_trips", "sql_statements")
+SENDERS = 10
 
 
 @contextmanager
@@ -83,6 +86,40 @@ class Bench:
         self.until(lambda: bool(self.api.get_access_rule(rule.id).state == "active"))
         return time.monotonic() - begun
 
+    def allow_many(self, share: str, count: int, *, first: int) -> dict[str, Any]:
+        """So many rules at once, from SENDERS senders: the 10.88.0.0/16 addresses from number ``first`` on."""
+
+        def send(number: int) -> str:
+            address = f"10.88.{number // 250}.{number % 250 + 1}"
+            rule = self.api.create_access_rule(share, access_type="ip", access_to=address, access_level="rw")
+            return str(rule.id)
+
+        before = {row.id for row in self.updates(share)}
+        begun = time.monotonic()
+        with ThreadPoolExecutor(SENDERS) as senders:
+            made = set(senders.map(send, range(first, first + count)))
+        accepted = time.monotonic() - begun
+
+        def active() -> bool:
+            rules = self.api.access_rules(self.api.get_share(share))
+            return made <= {rule.id for rule in rules if rule.state == "active"}
+
+        self.until(active)
+        total = time.monotonic() - begun
+        rows = [row for row in self.updates(share) if row.id not in before]
+        last = self.operation("update_access", share)
+        return {
+            "total": total,
+            "accepted": accepted,
+            **{key: sum(getattr(row, key) for row in rows) for key in COUNTS},
+            "steps": {"accepted by the API": accepted, "last guest call": last["steps"]["guest"]},
+        }
+
+    def updates(self, share: str) -> list[Any]:
+        query = select(operations).where(operations.c.kind == "update_access", operations.c.resource_id == share)
+        with self.store.read() as tx:
+            return list(tx.execute(query).all())
+
     def delete(self, share: str) -> float:
         begun = time.monotonic()
         self.api.delete_share(share)
@@ -112,7 +149,8 @@ class Bench:
 
 def measure(bench: Bench, runs: int) -> dict[str, list[dict[str, Any]]]:
     results: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("first share", "its server", "next share", "one rule", "delete")
+        name: []
+        for name in ("first share", "its server", "next share", "one rule", "100 rules at once", "900 more", "delete")
     }
     settings = load(bench.deployment.config)
     cloud = open_cloud(settings, settings.backends["bench"])
@@ -130,6 +168,8 @@ def measure(bench: Bench, runs: int) -> dict[str, list[dict[str, Any]]]:
         results["next share"].append({"total": seconds, **bench.operation("create_share", share)})
         seconds = bench.allow(share, f"10.79.{run}.9")
         results["one rule"].append({"total": seconds, **bench.operation("update_access", share)})
+        results["100 rules at once"].append(bench.allow_many(share, 100, first=0))
+        results["900 more"].append(bench.allow_many(share, 900, first=100))
         seconds = bench.delete(share)
         results["delete"].append({"total": seconds, **bench.operation("delete_share", share)})
         print(f"run {run + 1} of {runs} done, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)

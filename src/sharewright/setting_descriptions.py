@@ -115,6 +115,11 @@ DESCRIPTIONS: dict[str, str] = {
     "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
     "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
     "worker.operation_seconds": "Deadline of an operation, counted from its request.",
+    "worker.gather_quiet_seconds": (
+        "A change of a share's access rules is begun when no other one of the same share has come for so long, so that "
+        "a burst of them is one guest round trip. 0: at once."
+    ),
+    "worker.gather_seconds": "But no later than so long after the first of them.",
     "worker.retention_days": "Days that finished operations and user messages are kept. Upstream: `message_ttl`.",
     "worker.unused_server_seconds": (
         "A share server without shares is deleted after so long; 0: at once. Upstream: "

@@ -138,6 +138,8 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sweep_seconds: Seconds = 300.0
     stats_seconds: Seconds = 60.0
     operation_seconds: Seconds = 900.0
+    gather_quiet_seconds: Annotated[float, Meta(ge=0)] = 0.1
+    gather_seconds: Annotated[float, Meta(ge=0)] = 2.0
     retention_days: Annotated[int, Meta(ge=1)] = 30
     unused_server_seconds: Annotated[float, Meta(ge=0)] = 600.0
 

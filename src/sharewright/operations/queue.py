@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from sharewright.context import RequestContext
 from sharewright.identifiers import new_id, utcnow
@@ -28,11 +28,13 @@ def enqueue(
     seconds: float = 900.0,
     waits_for: str | None = None,
     not_before: datetime | None = None,
+    quiet_seconds: float = 0.0,
 ) -> str:
     """Write a queued operation and return its id.
 
     ``key`` (default ``"<resource_type>:<resource_id>"``) serialises: operations of one key run one at a time, oldest
-    first. ``seconds`` is the deadline from now.
+    first. ``seconds`` is the deadline from now. ``quiet_seconds``: not to be begun sooner, as others may join it
+    (:func:`put_off`).
     """
     now = utcnow()
     identifier = new_id()
@@ -48,7 +50,7 @@ def enqueue(
             priority=priority,
             state=OperationState.QUEUED,
             waits_for=waits_for,
-            not_before=not_before or now,
+            not_before=_in(tx, quiet_seconds) if quiet_seconds else not_before or now,
             deadline=(not_before or now) + timedelta(seconds=seconds),
             attempts=0,
             epoch=0,
@@ -60,5 +62,23 @@ def enqueue(
             created_at=now,
         )
     )
-    ring_after_commit(tx)
+    ring_after_commit(tx, name=identifier, seconds=quiet_seconds)
     return identifier
+
+
+def put_off(tx: Connection, operation_id: str, *, quiet_seconds: float, latest: datetime) -> None:
+    """Let a queued operation that nobody has begun wait for ``quiet_seconds`` from now, but not beyond ``latest``."""
+    until: Any = _in(tx, quiet_seconds)
+    until = min(until, latest) if isinstance(until, datetime) else func.least(until, latest)
+    tx.execute(operations.update().where(operations.c.id == operation_id).values(not_before=until))
+    left = (latest - utcnow()).total_seconds()
+    ring_after_commit(tx, name=operation_id, seconds=max(0.0, min(quiet_seconds, left)))
+
+
+def _in(tx: Connection, seconds: float) -> datetime | ColumnElement[datetime]:
+    """So many seconds from now by the clock that claims are decided with (see leases.py)."""
+    if tx.dialect.name == "postgresql":
+        # Not now(), which is when the transaction began: it may have waited for a lock since.
+        clock = func.timezone("utc", func.clock_timestamp(), type_=operations.c.not_before.type)
+        return clock + timedelta(seconds=seconds)
+    return utcnow() + timedelta(seconds=seconds)

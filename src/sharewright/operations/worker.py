@@ -27,13 +27,14 @@ from sharewright.operations.leases import Claim
 from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.registration import beat, register_worker
 from sharewright.operations.runner import CRASH_LIMIT, DATABASE_FAULTS, GRACE_SECONDS, Runner
-from sharewright.store.database import CHANNEL, Store
+from sharewright.store.database import CHANNEL, Store, ring_for
 
 log = structlog.get_logger()
 
 # Seconds in which many rings from other processes are one: every worker is rung for every request, and each time one
 # that has a free thread asks the database for work that another may have taken already.
 BETWEEN_RINGS = 0.02
+CLOCKS_DIFFER = 0.005  # seconds. A parked operation's time is the database's: a little later is surely not too early.
 
 
 class Worker:
@@ -71,7 +72,6 @@ class Worker:
         self._running: dict[str, Journal] = {}
         self._background: set[str] = set()  # those of them that nobody waits for
         self._threads: set[threading.Thread] = set()
-        self._due: list[float] = []  # times.monotonic() at which something that was parked here may go on
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._service_ids: Sequence[str] = ()
@@ -155,7 +155,7 @@ class Worker:
                 log.error("defect in the dispatcher", exc_info=error)
             if claimed is None:
                 self._slots.release()
-                self._store.bell.wait(rings, self._pause())
+                self._store.bell.wait(rings, self._options.poll_seconds)
 
     def _claim(self) -> Claim | None:
         before = clock()
@@ -196,9 +196,8 @@ class Worker:
                     state=result.state,
                     cloud_requests=cloud_requests.count - before,
                 )
-            if result.delay is not None:
-                with self._lock:
-                    self._due.append(time.monotonic() + result.delay)
+            if result.delay:
+                self._store.bell.ring_later(operation.id, result.delay + CLOCKS_DIFFER)
         except Exception as error:
             log.error("defect in the runner", operation=operation.id, exc_info=error)
         finally:
@@ -208,14 +207,6 @@ class Worker:
                     self._background.discard(operation.id)
             self._slots.release()
             self._store.bell.ring()
-
-    def _pause(self) -> float:
-        now = time.monotonic()
-        with self._lock:
-            self._due = [due for due in self._due if due > now]
-            soonest = min(self._due, default=now + self._options.poll_seconds)
-        # A parked operation's time is the database's: a little later is surely not too early.
-        return min(self._options.poll_seconds, soonest - now + 0.005)
 
     # ---- leases ----
 
@@ -259,8 +250,10 @@ class Worker:
                     connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._store.bell.ring()  # what was rung before we listened
                     while not self._stopped.is_set():
-                        if list(connection.notifies(timeout=1.0, stop_after=1)):
-                            self._store.bell.ring()
+                        heard = list(connection.notifies(timeout=1.0, stop_after=1))
+                        for notification in heard:
+                            ring_for(self._store.bell, notification.payload)
+                        if heard:
                             self._stopped.wait(BETWEEN_RINGS)
             except psycopg.Error as fault:
                 log.warning("not listening for new work; polling goes on", fault=type(fault).__name__)

@@ -16,7 +16,7 @@ from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
-from sharewright.services.work import submit_once
+from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState
 from sharewright.store.tables import share_access_metadata, share_access_rules, shares
 
@@ -53,9 +53,7 @@ def allow(deployment: Deployment, context: RequestContext, share_id: str, values
         )
         write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
         _begin_change(tx, deployment, context, share_id)
-        record = _find(tx, context, identifier)
-    deployment.wake()
-    return record
+        return _find(tx, context, identifier)
 
 
 def deny(deployment: Deployment, context: RequestContext, share_id: str, access_id: str) -> None:
@@ -79,7 +77,6 @@ def deny(deployment: Deployment, context: RequestContext, share_id: str, access_
             .values(state=AccessState.QUEUED_TO_DENY, updated_at=utcnow())
         )
         _begin_change(tx, deployment, context, share_id)
-    deployment.wake()
 
 
 def list_rules(
@@ -162,4 +159,4 @@ def _check_state(share: Record, action: str, refused: str) -> None:
 
 def _begin_change(tx: Connection, deployment: Deployment, context: RequestContext, share_id: str) -> None:
     tx.execute(update(shares).where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
-    submit_once(tx, deployment, context, "update_access", "share", share_id)
+    submit_together(tx, deployment, context, "update_access", "share", share_id)

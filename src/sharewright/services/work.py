@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from sharewright.context import RequestContext
-from sharewright.operations.queue import enqueue
+from sharewright.operations.queue import enqueue, put_off
 from sharewright.services.deployment import Deployment
 from sharewright.states import OperationState
-from sharewright.store.database import ring_after_commit
 from sharewright.store.tables import operations
 
 
@@ -23,6 +23,8 @@ def submit(
     resource_type: str,
     resource_id: str,
     payload: Mapping[str, Any] | None = None,
+    *,
+    quiet_seconds: float = 0.0,
 ) -> str:
     """Enqueue one operation under the request's id and return its id."""
     return enqueue(
@@ -33,18 +35,23 @@ def submit(
         context=context,
         payload=payload,
         seconds=deployment.settings.worker.operation_seconds,
+        quiet_seconds=quiet_seconds,
     )
 
 
-def submit_once(
+def submit_together(
     tx: Connection, deployment: Deployment, context: RequestContext, kind: str, resource_type: str, resource_id: str
 ) -> None:
     """Enqueue unless an operation of the kind is queued already, which will then do this work too.
 
-    The queued row is locked until the commit, so that no worker begins it before it can see what this request wrote.
+    So that a burst of requests is one operation, it begins when none has come for ``worker.gather_quiet_seconds``, at
+    the latest ``worker.gather_seconds`` after the first. The queued row is locked until the commit, so that no worker
+    begins it before it can see what this request wrote.
     """
+    options = deployment.settings.worker
+    quiet = min(options.gather_quiet_seconds, options.gather_seconds)
     queued = tx.execute(
-        select(operations.c.id)
+        select(operations.c.id, operations.c.attempts, operations.c.created_at)
         .where(
             operations.c.kind == kind,
             operations.c.resource_id == resource_id,
@@ -54,6 +61,7 @@ def submit_once(
         .with_for_update()
     ).first()
     if queued is None:
-        submit(tx, deployment, context, kind, resource_type, resource_id)
-    else:
-        ring_after_commit(tx)
+        submit(tx, deployment, context, kind, resource_type, resource_id, quiet_seconds=quiet)
+    elif not queued.attempts:  # otherwise it waits for its next attempt, which depends on nothing that comes here
+        latest = queued.created_at + timedelta(seconds=options.gather_seconds)
+        put_off(tx, queued.id, quiet_seconds=quiet, latest=latest)

@@ -32,38 +32,77 @@ statements = StatementCounter()
 
 
 class Bell:
-    """Rung in this process after a commit that may have made work runnable; workers wait for it instead of polling."""
+    """Rung in this process when work may have become runnable: after a commit, or at a time that was set before.
+    Workers wait for it instead of polling."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._rings = 0
+        self._alarms: dict[str, float] = {}  # name → times.monotonic()
 
     @property
     def rings(self) -> int:
         """How often it has rung so far; give it to :meth:`wait` after having looked for work in between."""
-        return self._rings
+        with self._condition:
+            return self._strike(time.monotonic())
 
     def ring(self) -> None:
         with self._condition:
             self._rings += 1
             self._condition.notify_all()
 
+    def ring_later(self, name: str, seconds: float) -> None:
+        """Ring once, so many seconds from now; instead of the earlier alarm of that name, if it has not rung yet."""
+        with self._condition:
+            now = time.monotonic()
+            self._strike(now)  # here too, or alarms would pile up in a process where nobody waits
+            self._alarms[name] = now + seconds
+            self._condition.notify_all()
+
     def wait(self, rings: int, timeout: float) -> bool:
         """Return True as soon as it has rung more than ``rings`` times, False after ``timeout`` seconds."""
         with self._condition:
-            return self._condition.wait_for(lambda: self._rings > rings, timeout)
+            now = time.monotonic()
+            end = now + timeout
+            while self._strike(now) <= rings:
+                if now >= end:
+                    return False
+                self._condition.wait(min([end, *self._alarms.values()]) - now)
+                now = time.monotonic()
+            return True
+
+    def _strike(self, now: float) -> int:
+        """Turn the alarms whose time has come into rings; return how many there were so far."""
+        passed = [name for name, due in self._alarms.items() if due <= now]
+        for name in passed:
+            del self._alarms[name]
+        self._rings += len(passed)
+        return self._rings
 
 
 CHANNEL = "sharewright_operations"  # of PostgreSQL's NOTIFY: the bell between processes
 
 
-def ring_after_commit(tx: Connection) -> None:
-    """Wake workers once ``tx`` (from :meth:`Store.begin`) is committed; not at all if it is rolled back."""
-    wishes: set[str] = tx.info.setdefault("after_commit", set())
-    if "ring" not in wishes:
-        wishes.add("ring")
+def ring_after_commit(tx: Connection, *, name: str = "", seconds: float = 0.0) -> None:
+    """Wake workers once ``tx`` (from :meth:`Store.begin`) is committed, or ``seconds`` after that (see
+    :meth:`Bell.ring_later`); not at all if it is rolled back."""
+    wishes: dict[str, float] = tx.info.setdefault("after_commit", {})
+    if seconds <= 0:
+        name = ""
+    if name not in wishes:
+        wishes[name] = seconds
         if tx.dialect.name == "postgresql":
-            tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+            payload = f"{seconds} {name}" if seconds > 0 else ""
+            tx.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
+
+
+def ring_for(bell: Bell, payload: str) -> None:
+    """Do here what :func:`ring_after_commit` asked for in another process."""
+    seconds, _, name = payload.partition(" ")
+    if name:
+        bell.ring_later(name, float(seconds))
+    else:
+        bell.ring()
 
 
 class Store:
@@ -110,16 +149,19 @@ class Store:
         """
         if getattr(self._open, "writing", False):
             raise RuntimeError("A write transaction was begun inside another one; pass the open one on instead.")
-        wishes: set[str] = set()
+        wishes: dict[str, float] = {}
         self._open.writing = True
         try:
             with self._writer.begin() as connection:
-                connection.info["after_commit"] = wishes  # info outlives the transaction: a set of its own for each
+                connection.info["after_commit"] = wishes  # info outlives the transaction: new ones for each
                 yield connection
         finally:
             self._open.writing = False
-        if "ring" in wishes:
-            self.bell.ring()
+        for name, seconds in wishes.items():
+            if seconds > 0:
+                self.bell.ring_later(name, seconds)
+            else:
+                self.bell.ring()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

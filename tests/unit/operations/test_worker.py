@@ -75,6 +75,18 @@ def test_other_processes_ring_the_bell_on_postgresql(
         theirs.close()
 
 
+def test_other_processes_tell_when_on_postgresql(postgresql_url: str) -> None:
+    mine, theirs = Store(postgresql_url), Store(postgresql_url)
+    try:
+        with running(mine, Told()):
+            time.sleep(0.5)
+            identifier = add(theirs, quiet_seconds=0.3)
+            eventually(lambda: ended(theirs, identifier))
+    finally:
+        mine.close()
+        theirs.close()
+
+
 def test_other_processes_are_found_by_polling_on_sqlite(sqlite_url: str) -> None:
     mine, theirs = Store(sqlite_url), Store(sqlite_url)
     try:

@@ -54,6 +54,25 @@ def test_waiting_for_the_bell(store: Store) -> None:
     assert store.bell.wait(rings, 0), "a ring between looking and waiting is not missed"
 
 
+def test_the_bell_rings_at_a_time_that_was_set(store: Store) -> None:
+    rings = store.bell.rings
+    store.bell.ring_later("far", 3600)
+    with store.begin() as tx:
+        enqueue(tx, "work", resource_type="thing", resource_id="r", quiet_seconds=0.05)
+    assert store.bell.rings == rings
+    assert store.bell.wait(rings, 30)
+    rings = store.bell.rings
+    store.bell.ring_later("far", 0.01)  # instead of the hour
+    assert store.bell.wait(rings, 30)
+    assert not store.bell.wait(store.bell.rings, 0.02), "each rings once"
+
+
+def test_an_alarm_set_while_somebody_waits_is_heard(store: Store) -> None:
+    rings = store.bell.rings
+    threading.Timer(0.05, store.bell.ring_later, ["soon", 0.05]).start()
+    assert store.bell.wait(rings, 30)
+
+
 def test_a_transaction_inside_another_is_a_programming_error(store: Store) -> None:
     with store.begin(), pytest.raises(RuntimeError, match="inside another"), store.begin():
         pass

@@ -1,0 +1,150 @@
+"""Access rules from the service to the guest: bursts, and how many round trips they cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import update
+
+from sharewright.errors import GuestUnreachable
+from sharewright.identifiers import utcnow
+from sharewright.operations.worker import Worker
+from sharewright.services import access_rules
+from sharewright.services.deployment import Deployment
+from sharewright.store.database import Store
+from sharewright.store.tables import operations
+from story_world import World, make_world
+
+QUIET, LONGEST = 2.0, 60.0  # seconds; a machine may stand still for a while without spoiling a burst
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> Iterator[World]:
+    """On SQLite and on PostgreSQL; with one share."""
+    with make_world(store, tmp_path / "state") as world:
+        world.request_share()
+        world.run()
+        yield world
+
+
+@pytest.fixture
+def share(world: World) -> str:
+    (instance,) = world.rows(operations, kind="create_share")
+    return str(instance.resource_id)
+
+
+def service(world: World, *, quiet: float = QUIET, longest: float = LONGEST) -> Deployment:
+    worker = msgspec.structs.replace(
+        world.settings.worker, gather_quiet_seconds=quiet, gather_seconds=longest, poll_seconds=3600.0
+    )
+    return Deployment(store=world.store, settings=msgspec.structs.replace(world.settings, worker=worker))
+
+
+def allow(world: World, deployment: Deployment, share: str, address: str, level: str = "rw") -> str:
+    values = {"access_type": "ip", "access_to": address, "access_level": level}
+    return str(access_rules.allow(deployment, world.context(), share, values)["id"])
+
+
+def updates(world: World) -> list[Any]:
+    return world.rows(operations, kind="update_access")
+
+
+def idle(world: World) -> bool:
+    return all(row.state in ("succeeded", "failed") for row in updates(world))
+
+
+def wait_until(reached: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_burst_of_a_hundred_from_ten_senders_is_one_round_trip(world: World, share: str) -> None:
+    deployment = service(world)
+    addresses = [f"10.20.{number}.{last}" for number in range(10) for last in range(1, 11)]
+
+    def send(mine: list[str]) -> None:
+        for address in mine:
+            allow(world, deployment, share, address)
+
+    with Worker(world.store, world.assembly.stories, deployment.settings):
+        senders = [threading.Thread(target=send, args=(addresses[start::10],)) for start in range(10)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        wait_until(lambda: idle(world))
+    (operation,) = updates(world)
+    assert operation.guest_round_trips == 1
+    assert operation.attempts == 1
+    assert world.rules(share) == dict.fromkeys(addresses, "active")
+    assert len(world.exports(share) or []) == 100
+
+
+def test_allowing_and_denying_together_is_one_round_trip(world: World, share: str) -> None:
+    """Also a rule that is taken away and given again with another level."""
+    deployment = service(world)
+    old = [allow(world, deployment, share, f"10.20.1.{last}", "ro") for last in (1, 2)]
+    world.run()
+    for rule in old:
+        access_rules.deny(deployment, world.context(), share, rule)
+    allow(world, deployment, share, "10.20.1.3")
+    world.run()
+    before, operation = updates(world)
+    assert (before.guest_round_trips, operation.guest_round_trips) == (1, 1)
+    assert world.exports(share) == [["10.20.1.3/32", "rw"]]
+
+
+def test_what_joins_puts_the_update_off_but_not_for_ever(world: World, share: str) -> None:
+    deployment = service(world, quiet=30.0, longest=31.0)
+
+    def waits() -> float:
+        (row,) = updates(world)
+        return float((row.not_before - row.created_at).total_seconds())
+
+    allow(world, deployment, share, "10.20.0.1")
+    first = waits()
+    assert 30.0 <= first < 31.0
+    assert not world.run_one("update_access")
+    allow(world, deployment, share, "10.20.0.2")
+    assert first < waits() <= 31.0
+    rings = world.store.bell.rings
+    with world.store.begin() as tx:  # the first one came long ago
+        tx.execute(update(operations).values(created_at=utcnow() - timedelta(seconds=40)))
+    rule = allow(world, deployment, share, "10.20.0.3")
+    assert waits() == 31.0
+    assert world.store.bell.rings > rings
+    access_rules.deny(deployment, world.context(), share, rule)
+    assert world.run_one("update_access")
+    assert world.rules(share) == {"10.20.0.1": "active", "10.20.0.2": "active"}
+
+
+def test_zero_begins_at_once(world: World, share: str) -> None:
+    rings = world.store.bell.rings
+    allow(world, service(world, quiet=0.0), share, "10.20.0.1")
+    assert world.store.bell.rings > rings
+    assert world.run_one("update_access")
+    assert world.rules(share) == {"10.20.0.1": "active"}
+
+
+def test_what_joins_an_update_in_its_back_off_changes_nothing_about_that(world: World, share: str) -> None:
+    deployment = service(world, quiet=0.0)
+    world.cloud.fail("guest.apply", GuestUnreachable)
+    allow(world, deployment, share, "10.20.0.1")
+    assert world.run_one("update_access")
+    (parked,) = updates(world)
+    assert (parked.state, parked.attempts) == ("queued", 1)
+    allow(world, deployment, share, "10.20.0.2")
+    (still,) = updates(world)
+    assert still.not_before == parked.not_before
+    world.request_server_operation("heal_server", world.instance(share).share_server_id)
+    world.run()
+    assert set(world.rules(share).values()) == {"active"}
