@@ -35,7 +35,7 @@ class Rule:
 
 
 class Share:
-    __slots__ = ("create", "filesystem", "id", "rules", "serial", "size", "squash", "uuid")
+    __slots__ = ("clients", "create", "filesystem", "id", "rules", "serial", "size", "squash", "uuid")
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Share:
         self.uuid = uuid
         self.create = create
         self.rules = rules
+        self.clients: tuple[list[tuple[str, str]], dict[str, str]] | None = None  # exports.clients of the rules
         self.squash = squash
         self.size = size
 
@@ -122,10 +123,12 @@ def parse_document(value: object) -> Desired:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
     shares = tuple(_share(item) for item in _list(document["shares"], "shares"))
     for name in ("id", "serial", "uuid"):
-        values = [getattr(share, name) for share in shares]
-        for item in values:
-            if values.count(item) > 1:
+        seen: set[str] = set()
+        for share in shares:
+            item = getattr(share, name)
+            if item in seen:
                 _wrong(f"shares[].{name}", item, "unique")
+            seen.add(item)
     timeout = document.get("device_timeout", 30.0)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 3600:
         _wrong("device_timeout", timeout, "seconds from 0 to 3600")

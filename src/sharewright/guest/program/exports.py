@@ -12,6 +12,13 @@ HEADER = "# Written by sharewright-guest as a whole; changes made by hand are lo
 Networks = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
+def clients_of(share: Share) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """:func:`clients` of a share's rules, made once: with a thousand of them it is most of what an apply computes."""
+    if share.clients is None:
+        share.clients = clients(share.rules)
+    return share.clients
+
+
 def clients(rules: tuple[Rule, ...]) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Rules → clients as /etc/exports names them, with their access level, most specific first; and rule id → why it
     is not in force.
@@ -32,7 +39,9 @@ def clients(rules: tuple[Rule, ...]) -> tuple[list[tuple[str, str]], dict[str, s
         earlier = chosen.setdefault(parsed, rule)
         if earlier.access_level != rule.access_level:
             errors[rule.id] = f"Rule {earlier.id} already gives {parsed} access level {earlier.access_level}."
-    ordered = sorted(chosen, key=lambda item: (-item.prefixlen / item.max_prefixlen, item.version, int(item[0])))
+    ordered = sorted(
+        chosen, key=lambda item: (-item.prefixlen / item.max_prefixlen, item.version, int(item.network_address))
+    )
     found = []
     for item in ordered:
         level = chosen[item].access_level
@@ -56,7 +65,7 @@ def exports_text(shares: list[Share]) -> str:
     """The whole file: one line per share with at least one client."""
     lines = []
     for share in sorted(shares, key=lambda item: item.id):
-        admitted, _ = clients(share.rules)
+        admitted, _ = clients_of(share)
         if admitted:
             names = " ".join(f"{client}({level})" for client, level in admitted)
             lines.append(f"{share.path} -{options(share)} {names}\n")
@@ -69,7 +78,7 @@ def wanted_entries(shares: list[Share]) -> dict[tuple[str, str], frozenset[str]]
     for share in shares:
         squash = "all_squash" if share.squash == "all_squash" else "no_all_squash"
         root = "no_root_squash" if share.squash == "no_root_squash" else "root_squash"
-        for client, level in clients(share.rules)[0]:
+        for client, level in clients_of(share)[0]:
             entries[share.path, client] = frozenset({level, squash, root, f"fsid={share.id}"})
     return entries
 

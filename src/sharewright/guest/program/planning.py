@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .desired import Desired, Share
-from .exports import clients, exports_text, found_entries, wanted_entries
+from .exports import clients_of, exports_text, found_entries, wanted_entries
 from .filesystems import Disk, fstab_text, is_small, split_fstab
 from .firewall import firewall_text
 
@@ -116,9 +116,10 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
     plan = Plan()
     _plan_firewall(facts, desired, plan)
     _, at_boot = split_fstab(facts.fstab)
+    serials = _serials(facts)
     for share in sorted(desired.shares, key=lambda item: item.id):
-        plan.rule_errors[share.id] = clients(share.rules)[1]
-        problem = _plan_share(facts, share, plan)
+        plan.rule_errors[share.id] = clients_of(share)[1]
+        problem = _plan_share(facts, share, plan, serials)
         if f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
             plan.lasting.add(share.id)
         if (
@@ -147,7 +148,16 @@ def _plan_firewall(facts: Facts, desired: Desired, plan: Plan) -> None:
             plan.actions.append(Action("load_firewall", "load the firewall", text=text))
 
 
-def _plan_share(facts: Facts, share: Share, plan: Plan) -> tuple[str, str] | None:
+def _serials(facts: Facts) -> dict[str, list[str]]:
+    """Device → the serials that it answers to."""
+    found: dict[str, list[str]] = {}
+    for serial, disks in facts.disks.items():
+        for disk in disks:
+            found.setdefault(disk.device, []).append(serial)
+    return found
+
+
+def _plan_share(facts: Facts, share: Share, plan: Plan, serials: dict[str, list[str]]) -> tuple[str, str] | None:
     """Add what mounts the share; or say what stands against it."""
     disks = facts.disks.get(share.serial, [])
     if len(disks) != 1:
@@ -155,8 +165,8 @@ def _plan_share(facts: Facts, share: Share, plan: Plan) -> tuple[str, str] | Non
         several = f"Several disks have the serial {share.serial}: {names}." if disks else ""
         return "device_missing", several or f"No disk with serial {share.serial} appeared."
     disk = disks[0]
-    for serial, others in facts.disks.items():
-        if serial != share.serial and any(other.device == disk.device for other in others):
+    for serial in serials[disk.device]:
+        if serial != share.serial:
             return "device_missing", f"{disk.device} answers to the serials {share.serial} and {serial} alike."
     mount = facts.mounts.get(share.id)
     if mount is not None and mount.alive and mount.number != disk.number:
