@@ -10,7 +10,7 @@ import pytest
 from site_for_tests import Site
 from sqlalchemy import select, update
 
-from sharewright.store.tables import operations, share_access_rules
+from sharewright.store.tables import operations, share_access_rules, share_export_locations
 
 
 def allow(site: Site, share: dict[str, Any], to: str = "10.1.1.1", status: int = 200, **values: Any) -> Any:
@@ -79,10 +79,35 @@ def test_other_addresses_are_refused(site: Site, address: Any) -> None:
     allow(site, site.served_share(), address, status=400)
 
 
-@pytest.mark.parametrize("address", ["2001:db8::1", "2001:db8::/64", "::"])
-def test_ipv6_is_refused_with_the_reason(site: Site, address: str) -> None:
+@pytest.mark.parametrize("address", ["2001:db8::1", "2001:db8::/64", "::/0"])
+def test_ipv6_is_refused_where_no_ipv6_client_can_come(site: Site, address: str) -> None:
     message = allow(site, site.served_share(), address, status=400)["badRequest"]["message"]
-    assert "share servers have IPv4 addresses only" in message
+    assert "the share has IPv4 export locations only" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0:0::1/128", "2001:db8::1"),
+        ("2001:0db8:0000:0000:0000:0000:0000:0000/64", "2001:db8::/64"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_ipv6_rules_of_a_share_that_has_an_ipv6_export_location(site: Site, given: str, kept: str) -> None:
+    share = site.served_share()
+    path = f"[2001:db8::5]:/shares/share-{share['id']}"
+    with site.store.begin() as tx:
+        tx.execute(update(share_export_locations).values(path=path))
+    body = {"allow_access": {"access_type": "ip", "access_to": given}}
+    old = site.expect(400, "POST", f"/v2/shares/{share['id']}/action", body, version="2.37")["badRequest"]["message"]
+    assert "needs API microversion 2.38" in old
+    rule = site.expect(200, "POST", f"/v2/shares/{share['id']}/action", body, version="2.38")["access"]
+    assert rule["access_to"] == kept
+    assert f"ip:{kept} exists" in allow(site, share, kept, status=400)["badRequest"]["message"]
+    for wrong in ("2001:db8::1/64", "2001:db8::/129", "2001:db8::1%eth0", "::ffff:10.0.0.1"):
+        allow(site, share, wrong, status=400)
+    allow(site, share, "10.1.1.1")
 
 
 @pytest.mark.parametrize(

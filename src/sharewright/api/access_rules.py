@@ -23,6 +23,8 @@ from sharewright.errors import InvalidInput
 from sharewright.services import access_rules as service
 from sharewright.states import AccessState
 
+IPV6_SINCE: Final = 38
+
 
 def _old_state(record: Record, viewer: Viewer) -> str:
     """Before 2.28 there was one state on the way in and one on the way out."""
@@ -55,7 +57,8 @@ ACCESS_RULE: Final = Resource(
 def allow(call: Call, share_id: str) -> Any:
     body = unwrap(call.body, "allow_access", "os-allow_access")
     values = ACCESS_RULE.parse_values(body, call.version, "create")
-    return ACCESS_RULE.show(service.allow(call.deployment, call.context, share_id, values), call)
+    record = service.allow(call.deployment, call.context, share_id, values, ipv6=call.version >= IPV6_SINCE)
+    return ACCESS_RULE.show(record, call)
 
 
 def deny(call: Call, share_id: str) -> None:

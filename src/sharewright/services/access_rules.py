@@ -18,21 +18,34 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState
-from sharewright.store.tables import share_access_metadata, share_access_rules, shares
+from sharewright.store.tables import (
+    share_access_metadata,
+    share_access_rules,
+    share_export_locations,
+    share_instances,
+    shares,
+)
 
 _OWNER = share_access_metadata.c.access_id
 
 
-def allow(deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any]) -> Record:
-    """Add a rule: access_type, access_to, access_level (default rw), metadata."""
+def allow(
+    deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any], *, ipv6: bool = True
+) -> Record:
+    """Add a rule: access_type, access_to, access_level (default rw), metadata. ``ipv6``: whether the caller may know
+    of IPv6 rules."""
     kind = check_access_type(values["access_type"])
     address = check_address(values["access_to"])
     level = check_access_level(values.get("access_level"))
     metadata = check_metadata(values.get("metadata") or {})
+    if ":" in address and not ipv6:
+        raise InvalidInput(f"Invalid IP access: IPv6 address {address} needs API microversion 2.38 or later.")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, share_id, "share:allow_access", lock=True)
         _check_state(share, "allow_access", "New access rules cannot be applied")
+        if ":" in address:
+            _check_ipv6(tx, share_id, address)
         same = select(share_access_rules.c.id).where(
             share_access_rules.c.share_id == share_id,
             share_access_rules.c.access_type == kind,
@@ -155,6 +168,20 @@ def _check_state(share: Record, action: str, refused: str) -> None:
     if not share["host"]:
         raise InvalidInput(f"{refused} while the share lacks a valid host (status '{share['status']}').")
     SHARE[action].check("Share", share["id"], share["status"])
+
+
+def _check_ipv6(tx: Connection, share_id: str, address: str) -> None:
+    """A rule for clients that can never reach the share would be shown as active and mean nothing."""
+    paths = tx.scalars(
+        select(share_export_locations.c.path)
+        .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
+        .where(share_instances.c.share_id == share_id)
+    )
+    if not any(path.startswith("[") for path in paths):
+        raise InvalidInput(
+            f"IPv6 address {address} is not supported: the share has IPv4 export locations only.",
+            hint="Give the client's IPv4 address.",
+        )
 
 
 def _begin_change(tx: Connection, deployment: Deployment, context: RequestContext, share_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Final
 
 from msgspec import Meta
@@ -60,33 +60,27 @@ def check_access_level(value: str | None) -> str:
 
 
 def check_address(value: str) -> str:
-    """An IPv4 address, or a network in CIDR form without bits behind its prefix, in canonical form. /32 is an
-    address."""
+    """An IPv4 or IPv6 address, or a network in CIDR form without bits behind its prefix, in canonical form: one text
+    for each client, however it was written. /32 and /128 are addresses."""
     text = value.strip()
+    address, slash, prefix = text.partition("/")
     try:
-        if "/" not in text:
-            return str(IPv4Address(text))
-        address, prefix = text.split("/", 1)
-        if not prefix.isdecimal():
+        if slash and not prefix.isdecimal():
             raise ValueError("the prefix length is not a number")
-        network = IPv4Network(f"{IPv4Address(address)}/{int(prefix)}", strict=True)
+        network = ip_network(f"{ip_address(address)}/{int(prefix)}" if slash else ip_address(address))
     except ValueError as error:
-        if _is_ipv6(text):
-            raise InvalidInput(
-                f"IPv6 address {text[:64]} is not supported: the share servers have IPv4 addresses only.",
-                hint="Give the client's IPv4 address.",
-            ) from None
         raise InvalidInput(
-            f"Invalid IP access: '{value[:64]}' is not an IPv4 address or CIDR network ({error})."
+            f"Invalid IP access: '{value[:64]}' is not an IP address or CIDR network ({error})."
         ) from None
-    return str(network.network_address) if network.prefixlen == 32 else str(network)
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return isinstance(ip_network(text, strict=False), IPv6Network)
-    except ValueError:
-        return False
+    if isinstance(network, IPv6Network):
+        if "%" in text:
+            raise InvalidInput(f"Invalid IP access: '{value[:64]}' has a zone, which means nothing to another machine.")
+        if network.network_address.ipv4_mapped is not None:
+            raise InvalidInput(
+                f"Invalid IP access: '{value[:64]}' stands for an IPv4 address.",
+                hint="Give the IPv4 address itself.",
+            )
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 
 def check_metadata(values: Any, *, what: str = "Metadata") -> dict[str, str]:

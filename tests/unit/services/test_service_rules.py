@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def test_an_accepted_address_is_one_and_stays_what_it_is(text: str) -> None:
         return
     assert ip_network(kept) == ip_network(text.strip())
     assert check_address(kept) == kept
-    assert set(kept) <= set("0123456789./")
+    assert set(kept) <= set("0123456789abcdef.:/")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 32))
@@ -37,6 +37,25 @@ def test_networks_with_bits_behind_the_prefix_are_refused(number: int, prefix: i
             check_address(f"{address}/{prefix}")
     else:
         assert check_address(f"{address}/{prefix}") == (address if prefix == 32 else f"{address}/{prefix}")
+
+
+@given(st.integers(0, 2**125 - 1), st.integers(0, 128), st.integers(0, 3))
+def test_ipv6_networks_have_one_text_however_they_are_written(number: int, prefix: int, style: int) -> None:
+    address = IPv6Address((1 << 125 | number) >> (128 - prefix) << (128 - prefix))
+    written = (address.compressed, address.exploded, address.compressed.upper(), f" {address.exploded} ".strip())[style]
+    if prefix < 128 and number & 1:
+        with pytest.raises(InvalidInput, match="host bits"):
+            check_address(f"{IPv6Address(int(address) | 1)}/{prefix}")
+    kept = check_address(f"{written}/{prefix}")
+    assert kept == (address.compressed if prefix == 128 else f"{address.compressed}/{prefix}")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("fe80::1%eth0", "zone"), ("::ffff:10.0.0.1", "IPv4"), ("::ffff:10.0.0.0/104", "IPv4")]
+)
+def test_ipv6_addresses_that_mean_nothing_to_a_server(text: str, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        check_address(text)
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=5), st.integers(), st.none()), max_size=3))
