@@ -33,7 +33,8 @@ def allow(
     deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any], *, ipv6: bool = True
 ) -> Record:
     """Add a rule: access_type, access_to, access_level (default rw), metadata. ``ipv6``: whether the caller may know
-    of IPv6 rules."""
+    of IPv6 rules. A rule for the same client that is being removed gives way: the client keeps its access, at the new
+    level from the next update on."""
     kind = check_access_type(values["access_type"])
     address = check_address(values["access_to"])
     level = check_access_level(values.get("access_level"))
@@ -46,13 +47,17 @@ def allow(
         _check_state(share, "allow_access", "New access rules cannot be applied")
         if ":" in address:
             _check_ipv6(tx, share_id, address)
-        same = select(share_access_rules.c.id).where(
-            share_access_rules.c.share_id == share_id,
-            share_access_rules.c.access_type == kind,
-            share_access_rules.c.access_to == address,
-        )
-        if tx.execute(same).first() is not None:
+        same = tx.execute(
+            select(share_access_rules.c.id, share_access_rules.c.state).where(
+                share_access_rules.c.share_id == share_id,
+                share_access_rules.c.access_type == kind,
+                share_access_rules.c.access_to == address,
+            )
+        ).first()
+        if same is not None and same.state not in AccessState.LEAVING:
             raise InvalidInput(f"Share access {kind}:{address} exists.")
+        if same is not None:
+            tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same.id))
         tx.execute(
             share_access_rules.insert().values(
                 id=identifier,

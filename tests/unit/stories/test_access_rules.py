@@ -20,7 +20,7 @@ from sharewright.services import access_rules
 from sharewright.services.deployment import Deployment
 from sharewright.store.database import Store
 from sharewright.store.tables import operations
-from story_world import World, make_world
+from story_world import BACKEND, World, make_world
 
 QUIET, LONGEST = 2.0, 60.0  # seconds; a machine may stand still for a while without spoiling a burst
 
@@ -89,8 +89,46 @@ def test_a_burst_of_a_hundred_from_ten_senders_is_one_round_trip(world: World, s
     assert len(world.exports(share) or []) == 100
 
 
+def test_a_rule_denied_and_added_again_in_one_batch(world: World, share: str) -> None:
+    """A change of level in place: the guest is told once, and the client is in every document that it is told."""
+    deployment = service(world)
+    old = allow(world, deployment, share, "10.20.1.1", "rw")
+    world.run()
+    access_rules.deny(deployment, world.context(), share, old)
+    new = allow(world, deployment, share, "10.20.1.1", "ro")
+    assert new != old
+    assert world.exports(share) == [["10.20.1.1/32", "rw"]]
+    world.run()
+    assert world.exports(share) == [["10.20.1.1/32", "ro"]]
+    assert [row.guest_round_trips for row in updates(world)] == [1, 1]
+    (rule,) = access_rules.list_rules(deployment, world.context(), share)
+    assert (rule["id"], rule["access_level"], rule["state"]) == (new, "ro", "active")
+
+
+def test_a_rule_added_again_while_its_removal_is_under_way(world: World, share: str) -> None:
+    """The update that removes it has begun: the new rule belongs to the next one, and nothing takes it away."""
+    deployment = service(world, quiet=0.0)
+    old = allow(world, deployment, share, "10.20.1.1")
+    world.run()
+    access_rules.deny(deployment, world.context(), share, old)
+    driver = world.assembly.drivers[BACKEND]
+    real = driver.update_access
+
+    def update_and_allow_again(*arguments: Any) -> Any:
+        driver.update_access = real  # type: ignore[method-assign]
+        outcomes = real(*arguments)
+        assert world.rules(share) == {"10.20.1.1": "denying"}
+        allow(world, deployment, share, "10.20.1.1", "ro")
+        return outcomes
+
+    driver.update_access = update_and_allow_again  # type: ignore[method-assign]
+    world.run()
+    assert world.rules(share) == {"10.20.1.1": "active"}
+    assert world.exports(share) == [["10.20.1.1/32", "ro"]]
+    assert world.share(share).access_rules_status == "active"
+
+
 def test_allowing_and_denying_together_is_one_round_trip(world: World, share: str) -> None:
-    """Also a rule that is taken away and given again with another level."""
     deployment = service(world)
     old = [allow(world, deployment, share, f"10.20.1.{last}", "ro") for last in (1, 2)]
     world.run()
