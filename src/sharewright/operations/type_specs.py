@@ -21,12 +21,14 @@ _NAME: Final = re.compile(r"[\w.-][\w. -]{0,253}[\w.-]|[\w.-]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeSpec:
-    """One spec. ``column`` of share_instances keeps its value. ``capability`` of a pool lists the values that it
-    offers; None there: the cloud knows them, ask it. ``choices``: all values there are; empty: a name."""
+    """One spec. ``column`` of share_instances keeps its value; None: it has one value, and nothing depends on it.
+    ``capability`` of a pool lists the values that it offers; None there: the cloud knows them, ask it. ``choices``: all
+    values there are; empty: a name. ``why``: a sentence about values that somebody may expect."""
 
-    column: str
+    column: str | None
     capability: str
     choices: tuple[str, ...] = ()
+    why: str = ""
 
 
 TYPE_SPECS: Final[Mapping[str, TypeSpec]] = {
@@ -34,6 +36,12 @@ TYPE_SPECS: Final[Mapping[str, TypeSpec]] = {
     "server_flavor": TypeSpec(column="server_flavor", capability="server_flavors"),
     "filesystem": TypeSpec(column="filesystem_type", capability="filesystems", choices=get_args(FilesystemType)),
     "squash": TypeSpec(column="squash", capability="squash_modes", choices=get_args(Squash)),
+    "sec": TypeSpec(
+        column=None,
+        capability="sec_flavors",
+        choices=("sys",),
+        why="Kerberos (krb5, krb5i, krb5p) needs a security service of that type, which share servers cannot join yet.",
+    ),
 }
 
 
@@ -52,8 +60,9 @@ def check_type_specs(extra_specs: Mapping[str, str]) -> None:
                 hint=f"Those of this scope are {', '.join(f'{SCOPE}:{known}' for known in TYPE_SPECS)}.",
             )
         if spec.choices and value not in spec.choices:
+            why = f" {spec.why}" if spec.why else ""
             raise InvalidInput(
-                f"Invalid extra spec {key}: '{value[:64]}' is not one of {', '.join(spec.choices)}.",
+                f"Invalid extra spec {key}: '{value[:64]}' is not one of {', '.join(spec.choices)}.{why}",
                 hint=f"Use {' or '.join(spec.choices)}, or leave the extra spec out.",
             )
         if not spec.choices and not _NAME.fullmatch(value):
@@ -66,7 +75,7 @@ def check_type_specs(extra_specs: Mapping[str, str]) -> None:
 def instance_columns(extra_specs: Mapping[str, str]) -> dict[str, str]:
     """What a type says of its shares, as columns of ``share_instances``; the rest is the backend's own choice."""
     named = {spec.column: extra_specs.get(f"{SCOPE}:{name}") for name, spec in TYPE_SPECS.items()}
-    return {column: value for column, value in named.items() if value is not None}
+    return {column: value for column, value in named.items() if column is not None and value is not None}
 
 
 def unoffered(name: str, wanted: str, capabilities: Mapping[str, Any]) -> str:

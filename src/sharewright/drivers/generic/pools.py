@@ -36,6 +36,7 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "server_flavors": None if settings.cloud == "openstack" else list(settings.flavors),
             "filesystems": list(get_args(FilesystemType)),
             "squash_modes": list(get_args(Squash)),
+            "sec_flavors": ["sys"],
             "share_group_stats": {"consistent_snapshot_support": None},
             "ipv4_support": True,
             "ipv6_support": False,
