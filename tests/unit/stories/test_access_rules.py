@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import update
 
 from sharewright.errors import GuestUnreachable
-from sharewright.identifiers import utcnow
+from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.worker import Worker
 from sharewright.services import access_rules
 from sharewright.services.deployment import Deployment
 from sharewright.store.database import Store
-from sharewright.store.tables import operations
+from sharewright.store.tables import operations, share_access_rules
 from story_world import BACKEND, World, make_world
 
 QUIET, LONGEST = 2.0, 60.0  # seconds; a machine may stand still for a while without spoiling a burst
@@ -87,6 +87,28 @@ def test_a_burst_of_a_hundred_from_ten_senders_is_one_round_trip(world: World, s
     assert operation.attempts == 1
     assert world.rules(share) == dict.fromkeys(addresses, "active")
     assert len(world.exports(share) or []) == 100
+
+
+def test_a_thousand_rules_are_one_round_trip(world: World, share: str) -> None:
+    """And as many statements as one rule takes."""
+    one = world.request_rule(share, "10.21.0.1")
+    world.run()
+    wanted = [f"10.20.{number // 250}.{number % 250 + 1}" for number in range(1000)]
+    with world.store.begin() as tx:
+        for address in wanted:
+            values = {"id": new_id(), "share_id": share, "access_type": "ip", "access_to": address}
+            tx.execute(
+                share_access_rules.insert().values(
+                    **values, access_level="ro", state="queued_to_apply", created_at=utcnow()
+                )
+            )
+    world.request_deny(share, one)
+    world.run()
+    first, second = updates(world)
+    assert second.guest_round_trips == 1
+    assert second.sql_statements <= first.sql_statements + 1  # one more for the rule that goes
+    assert world.rules(share) == dict.fromkeys(wanted, "active")
+    assert len(world.exports(share) or []) == 1000
 
 
 def test_a_rule_denied_and_added_again_in_one_batch(world: World, share: str) -> None:
