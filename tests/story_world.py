@@ -74,13 +74,13 @@ class World:
 
     @property
     def cloud(self) -> SimulatedCloud:
-        cloud = self.assembly.clouds[BACKEND]
+        cloud = self.assembly.clouds[BACKEND].unmeasured
         assert isinstance(cloud, SimulatedCloud)
         return cloud
 
     @property
     def guests(self) -> SimulatedGuests:
-        guests = self.assembly.channels[BACKEND]
+        guests = self.assembly.channels[BACKEND].unmeasured
         assert isinstance(guests, SimulatedGuests)
         return guests
 

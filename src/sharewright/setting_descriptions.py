@@ -42,6 +42,16 @@ DESCRIPTIONS: dict[str, str] = {
         "When `sharewright api` is told to stop, it goes on answering for so long, closes each connection after its "
         "answer, and says 503 at `/healthcheck`, so that a proxy takes it out. Longer than the proxy needs to notice."
     ),
+    "metrics.listen": (
+        "Address that Prometheus finds the metrics at. They tell of all tenants: loopback, or a network of operators."
+    ),
+    "metrics.port": (
+        "TCP port of the metrics; 0: none are served. Several processes on a host need one each: `--metrics-port` goes "
+        "before it. See [metrics.md](metrics.md)."
+    ),
+    "metrics.series_per_share": (
+        "Whether `/deployment` has series for each share and share server, with their ids; false: only sums."
+    ),
     "identity.mode": (
         "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "
         "`builtin`: the same users behind a small Keystone v3 token endpoint at `/identity/v3`, for clients that know "

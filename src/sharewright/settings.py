@@ -40,6 +40,13 @@ def _check_path(name: str, value: str) -> None:
         raise ValueError(f"{name}: expected an absolute path")
 
 
+def _check_address(listen: str) -> None:
+    try:
+        ip_address(listen)
+    except ValueError:
+        raise ValueError("listen: expected an IPv4 or IPv6 address of this host") from None
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table of the file."""
 
@@ -54,14 +61,20 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     drain_seconds: Annotated[float, Meta(ge=0)] = 5.0
 
     def __post_init__(self) -> None:
-        try:
-            ip_address(self.listen)
-        except ValueError:
-            raise ValueError("listen: expected an IPv4 or IPv6 address of this host") from None
+        _check_address(self.listen)
         if self.base_url and (
             urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).netloc
         ):
             raise ValueError("base_url: expected http://… or https://…")
+
+
+class Metrics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    listen: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    series_per_share: bool = True
+
+    def __post_init__(self) -> None:
+        _check_address(self.listen)
 
 
 class Keystone(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -300,6 +313,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     api: Api = Api()
+    metrics: Metrics = Metrics()
     identity: Identity = Identity()
     database: Database = Database()
     worker: Worker = Worker()

@@ -6,6 +6,7 @@ The order is upstream's: request id, public documents, credentials, the project 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
@@ -53,6 +54,7 @@ from sharewright.api.versions import (
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, SharewrightError
 from sharewright.identifiers import new_id
+from sharewright.instruments import http_request_duration, http_requests
 from sharewright.logging import bound
 from sharewright.services.deployment import Deployment
 from sharewright.settings import Settings
@@ -82,6 +84,8 @@ ROUTES: Final[Sequence[Route]] = (
 )
 COLLECTIONS: Final = frozenset(route.path.split("/")[1] for route in ROUTES)
 IDENTITY_PATH: Final = "/identity"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # for metrics: others are one
+NO_ROUTE: Final = "none"
 
 _REQUEST_ID: Final = re.compile(r"^req-[0-9a-f-]{36}$")
 _HOST: Final = re.compile(r"^[A-Za-z0-9.:\[\]_-]{1,255}$")
@@ -150,6 +154,7 @@ class Front:
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
         """Identify, authenticate and negotiate everything under /v2; rewrite its path without the project."""
+        request.context.started = time.perf_counter()
         request.context.request_id = f"req-{new_id()}"
         request.context.caller = None
         request.context.version = None
@@ -181,6 +186,7 @@ class Front:
         self, request: falcon.Request, response: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
         """Request ids on everything but the health check, and the microversion that was used."""
+        _count(request, response)
         if request.path == "/healthcheck":
             return
         identifier = getattr(request.context, "request_id", "")
@@ -284,6 +290,14 @@ class Front:
         response.append_header("Vary", VERSION_HEADER)
         if (request.get_header(EXPERIMENTAL_HEADER) or "").lower() == "true":
             response.set_header(EXPERIMENTAL_HEADER, "True")
+
+
+def _count(request: falcon.Request, response: falcon.Response) -> None:
+    """For metrics. Nothing that a caller makes up becomes a label."""
+    route = request.uri_template or NO_ROUTE
+    method = request.method if request.method in METHODS else "other"
+    http_requests.labels(method, route, response.status_code).inc()
+    http_request_duration.labels(method, route).observe(time.perf_counter() - request.context.started)
 
 
 def _split_project(path: str) -> tuple[str, str]:

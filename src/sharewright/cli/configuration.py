@@ -1,4 +1,4 @@
-"""``sharewright config show|check|reference``"""
+"""``sharewright config show|check|reference|metrics``"""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def add(commands: Commands) -> None:
     check_parser = add_command(group, "check", check, help="check a configuration file; exit code 2 when it is wrong")
     check_parser.add_argument("file", nargs="?", help="default: the one that --config or the environment names")
     add_command(group, "reference", print_reference, help="print the reference page of all keys (Markdown)")
+    add_command(group, "metrics", print_metrics, help="print the reference page of all metrics (Markdown)")
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -53,4 +54,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 def print_reference(_arguments: argparse.Namespace) -> int:
     print(reference(), end="")
+    return 0
+
+
+def print_metrics(_arguments: argparse.Namespace) -> int:
+    from sharewright.metrics import reference as metrics_reference
+
+    print(metrics_reference.reference(), end="")
     return 0

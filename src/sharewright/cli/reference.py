@@ -27,6 +27,7 @@ OpenStack service with the same meaning. Times are in seconds, sizes in GiB (2³
 SECTIONS = {
     "": "Top level",
     "api": "[api]",
+    "metrics": "[metrics]",
     "identity": "[identity]",
     "identity.keystone": '[identity.keystone]: with mode = "keystone"',
     "database": "[database]",

@@ -78,6 +78,9 @@ def add(commands: Commands) -> None:
     )
     for parser in (serve_parser, api_parser, worker_parser):
         parser.add_argument("--pid-file", type=Path, metavar="FILE", help="write the process id there")
+        parser.add_argument(
+            "--metrics-port", type=port_number, metavar="PORT", help="instead of the configured metrics.port"
+        )
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -102,6 +105,7 @@ def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[Exi
             log.warning("SIMULATED: nothing behind this API is real")
         store = stack.enter_context(closing(open_store(settings)))
         prepare(store, settings)
+        serve_metrics(stack, store, settings, arguments.metrics_port)
         for part in parts:
             part(stack, store, settings)
         notify("READY=1")
@@ -122,6 +126,22 @@ def prepare(store: Store, settings: Settings) -> None:
     revision = migrate(store)
     ensure_defaults(store, settings)
     log.info("database ready", url=settings.database_url, revision=revision)
+
+
+def port_number(text: str) -> int:
+    """For argparse: 0 to 65535."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def serve_metrics(stack: ExitStack, store: Store, settings: Settings, port: int | None) -> None:
+    """Start the endpoint that Prometheus scrapes, if one is asked for; it ends with the stack."""
+    if settings.metrics.port if port is None else port:
+        from sharewright.metrics.endpoint import MetricsEndpoint
+
+        stack.enter_context(MetricsEndpoint(store, settings.metrics, port=port))
 
 
 def run_worker(stack: ExitStack, store: Store, settings: Settings) -> None:

@@ -24,6 +24,7 @@ from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDoc
 from sharewright.guest.contract import GuestAddress, round_trips
 from sharewright.guest.document import Document, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
+from sharewright.instruments import guest_handshakes
 
 log = structlog.get_logger()
 
@@ -388,6 +389,7 @@ def _bring_up_to_date(connection: Connection, extension: bytes | None, end: floa
     """Greet the guest; when it runs another program than ours, replace it and greet again."""
     hello = connection.call(encode_request("hello"), Hello, end=end)
     round_trips.handshakes += 1
+    guest_handshakes.inc()
     if hello.program != program_identity(extension):
         log.info("guest program is replaced", server=connection.address.server_id, found=hello.program[:12])
         program = base64.b64encode(build_program(extension)).decode()
@@ -395,6 +397,7 @@ def _bring_up_to_date(connection: Connection, extension: bytes | None, end: floa
         connection.call(upgrade, dict[str, Any], end=end)
         hello = connection.call(encode_request("hello"), Hello, end=end)
         round_trips.handshakes += 2
+        guest_handshakes.inc(2)
         if hello.program != program_identity(extension):
             raise GuestError(
                 f"The guest program is still {hello.program[:12]} after its replacement.", hint="This is a bug."

@@ -9,11 +9,13 @@ from typing import Literal
 import msgspec
 
 from sharewright.clouds.contract import Cloud, Flavor
+from sharewright.clouds.measured import MeasuredCloud
 from sharewright.clouds.open import open_cloud
 from sharewright.drivers.contract import ShareDriver
 from sharewright.drivers.registration import DriverParts, find_driver_kind
 from sharewright.errors import ConfigurationError
 from sharewright.guest.contract import GuestChannels
+from sharewright.guest.measured import MeasuredChannels
 from sharewright.operations.contract import Story
 from sharewright.operations.stories import make_stories
 from sharewright.secret_files import secret_file
@@ -31,14 +33,15 @@ SERVICE_IMAGE = "images/service"
 @dataclass(frozen=True, kw_only=True)
 class Assembly:
     """Everything a worker process needs: stories by kind; drivers, clouds and the ways into guests by backend. Backends
-    with the same cloud share one cloud object, and with the same guest program one set of connections."""
+    with the same cloud share one cloud object, and with the same guest program one set of connections. Calls of both
+    are counted and timed."""
 
     settings: Settings
     store: Store
     stories: Mapping[str, Story]
     drivers: Mapping[str, ShareDriver]
-    clouds: Mapping[str, Cloud]
-    channels: Mapping[str, GuestChannels]
+    clouds: Mapping[str, MeasuredCloud]
+    channels: Mapping[str, MeasuredChannels]
 
     def close(self) -> None:
         """Close connections to guests, then to clouds. The store is its owner's."""
@@ -58,18 +61,18 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     if settings.keeps_files:
         settings.state_path.mkdir(parents=True, exist_ok=True)
     secrets = open_secrets(settings)
-    clouds: dict[str, Cloud] = {}
-    channels: dict[str, GuestChannels] = {}
-    programs: dict[tuple[str, bytes | None], GuestChannels] = {}
+    clouds: dict[str, MeasuredCloud] = {}
+    channels: dict[str, MeasuredChannels] = {}
+    programs: dict[tuple[str, bytes | None], MeasuredChannels] = {}
     drivers: dict[str, ShareDriver] = {}
     for name, backend in settings.backends.items():
         kind = find_driver_kind(backend.driver)
         if backend.cloud not in clouds:
-            clouds[backend.cloud] = open_cloud(settings, backend)
+            clouds[backend.cloud] = MeasuredCloud(open_cloud(settings, backend))
         cloud = clouds[backend.cloud]
         program = (backend.cloud, kind.guest_extension)
         if program not in programs:
-            programs[program] = open_channels(cloud, extension=kind.guest_extension)
+            programs[program] = MeasuredChannels(open_channels(cloud.unmeasured, extension=kind.guest_extension))
         channels[name] = programs[program]
         instances = CloudServiceInstances(
             store,

@@ -14,6 +14,7 @@ from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
+from sharewright.instruments import maintenance_duration, maintenance_failures
 from sharewright.operations import leases, reconciler
 from sharewright.operations.scheduler import write_pools
 from sharewright.operations.sweeper import Sweeper
@@ -76,8 +77,10 @@ class Maintenance:
             if task.due > time.monotonic():
                 continue
             try:
-                task.action()
+                with maintenance_duration.labels(task.name).time():
+                    task.action()
             except Exception as error:
+                maintenance_failures.labels(task.name).inc()
                 # One task's trouble is not the others'; the next round tries again.
                 log.warning("maintenance task failed", task=task.name, exc_info=error)
             task.due = time.monotonic() + task.seconds

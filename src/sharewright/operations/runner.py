@@ -29,6 +29,7 @@ from sharewright.errors import (
 )
 from sharewright.guest.contract import round_trips
 from sharewright.identifiers import utcnow
+from sharewright.instruments import operation_failures
 from sharewright.operations import leases
 from sharewright.operations.contract import Done, Outcome, RetryLater, Story, WaitFor
 from sharewright.operations.journal import HandBack, Journal
@@ -265,6 +266,7 @@ class _Attempt:
             self._write(
                 lambda tx: leases.finish(tx, self._operation, self._meter.read(), error=str(error)[:_LONGEST_TEXT])
             )
+        operation_failures.labels(self._operation.kind, failure["type"]).inc()
         return Result(OperationState.FAILED)
 
     # ---- writing ----

@@ -19,6 +19,7 @@ import structlog
 from sharewright import settings as configuration
 from sharewright.clouds.contract import Cloud, cloud_requests
 from sharewright.drivers.contract import ShareDriver
+from sharewright.instruments import operation_attempt_duration, operation_claims, operations_running
 from sharewright.logging import bound
 from sharewright.operations import leases
 from sharewright.operations.contract import Story
@@ -186,10 +187,15 @@ class Worker:
 
     def _work(self, claim: Claim, journal: Journal) -> None:
         operation = claim.operation
+        started = time.perf_counter()
+        outcome = "lost"
+        operation_claims.labels(operation.kind).inc()
+        operations_running.labels(operation.kind).inc()
         try:
             with bound(request_id=operation.request_id, operation_id=operation.id):
                 before = cloud_requests.count
                 result = self._runner.run(claim, journal)
+                outcome = result.state
                 log.debug(
                     "operation attempt",
                     kind=operation.kind,
@@ -201,6 +207,8 @@ class Worker:
         except Exception as error:
             log.error("defect in the runner", operation=operation.id, exc_info=error)
         finally:
+            operations_running.labels(operation.kind).dec()
+            operation_attempt_duration.labels(operation.kind, outcome).observe(time.perf_counter() - started)
             with self._lock:
                 if self._running.get(operation.id) is journal:
                     del self._running[operation.id]

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from sharewright.errors import ConfigurationError
+from sharewright.instruments import database_statements
 
 BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
 
@@ -177,6 +178,7 @@ class Store:
 def _count_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
     if not statement.startswith("BEGIN"):  # explicit on SQLite only; the figures of both should compare
         statements.count += 1
+        database_statements.inc()
 
 
 def _use_wal(cursor: Any) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from scrapes import scrape
+
 NOBODY = 65534
 
 
@@ -122,7 +124,9 @@ def test_signals_stop_it_in_good_order(tmp_path: Path, number: signal.Signals) -
 
 
 def test_api_and_worker_apart_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
+    """Both tell their own metrics, and the same about the deployment."""
     port = free_port()
+    metrics = {"api": free_port(), "worker": free_port()}
     configuration = tmp_path / "sharewright.toml"
     configuration.write_text(
         f'state_dir = "{tmp_path / "state"}"\n[api]\nport = {port}\n[database]\nurl = "{postgresql_url}"\n'
@@ -134,11 +138,21 @@ def test_api_and_worker_apart_on_postgresql(tmp_path: Path, postgresql_url: str)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     network = json.loads(made.stdout)[0]
-    api, worker = (start(tmp_path, "--config", str(configuration), name) for name in ("api", "worker"))
+    api, worker = (
+        start(tmp_path, "--config", str(configuration), name, "--metrics-port", str(number))
+        for name, number in metrics.items()
+    )
     try:
         with answering(api, port, tmp_path) as base:
             share = create_share(base, network["id"], network["subnet_id"])
             assert share["status"] == "available", (tmp_path / "log").read_text()
+            told = {name: scrape(f"http://127.0.0.1:{number}/metrics") for name, number in metrics.items()}
+            assert told["worker"].sum("sharewright_operation_claims_total", kind="create_share") >= 1
+            assert told["worker"].sum("sharewright_http_requests_total") == 0
+            assert told["api"].sum("sharewright_http_requests_total", method="POST", route="/v2/shares") == 1
+            for number in metrics.values():
+                deployment = scrape(f"http://127.0.0.1:{number}/deployment")
+                assert deployment.sum("sharewright_share_size_bytes", share_id=share["id"]) == 2**30
             for process in (worker, api):
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(30) == 0

@@ -25,7 +25,7 @@ from openstack.config import OpenStackConfig
 from openstack.exceptions import SDKException
 from openstack.image.v2._proxy import Proxy as ImageService
 
-from sharewright import __version__
+from sharewright import __version__, instruments
 from sharewright.clouds.contract import cloud_requests
 from sharewright.clouds.openstack.errors import Passing, translate
 from sharewright.clouds.openstack.locks import NamedLocks
@@ -76,6 +76,7 @@ class BoundSession(Session):
         if _bounds.deadline is not None and "timeout" not in kwargs and longest:
             kwargs["timeout"] = max(min(float(longest), _bounds.deadline.remaining), min(LEAST_REQUEST, float(longest)))
         cloud_requests.count += 1
+        instruments.cloud_requests.inc()
         return super().request(url, method, *args, **kwargs)
 
 

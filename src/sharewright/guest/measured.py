@@ -1,0 +1,32 @@
+"""Channels whose calls are counted and timed (instruments.py)."""
+
+from __future__ import annotations
+
+from sharewright.guest.contract import GuestAddress, GuestChannels
+from sharewright.guest.document import Document, State
+from sharewright.instruments import guest_call_duration, guest_call_errors, measured
+
+
+class MeasuredChannels:
+    """Contract :class:`sharewright.guest.contract.GuestChannels`; ``unmeasured`` are the channels themselves."""
+
+    def __init__(self, channels: GuestChannels) -> None:
+        self.unmeasured = channels
+
+    def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
+        with measured(guest_call_duration, guest_call_errors, "ready"):
+            return self.unmeasured.wait_ready(address, timeout=timeout)
+
+    def apply(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
+        with measured(guest_call_duration, guest_call_errors, "apply"):
+            return self.unmeasured.apply(address, document, timeout=timeout)
+
+    def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
+        with measured(guest_call_duration, guest_call_errors, "observe"):
+            return self.unmeasured.observe(address, document, timeout=timeout)
+
+    def forget(self, server_id: str) -> None:
+        self.unmeasured.forget(server_id)
+
+    def close(self) -> None:
+        self.unmeasured.close()

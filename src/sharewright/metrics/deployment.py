@@ -1,0 +1,212 @@
+"""What the database says about the whole deployment, read anew for each scrape. Any process gives the same answer.
+
+A scrape costs one read transaction of a few statements. Series per share and server are labelled with their ids, so
+their number is that of shares and servers; ``metrics.series_per_share`` leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import Connection, case, func, literal_column, or_, select
+
+from sharewright.identifiers import utcnow
+from sharewright.operations import leases
+from sharewright.states import OperationState
+from sharewright.store.database import Store
+from sharewright.store.tables import operations, pools, share_instances, share_servers, shares, workers
+
+GIBIBYTE: Final = 2**30
+SERVER: Final = ("share_server_id", "project_id", "backend")
+SHARE: Final = ("share_id", "project_id", "share_server_id", "backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name, what it says, its labels. ``detailed``: a series for each share or server."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    detailed: bool = False
+
+    def empty(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(self.name, self.text, labels=self.labels)
+
+
+FAMILIES: Final = {
+    family.name: family
+    for family in (
+        Family(
+            "sharewright_operations_open",
+            "Operations that are not finished; state: queued (ready for a worker), parked (waits for a time or for "
+            "another operation), running",
+            ("kind", "state"),
+        ),
+        Family(
+            "sharewright_operations_oldest_age_seconds",
+            "Time since the oldest of them was asked for",
+            ("kind", "state"),
+        ),
+        Family("sharewright_shares", "Shares by status", ("status",)),
+        Family("sharewright_share_servers", "Share servers by status", ("backend", "status")),
+        Family(
+            "sharewright_share_servers_unhealthy",
+            "Share servers that did not answer, or were not wholly as they should be, when last looked at",
+            ("backend",),
+        ),
+        Family("sharewright_pool_total_bytes", "Capacity of a pool, where the cloud tells it", ("pool",)),
+        Family("sharewright_pool_free_bytes", "Free capacity of a pool, where the cloud tells it", ("pool",)),
+        Family("sharewright_pool_provisioned_bytes", "Sizes promised to the shares of a pool", ("pool",)),
+        Family("sharewright_pool_report_age_seconds", "Time since a pool's backend last reported", ("pool",)),
+        Family(
+            "sharewright_service_heartbeat_age_seconds",
+            "Time since a service last said that it lives, as in the API's list of services",
+            ("binary", "host"),
+        ),
+        Family("sharewright_share_size_bytes", "Size that a share was asked for", SHARE, detailed=True),
+        Family(
+            "sharewright_share_used_bytes",
+            "Bytes in use in a share's file system, when its server was last looked at",
+            SHARE,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_healthy",
+            "1: as it should be when last looked at; 0: not",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_last_seen_timestamp_seconds",
+            "When a share server last answered",
+            SERVER,
+            detailed=True,
+        ),
+    )
+}
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The families of one scrape, in the order of FAMILIES."""
+
+    detailed: bool
+    families: dict[str, GaugeMetricFamily] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.families = {
+            name: family.empty() for name, family in FAMILIES.items() if self.detailed or not family.detailed
+        }
+
+    def add(self, name: str, labels: Sequence[str | None], value: float | None) -> None:
+        """A series; none where there is nothing to tell."""
+        if value is not None:
+            self.families[f"sharewright_{name}"].add_metric([label or "" for label in labels], value)
+
+
+class DeploymentCollector(Collector):
+    """For a registry of prometheus_client. ``series_per_share``: those of each share and server, too."""
+
+    def __init__(self, store: Store, *, series_per_share: bool) -> None:
+        self._store = store
+        self._detailed = series_per_share
+
+    def describe(self) -> Iterable[Metric]:
+        """What it would tell, without asking the database."""
+        return list(_Answer(self._detailed).families.values())
+
+    def collect(self) -> Iterator[Metric]:
+        answer = _Answer(self._detailed)
+        now = utcnow()
+        with self._store.read() as tx:
+            _collect_operations(tx, answer, now)
+            _collect_sums(tx, answer, now)
+            if self._detailed:
+                _collect_shares(tx, answer)
+                _collect_servers(tx, answer)
+        yield from answer.families.values()
+
+
+def _collect_operations(tx: Connection, answer: _Answer, now: datetime) -> None:
+    columns = operations.c
+    parked = or_(columns.not_before > now, columns.waits_for.is_not(None))
+    state: Any = case(
+        (columns.state == OperationState.RUNNING, OperationState.RUNNING), (parked, "parked"), else_=columns.state
+    )
+    query = (
+        select(
+            columns.kind,
+            state.label("phase"),
+            func.count().label("number"),
+            func.min(columns.created_at).label("oldest"),
+        )
+        .where(leases.is_open(columns))
+        .group_by(columns.kind, literal_column("phase"))
+    )
+    for row in tx.execute(query):
+        answer.add("operations_open", (row.kind, row.phase), row.number)
+        answer.add("operations_oldest_age_seconds", (row.kind, row.phase), _age(row.oldest, now))
+
+
+def _collect_sums(tx: Connection, answer: _Answer, now: datetime) -> None:
+    for row in tx.execute(select(shares.c.status, func.count().label("number")).group_by(shares.c.status)):
+        answer.add("shares", (row.status,), row.number)
+    servers = share_servers.c
+    unhealthy = func.count(case((servers.healthy.is_(False), 1))).label("unhealthy")
+    sick: dict[str, int] = {}
+    for row in tx.execute(
+        select(servers.backend, servers.status, func.count().label("number"), unhealthy).group_by(
+            servers.backend, servers.status
+        )
+    ):
+        answer.add("share_servers", (row.backend, row.status), row.number)
+        sick[row.backend] = sick.get(row.backend, 0) + row.unhealthy
+    for backend, number in sick.items():
+        answer.add("share_servers_unhealthy", (backend,), number)
+    for row in tx.execute(select(pools)):
+        for what in ("total", "free", "provisioned"):
+            capacity = getattr(row, f"{what}_capacity")
+            answer.add(f"pool_{what}_bytes", (row.host,), None if capacity is None else capacity * GIBIBYTE)
+        answer.add("pool_report_age_seconds", (row.host,), _age(row.reported_at, now))
+    for row in tx.execute(select(workers.c.binary, workers.c.host, workers.c.heartbeat_at)):
+        answer.add("service_heartbeat_age_seconds", (row.binary, row.host), _age(row.heartbeat_at, now))
+
+
+def _collect_shares(tx: Connection, answer: _Answer) -> None:
+    columns = share_instances.c
+    query = select(
+        columns.share_id,
+        shares.c.project_id,
+        columns.share_server_id,
+        columns.backend,
+        columns.size,
+        columns.bytes_used,
+    ).join(shares, shares.c.id == columns.share_id)
+    for row in tx.execute(query):
+        labels = (row.share_id, row.project_id, row.share_server_id, row.backend)
+        answer.add("share_size_bytes", labels, row.size * GIBIBYTE)
+        answer.add("share_used_bytes", labels, row.bytes_used)
+
+
+def _collect_servers(tx: Connection, answer: _Answer) -> None:
+    columns = share_servers.c
+    for row in tx.execute(select(columns.id, columns.project_id, columns.backend, columns.healthy, columns.last_seen)):
+        labels = (row.id, row.project_id, row.backend)
+        answer.add("share_server_healthy", labels, None if row.healthy is None else float(row.healthy))
+        answer.add("share_server_last_seen_timestamp_seconds", labels, _timestamp(row.last_seen))
+
+
+def _age(moment: datetime, now: datetime) -> float:
+    return max(0.0, (now - moment).total_seconds())
+
+
+def _timestamp(moment: datetime | None) -> float | None:
+    """Seconds since 1970 of a time of the store, which is UTC without a zone."""
+    return None if moment is None else (moment - datetime(1970, 1, 1)).total_seconds()

@@ -1,0 +1,143 @@
+"""What is told about the whole deployment, after real stories on the simulated cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import update
+
+from scrapes import Scrape, scrape_registry
+from sharewright.clouds.simulated.cloud import SimulatedCloud
+from sharewright.errors import CloudCapacityExceeded
+from sharewright.identifiers import utcnow
+from sharewright.metrics.deployment import FAMILIES, DeploymentCollector
+from sharewright.operations.maintenance import Maintenance
+from sharewright.operations.queue import enqueue
+from sharewright.operations.registration import register_worker
+from sharewright.store.database import Store, statements
+from sharewright.store.tables import operations, share_servers
+from story_world import BACKEND, PROJECT, World, make_world
+
+GIBIBYTE = 2**30
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> Iterator[World]:
+    with make_world(store, tmp_path) as world:
+        report(world)
+        yield world
+
+
+def report(world: World) -> None:
+    Maintenance(
+        world.store, world.settings, drivers=world.assembly.drivers, clouds=world.assembly.clouds, holder="test"
+    ).report()
+    register_worker(world.store, world.settings)
+
+
+def tell(world: World, *, series_per_share: bool = True) -> Scrape:
+    registry = CollectorRegistry()
+    registry.register(DeploymentCollector(world.store, series_per_share=series_per_share))
+    return scrape_registry(registry)
+
+
+@contextmanager
+def failing(cloud: SimulatedCloud, method: str) -> Iterator[None]:
+    cloud.fail(method, CloudCapacityExceeded, -1)
+    yield
+    cloud.forgive(method)
+
+
+def test_shares_and_servers(world: World) -> None:
+    small, large = world.request_share(1), world.request_share(3)
+    world.run()
+    with failing(world.cloud, "ensure_volume"):
+        broken = world.request_share(2)
+        world.run()
+    told = tell(world)
+    assert told.sum("sharewright_shares", status="available") == 2
+    assert told.sum("sharewright_shares", status="error") == 1
+    server = world.share(small).share_server_id
+    for share, size in ((small, 1), (large, 3)):
+        (series,) = told.series("sharewright_share_size_bytes", share_id=share)
+        assert series.value == size * GIBIBYTE
+        assert series.labels == {
+            "share_id": share, "project_id": PROJECT, "share_server_id": server, "backend": BACKEND,
+        }  # fmt: skip
+        (used,) = told.series("sharewright_share_used_bytes", share_id=share)
+        assert used.value == world.instance(share).bytes_used
+    assert list(told.series("sharewright_share_used_bytes", share_id=broken)) == [], "unknown is not zero"
+    assert told.sum("sharewright_share_servers", backend=BACKEND, status="active") == 1
+    assert told.sum("sharewright_share_servers_unhealthy", backend=BACKEND) == 0
+    assert told.sum("sharewright_share_server_healthy", share_server_id=server) == 1
+    seen = told.sum("sharewright_share_server_last_seen_timestamp_seconds", share_server_id=server)
+    assert seen == pytest.approx(world.rows(share_servers, id=server)[0].last_seen.replace(tzinfo=UTC).timestamp())
+    with world.store.begin() as tx:
+        tx.execute(update(share_servers).values(healthy=False))
+    told = tell(world)
+    assert told.sum("sharewright_share_servers_unhealthy", backend=BACKEND) == 1
+    assert told.sum("sharewright_share_server_healthy", share_server_id=server) == 0
+
+
+def test_the_queue_by_what_holds_it(world: World) -> None:
+    now = utcnow()
+    with world.store.begin() as tx:
+        ready, parked, running, done = (
+            enqueue(tx, "create_share", resource_type="share", resource_id=name, seconds=900)
+            for name in ("ready", "parked", "running", "done")
+        )
+        waiting = enqueue(tx, "create_share", resource_type="share", resource_id="waiting", waits_for=running)
+        for identifier, values in {
+            ready: {"created_at": now - timedelta(seconds=100)},
+            parked: {"not_before": now + timedelta(seconds=500), "created_at": now - timedelta(seconds=20)},
+            waiting: {"created_at": now - timedelta(seconds=30)},
+            running: {"state": "running"},
+            done: {"state": "succeeded"},
+        }.items():
+            tx.execute(update(operations).where(operations.c.id == identifier).values(**values))
+    told = tell(world)
+    found = {
+        each.labels["state"]: each.value for each in told.series("sharewright_operations_open", kind="create_share")
+    }
+    assert found == {"queued": 1, "parked": 2, "running": 1}
+    ages = {each.labels["state"]: each.value for each in told.series("sharewright_operations_oldest_age_seconds")}
+    assert 100 <= ages["queued"] < 400
+    assert 30 <= ages["parked"] < 330
+
+
+def test_pools_and_services(world: World) -> None:
+    pool = f"sharewright@{BACKEND}#{BACKEND}"
+    told = tell(world)
+    capacity = world.cloud.volumes.capacity()
+    assert told.sum("sharewright_pool_total_bytes", pool=pool) == (capacity.total or 0) * GIBIBYTE > 0
+    assert told.sum("sharewright_pool_free_bytes", pool=pool) == (capacity.free or 0) * GIBIBYTE > 0
+    assert told.sum("sharewright_pool_provisioned_bytes", pool=pool) == 0
+    assert len(list(told.series("sharewright_pool_report_age_seconds", pool=pool))) == 1
+    binaries = {each.labels["binary"] for each in told.series("sharewright_service_heartbeat_age_seconds")}
+    assert "manila-share" in binaries
+
+
+def test_a_scrape_costs_the_same_however_many_shares(world: World) -> None:
+    costs = []
+    for _ in range(2):
+        world.request_share(1)
+        world.request_share(1)
+        world.run()
+        before = statements.count
+        tell(world)
+        costs.append(statements.count - before)
+    assert costs[0] == costs[1] < 10
+
+
+def test_without_series_per_share_no_id_is_told(world: World) -> None:
+    world.request_share(1)
+    world.run()
+    told = tell(world, series_per_share=False)
+    assert {name for name, family in FAMILIES.items() if not family.detailed} == set(told.families)
+    assert not any("_id" in label for family in told.families.values() for s in family.samples for label in s.labels)
+    assert told.sum("sharewright_shares") == 1
