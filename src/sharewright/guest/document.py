@@ -94,7 +94,9 @@ class ShareState(msgspec.Struct, frozen=True):
     """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
     ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it. With ``disk_small``
     (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its old size.
-    ``exported`` is False for a share without rules, which is not exported to anybody."""
+    ``exported`` is False for a share without rules, which is not exported to anybody. Sizes are those of the file
+    system; None: it is not mounted, or did not answer in time. ``bytes_read`` and ``bytes_written`` are what NFS
+    clients read and wrote since its exports were last changed."""
 
     id: str
     mounted: bool
@@ -103,15 +105,32 @@ class ShareState(msgspec.Struct, frozen=True):
     error: str = ""
     message: str = ""
     rule_errors: dict[str, str] = {}  # rule id → why it is not in force
-    bytes_total: int = 0
-    bytes_used: int = 0
+    bytes_total: int | None = None
+    bytes_used: int | None = None
+    inodes_total: int | None = None
+    inodes_used: int | None = None
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What clients ask of a whole server. Counters begin with the boot of its VM. ``nfs_clients`` are those (of NFSv4)
+    that hold a lease now; ``nfs_operations`` are counts by the operation's number (RFC 8881, section 16.2);
+    ``smb_sessions`` is None where Samba does not run."""
+
+    nfs_clients: int = 0
+    nfs_calls: int = 0
+    nfs_bytes_read: int = 0
+    nfs_bytes_written: int = 0
+    nfs_operations: tuple[int, ...] = ()
+    smb_sessions: int | None = None
 
 
 class State(msgspec.Struct, frozen=True):
     """Observed after the change. ``unmounted`` names shares (by id) that this call took away and that are safe to
     detach; ``busy`` those it could not unmount, with the reason. One that was not there in the first place (or went in
     an earlier call whose answer was lost) is in neither, and safe to detach. ``timings`` are seconds per phase;
-    ``extension`` is what a driver's extension of the program answers."""
+    ``extension`` is what a driver's extension of the program answers; ``usage`` is told by ``observe`` only."""
 
     generation: int
     shares: tuple[ShareState, ...]
@@ -122,6 +141,7 @@ class State(msgspec.Struct, frozen=True):
     program: str = ""
     timings: dict[str, float] = {}
     extension: dict[str, Any] = {}
+    usage: Usage | None = None
 
 
 def encode_request(call: str, **fields: Any) -> bytes:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, case, func, literal_column, or_, select
 
@@ -29,15 +29,17 @@ SHARE: Final = ("share_id", "project_id", "share_server_id", "backend")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: its name, what it says, its labels. ``detailed``: a series for each share or server."""
+    """One metric: its name, what it says, its labels. ``detailed``: a series for each share or server. A name that ends
+    in ``_total`` is a counter's; it begins anew with the guest's own."""
 
     name: str
     text: str
     labels: tuple[str, ...] = ()
     detailed: bool = False
 
-    def empty(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(self.name, self.text, labels=self.labels)
+    def empty(self) -> CounterMetricFamily | GaugeMetricFamily:
+        kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
+        return kind(self.name, self.text, labels=self.labels)
 
 
 FAMILIES: Final = {
@@ -73,7 +75,22 @@ FAMILIES: Final = {
         Family("sharewright_share_size_bytes", "Size that a share was asked for", SHARE, detailed=True),
         Family(
             "sharewright_share_used_bytes",
-            "Bytes in use in a share's file system, when its server was last looked at",
+            "Bytes in use in a share's file system; none while it does not answer",
+            SHARE,
+            detailed=True,
+        ),
+        Family("sharewright_share_file_system_bytes", "Size of a share's file system", SHARE, detailed=True),
+        Family("sharewright_share_inodes_used", "Inodes in use in a share's file system", SHARE, detailed=True),
+        Family("sharewright_share_inodes_limit", "Inodes that a share's file system can have", SHARE, detailed=True),
+        Family(
+            "sharewright_share_nfs_read_bytes_total",
+            "Bytes that NFS clients read from a share; begins anew when its access rules change",
+            SHARE,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_nfs_written_bytes_total",
+            "Bytes that NFS clients wrote to a share; begins anew when its access rules change",
             SHARE,
             detailed=True,
         ),
@@ -89,6 +106,45 @@ FAMILIES: Final = {
             SERVER,
             detailed=True,
         ),
+        Family(
+            "sharewright_share_server_usage_timestamp_seconds",
+            "When a share server last told what is in use, of its shares too",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_nfs_clients", "NFS clients connected to a share server", SERVER, detailed=True
+        ),
+        Family(
+            "sharewright_share_server_smb_sessions",
+            "Sessions of SMB clients on a share server; none where Samba does not run",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_nfs_calls_total",
+            "NFS requests to a share server since its VM booted",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_nfs_operations_total",
+            "NFSv4 operations in these; a request has several",
+            (*SERVER, "operation"),
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_nfs_read_bytes_total",
+            "Bytes that NFS clients read from a share server since its VM booted",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_nfs_written_bytes_total",
+            "Bytes that NFS clients wrote to a share server since its VM booted",
+            SERVER,
+            detailed=True,
+        ),
     )
 }
 
@@ -98,7 +154,7 @@ class _Answer:
     """The families of one scrape, in the order of FAMILIES."""
 
     detailed: bool
-    families: dict[str, GaugeMetricFamily] = field(init=False)
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = field(init=False)
 
     def __post_init__(self) -> None:
         self.families = {
@@ -179,28 +235,53 @@ def _collect_sums(tx: Connection, answer: _Answer, now: datetime) -> None:
         answer.add("service_heartbeat_age_seconds", (row.binary, row.host), _age(row.heartbeat_at, now))
 
 
+# Metric → column of share_instances, or key of share_servers.usage.
+OF_SHARES: Final = {
+    "share_used_bytes": "bytes_used",
+    "share_file_system_bytes": "bytes_total",
+    "share_inodes_used": "inodes_used",
+    "share_inodes_limit": "inodes_total",
+    "share_nfs_read_bytes_total": "bytes_read",
+    "share_nfs_written_bytes_total": "bytes_written",
+}
+OF_SERVERS: Final = {
+    "share_server_nfs_clients": "nfs_clients",
+    "share_server_smb_sessions": "smb_sessions",
+    "share_server_nfs_calls_total": "nfs_calls",
+    "share_server_nfs_read_bytes_total": "nfs_bytes_read",
+    "share_server_nfs_written_bytes_total": "nfs_bytes_written",
+}
+
+
 def _collect_shares(tx: Connection, answer: _Answer) -> None:
     columns = share_instances.c
     query = select(
-        columns.share_id,
-        shares.c.project_id,
-        columns.share_server_id,
-        columns.backend,
-        columns.size,
-        columns.bytes_used,
-    ).join(shares, shares.c.id == columns.share_id)
+        columns.share_id, shares.c.project_id, columns.share_server_id, columns.backend, columns.size,
+        *(columns[name] for name in OF_SHARES.values()),
+    ).join(shares, shares.c.id == columns.share_id)  # fmt: skip
     for row in tx.execute(query):
         labels = (row.share_id, row.project_id, row.share_server_id, row.backend)
         answer.add("share_size_bytes", labels, row.size * GIBIBYTE)
-        answer.add("share_used_bytes", labels, row.bytes_used)
+        for name, column in OF_SHARES.items():
+            answer.add(name, labels, row._mapping[column])
 
 
 def _collect_servers(tx: Connection, answer: _Answer) -> None:
     columns = share_servers.c
-    for row in tx.execute(select(columns.id, columns.project_id, columns.backend, columns.healthy, columns.last_seen)):
+    query = select(
+        columns.id, columns.project_id, columns.backend, columns.healthy, columns.last_seen, columns.usage,
+        columns.usage_at,
+    )  # fmt: skip
+    for row in tx.execute(query):
         labels = (row.id, row.project_id, row.backend)
+        usage: dict[str, Any] = row.usage or {}
         answer.add("share_server_healthy", labels, None if row.healthy is None else float(row.healthy))
         answer.add("share_server_last_seen_timestamp_seconds", labels, _timestamp(row.last_seen))
+        answer.add("share_server_usage_timestamp_seconds", labels, _timestamp(row.usage_at))
+        for name, key in OF_SERVERS.items():
+            answer.add(name, labels, usage.get(key))
+        for operation, number in usage.get("nfs_operations", {}).items():
+            answer.add("share_server_nfs_operations_total", (*labels, operation), number)
 
 
 def _age(moment: datetime, now: datetime) -> float:

@@ -175,7 +175,13 @@ share_instances = Table(
     Column("filesystem_uuid", ID),
     Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: the volume is new, may be formatted
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
+    # What the guest said last (guest/document.py, ShareState); null: it does not know.
+    Column("bytes_total", BigInteger),
     Column("bytes_used", BigInteger),
+    Column("inodes_total", BigInteger),
+    Column("inodes_used", BigInteger),
+    Column("bytes_read", BigInteger),
+    Column("bytes_written", BigInteger),
     *_times(),
     # What the scheduler adds up for each pool: promised since its report, or without a volume so far.
     Index("ix_share_instances_host_created_at", "host", "created_at"),
@@ -273,6 +279,8 @@ share_servers = Table(
     Column("unused_since", DateTime),  # null while a share lives on it
     Column("healthy", Boolean),  # null: not looked at yet
     Column("last_seen", DateTime),
+    Column("usage", JSON),  # what the guest said last (guest/document.py, Usage), with named operations
+    Column("usage_at", DateTime),  # when: also of what its shares have in use
     # When a look at it was last asked for; the longest ago has its turn next.
     Column("looked_at", DateTime, nullable=False, default=NEVER, server_default=NEVER.isoformat(" ")),
     *_times(),

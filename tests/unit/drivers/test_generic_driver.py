@@ -21,9 +21,10 @@ from sharewright.errors import (
     NotFound,
 )
 from sharewright.guest.contract import round_trips
+from sharewright.guest.document import Usage
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
-from sharewright.store.database import Store
+from sharewright.store.database import Store, statements
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, share_type_extra_specs
 from story_world import BACKEND, World, make_world
 
@@ -442,6 +443,38 @@ class TestHeal:
         assert driver.heal_server(server, NoProgress())
         assert world.cloud.calls() == {"find_instance": 1, "guest.wait_ready": 1, "guest.observe": 1}
         assert row(world, instance).bytes_used == 0
+
+    def test_a_look_keeps_what_is_in_use(self, world: World, driver: GenericDriver) -> None:
+        """In the round trip that the look takes anyway, and writing only what differs of the shares."""
+        server = add_server(world, driver)
+        instances = [add_share(world, server, ("10.0.0.5", "rw", "active")) for _ in range(3)]
+        for instance in instances:
+            driver.create_share(instance, server, NoProgress())
+        costs = []
+        for used, clients in ((10, 1), (10, 2)):
+            world.guests.use(instances[0], bytes_used=used * 2**20, bytes_read=5, bytes_written=used * 2**20)
+            world.guests.use_server(server, Usage(nfs_clients=clients, nfs_calls=9, nfs_operations=(0,) * 38 + (7, 1)))
+            trips, sql = round_trips.count, statements.count
+            assert driver.heal_server(server, NoProgress())
+            costs.append((round_trips.count - trips, statements.count - sql))
+            found = [row(world, instance) for instance in instances]
+            assert [each.bytes_used for each in found] == [used * 2**20, 0, 0]
+            assert (found[0].bytes_read, found[0].bytes_written) == (5, used * 2**20)
+            assert {each.bytes_total for each in found} == {2**30}
+            (told,) = world.rows(share_servers, id=server)
+            assert told.usage["nfs_clients"] == clients
+            assert (told.usage["nfs_operations"]["write"], told.usage["nfs_operations"]["other"]) == (7, 1)
+            assert told.usage_at is not None
+        assert costs[0][0] == costs[1][0] == 2
+        assert costs[1][1] == costs[0][1] - 1, "shares in which nothing changed are not written"
+
+    def test_a_file_system_that_does_not_answer_is_unknown(self, world: World, driver: GenericDriver) -> None:
+        server = add_server(world, driver)
+        instance = add_share(world, server, ("10.0.0.5", "rw", "active"))
+        driver.create_share(instance, server, NoProgress())
+        world.guests.use(instance, bytes_used=None, bytes_total=None, inodes_used=None, inodes_total=None)
+        assert driver.heal_server(server, NoProgress())
+        assert row(world, instance).bytes_used is None
 
     def test_a_lost_attachment_costs_a_question_for_each_share_of_the_server(
         self, world: World, driver: GenericDriver

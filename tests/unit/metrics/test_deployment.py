@@ -14,6 +14,7 @@ from sqlalchemy import update
 from scrapes import Scrape, scrape_registry
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.errors import CloudCapacityExceeded
+from sharewright.guest.document import Usage
 from sharewright.identifiers import utcnow
 from sharewright.metrics.deployment import FAMILIES, DeploymentCollector
 from sharewright.operations.maintenance import Maintenance
@@ -82,6 +83,39 @@ def test_shares_and_servers(world: World) -> None:
     told = tell(world)
     assert told.sum("sharewright_share_servers_unhealthy", backend=BACKEND) == 1
     assert told.sum("sharewright_share_server_healthy", share_server_id=server) == 0
+
+
+def test_what_the_guests_told_at_the_last_look(world: World) -> None:
+    share, idle = world.request_share(1), world.request_share(1)
+    world.run()
+    instance, server = world.instance(share).id, world.share(share).share_server_id
+    world.guests.use(instance, bytes_used=7, inodes_used=3, bytes_read=10, bytes_written=20)
+    operations_counted = tuple(range(60))
+    usage = Usage(
+        nfs_clients=2, nfs_calls=99, nfs_bytes_read=11, nfs_bytes_written=22, nfs_operations=operations_counted
+    )
+    world.guests.use_server(server, usage)
+    world.request_server_operation("heal_server", server)
+    world.run()
+    told = tell(world)
+    for name, value in {
+        "share_used_bytes": 7, "share_inodes_used": 3, "share_inodes_limit": 65536, "share_file_system_bytes": GIBIBYTE,
+        "share_nfs_read_bytes_total": 10, "share_nfs_written_bytes_total": 20,
+    }.items():  # fmt: skip
+        (series,) = told.series(f"sharewright_{name}", share_id=share)
+        assert (series.value, series.labels["share_server_id"]) == (value, server), name
+    assert told.sum("sharewright_share_used_bytes", share_id=idle) == 0
+    for name, value in {
+        "nfs_clients": 2, "nfs_calls_total": 99, "nfs_read_bytes_total": 11, "nfs_written_bytes_total": 22,
+    }.items():  # fmt: skip
+        (series,) = told.series(f"sharewright_share_server_{name}", share_server_id=server)
+        assert (series.value, series.labels["project_id"]) == (value, PROJECT), name
+    name = "sharewright_share_server_nfs_operations_total"
+    assert told.sum(name, share_server_id=server, operation="read") == 25
+    assert told.sum(name, share_server_id=server) == sum(operations_counted)
+    assert len(list(told.series(name))) == 15
+    assert list(told.series("sharewright_share_server_smb_sessions")) == [], "no Samba, no number"
+    assert told.sum("sharewright_share_server_usage_timestamp_seconds", share_server_id=server) > 0
 
 
 def test_the_queue_by_what_holds_it(world: World) -> None:

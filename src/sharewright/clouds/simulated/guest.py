@@ -14,21 +14,23 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.state import dump, load
 from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest.contract import GuestAddress, round_trips
-from sharewright.guest.document import Document, Share, ShareState, State
+from sharewright.guest.document import Document, Share, ShareState, State, Usage
 from sharewright.guest.program import extension as default_extension
 
 PROGRAM = "simulated"
 EXTENSION_WORDS = "serve what the extension's part of the document says"
 POLL_SECONDS = 0.02
 GIBIBYTE = 2**30
+INODES = 65536  # of a file system, per GiB: mkfs.ext4's
 
 
 class SimulatedGuests:
@@ -43,6 +45,8 @@ class SimulatedGuests:
         self._state = cloud.state
         self._deployment = cloud.deployment
         self._parse = parser_of(extension)
+        self._used: dict[str, dict[str, int | None]] = {}
+        self._usages: dict[str, Usage] = {}
 
     def wait_ready(self, address: GuestAddress, *, timeout: float) -> str:
         end = time.monotonic() + timeout
@@ -110,10 +114,16 @@ class SimulatedGuests:
                 changed.append(EXTENSION_WORDS)
             return State(
                 generation=instance["generation"],
-                shares=tuple(self._observe_share(tx, instance["id"], share) for share in document.shares),
+                shares=tuple(
+                    msgspec.structs.replace(
+                        self._observe_share(tx, instance["id"], share), **self._used.get(share.id, {})
+                    )
+                    for share in document.shares
+                ),
                 changed=tuple(changed),
                 boot_id=instance["boot_id"],
                 program=PROGRAM,
+                usage=self._usages.get(document.server_id, Usage()),
             )
 
     def forget(self, server_id: str) -> None:
@@ -225,7 +235,7 @@ class SimulatedGuests:
             error=problem[0],
             message=problem[1],
             rule_errors=rule_errors,
-            bytes_total=size * GIBIBYTE,
+            **_sizes(size),
         )
 
     def _grow(
@@ -259,7 +269,7 @@ class SimulatedGuests:
             exported=bool(mounted and row["rules"] == dump(rules)),
             error="" if volume is not None else "device_missing",
             rule_errors=rule_errors,
-            bytes_total=size * GIBIBYTE if mounted else 0,
+            **_sizes(size if mounted else None),
         )
 
     def _failure(self, tx: sqlite3.Connection, step: str) -> str:
@@ -278,6 +288,14 @@ class SimulatedGuests:
         return document.extension is not None and load(dump(document.extension)) != _section(tx, instance_id)
 
     # ---- for tests ----
+
+    def use(self, share_id: str, **values: int | None) -> None:
+        """What this object's observe tells of a share from now on: sizes and traffic of ShareState."""
+        self._used.setdefault(share_id, {}).update(values)
+
+    def use_server(self, server_id: str, usage: Usage) -> None:
+        """The same of a server."""
+        self._usages[server_id] = usage
 
     def extension(self, instance_id: str) -> Any:
         """The part of the newest document that was for the driver's extension; None when there was none."""
@@ -320,6 +338,20 @@ def _attached(tx: sqlite3.Connection, instance_id: str, serial: str) -> sqlite3.
 def _filesystem_size(volume: sqlite3.Row) -> int:
     """In GiB. A file made before file systems had sizes: they fill their volumes."""
     return int(volume["filesystem_size"] or volume["size"])
+
+
+class _Sizes(TypedDict):
+    bytes_total: int | None
+    bytes_used: int | None
+    inodes_total: int | None
+    inodes_used: int | None
+
+
+def _sizes(size: int | None) -> _Sizes:
+    """Of a file system of that many GiB without files; None: of one that is not mounted."""
+    if size is None:
+        return {"bytes_total": None, "bytes_used": None, "inodes_total": None, "inodes_used": None}
+    return {"bytes_total": size * GIBIBYTE, "bytes_used": 0, "inodes_total": size * INODES, "inodes_used": 11}
 
 
 def _failed(share: Share, error: str, message: str, *, formatted: bool = False, mounted: bool = False) -> ShareState:

@@ -23,6 +23,7 @@ from sharewright.drivers.generic.records import InstanceRecord, find_instance, r
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, server_flavor, tenant_network
+from sharewright.drivers.generic.usage import share_usage
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
     CloudError,
@@ -130,7 +131,7 @@ class GenericDriver:
         server = self._server(server_id)
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
-            remember(self._store, progress, share_instance_id, filesystem_ready=True, bytes_used=state.bytes_used)
+            remember(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
         return self._export_locations(share_instance_id, server)
 
     def delete_share(
@@ -165,7 +166,7 @@ class GenericDriver:
             remember(self._store, progress, share_instance_id, size=size)
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
-            remember(self._store, progress, share_instance_id, bytes_used=state.bytes_used)
+            remember(self._store, progress, share_instance_id, **share_usage(state))
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         record = read_instance(self._store, share_instance_id)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.generic.document import build_document
 from sharewright.drivers.generic.records import InstanceRecord, instances_on
+from sharewright.drivers.generic.usage import changed_usage, write_usage
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
 from sharewright.guest.document import State
 from sharewright.identifiers import utcnow
@@ -125,39 +126,16 @@ def _attach_missing(
 
 
 def _record(store: Store, server: ServiceInstance, state: State, progress: Progress) -> None:
-    """Keep the sizes in use; make export locations agree with the server's addresses. Writes only what differs."""
-    if not state.shares:
-        return
-    used = {share.id: share.bytes_used for share in state.shares}
+    """Keep what is in use; make export locations agree with the server's addresses. Of shares and locations only what
+    differs is written."""
     with store.read() as tx:
-        known = tx.execute(
-            select(share_instances.c.id, share_instances.c.bytes_used).where(share_instances.c.id.in_(used))
-        ).all()
-        locations = tx.execute(
-            select(share_export_locations.c.id, share_export_locations.c.path, share_export_locations.c.preferred)
-            .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
-            .where(share_instances.c.share_server_id == server.id, share_export_locations.c.is_admin_only.is_(False))
-        ).all()
-    sizes = [{"instance": row.id, "used": used[row.id]} for row in known if row.bytes_used != used[row.id]]
-    paths = []
-    for location in locations:
-        address, _, directory = location.path.rpartition(":")
-        # One address per server today; the preferred location follows it, and its id stays.
-        if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
-            wanted = server.export_addresses[0]
-            path = f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}"
-            paths.append({"location": location.id, "new_path": path, "now": utcnow()})
-    if not sizes and not paths:
+        usage = changed_usage(tx, state)
+        paths = _moved_locations(tx, server)
+    if not usage and not paths and state.usage is None:
         return
     with store.begin() as tx:
         progress.fence(tx)
-        if sizes:
-            tx.execute(
-                share_instances.update()
-                .where(share_instances.c.id == bindparam("instance"))
-                .values(bytes_used=bindparam("used")),
-                sizes,
-            )
+        write_usage(tx, server.id, usage, state.usage)
         if paths:
             tx.execute(
                 share_export_locations.update()
@@ -165,3 +143,21 @@ def _record(store: Store, server: ServiceInstance, state: State, progress: Progr
                 .values(path=bindparam("new_path"), updated_at=bindparam("now")),
                 paths,
             )
+
+
+def _moved_locations(tx: Connection, server: ServiceInstance) -> list[dict[str, object]]:
+    """The export locations that name another address than the server has."""
+    locations = tx.execute(
+        select(share_export_locations.c.id, share_export_locations.c.path, share_export_locations.c.preferred)
+        .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
+        .where(share_instances.c.share_server_id == server.id, share_export_locations.c.is_admin_only.is_(False))
+    ).all()
+    paths: list[dict[str, object]] = []
+    for location in locations:
+        address, _, directory = location.path.rpartition(":")
+        # One address per server today; the preferred location follows it, and its id stays.
+        if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
+            wanted = server.export_addresses[0]
+            path = f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}"
+            paths.append({"location": location.id, "new_path": path, "now": utcnow()})
+    return paths

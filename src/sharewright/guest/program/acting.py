@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from . import extension
+from . import extension, usage
 from . import facts as observing
 from .desired import Desired, Share, mount_path
 from .exports import found_entries, wanted_entries
@@ -97,8 +97,9 @@ def observe(host: Host, desired: Desired) -> dict[str, object]:
     plan = make_plan(observing.gather(host, desired, wait=False), desired)
     outcome.changed = [action.words for action in plan.actions]
     _extend(host, desired, plan, outcome)
+    server = usage.server(host)
     outcome.add_time("total", started)
-    return state(host, desired, plan, outcome)
+    return {**state(host, desired, plan, outcome), "usage": server}
 
 
 def _extend(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> None:
@@ -122,6 +123,8 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
     """What is there now, share by share."""
     mounts = observing.find_mounts(host)
     exported = found_entries(host.read(observing.ETAB))
+    sizes = usage.file_systems([host.at(share.path) for share in desired.shares if share.id in mounts])
+    traffic = usage.exports(host)
     shares = []
     for share in desired.shares:
         error, message = plan.problems.get(share.id, ("", ""))
@@ -130,7 +133,8 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
         in_force = mounted and all(exported.get(entry) == options for entry, options in wanted.items())
         if mounted and not in_force and not error and outcome.acted:
             error, message = "export_failed", outcome.export_error or "The NFS server did not take all its rules over."
-        total, used = observing.bytes_of(host, share.id) if mounted else (0, 0)
+        size = sizes.get(host.at(share.path)) if mounted else None
+        read, written = traffic.get(share.id, (0, 0))
         shares.append(
             {
                 "id": share.id,
@@ -140,8 +144,12 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
                 "error": error,
                 "message": message,
                 "rule_errors": plan.rule_errors.get(share.id, {}),
-                "bytes_total": total,
-                "bytes_used": used,
+                "bytes_total": size and size.f_blocks * size.f_frsize,
+                "bytes_used": size and (size.f_blocks - size.f_bfree) * size.f_frsize,
+                "inodes_total": size and size.f_files,
+                "inodes_used": size and size.f_files - size.f_ffree,
+                "bytes_read": read,
+                "bytes_written": written,
             }
         )
     return {

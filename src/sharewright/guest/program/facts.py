@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .desired import Desired, mount_path, share_of
+from .desired import Desired, share_of
 from .filesystems import (
     Disk,
     content_of,
@@ -108,14 +108,3 @@ def find_mount(host: Host, share_id: str) -> Mount | None:
 
 def nfs_running(host: Host) -> bool:
     return host.read("/proc/fs/nfsd/threads").strip() not in ("", "0")
-
-
-def bytes_of(host: Host, share_id: str) -> tuple[int, int]:
-    """Size and use of a mounted share's file system, in bytes."""
-    import os
-
-    try:
-        sizes = os.statvfs(host.at(mount_path(share_id)))
-    except OSError:
-        return 0, 0
-    return sizes.f_blocks * sizes.f_frsize, (sizes.f_blocks - sizes.f_bfree) * sizes.f_frsize
