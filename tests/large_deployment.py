@@ -76,7 +76,7 @@ def make_settings(project: str = "project-00000") -> Settings:
         deployment="scale",
         api=Api(threads=8),
         identity=Identity(project=project, user="scale-user"),
-        worker=WorkerSettings(stats_seconds=86400.0),
+        worker=WorkerSettings(stats_seconds=86400.0, gather_quiet_seconds=0.0),
         quotas=Quotas(shares=-1, gigabytes=-1),
         backends={BACKEND: Backend(cloud="simulated")},
     )
