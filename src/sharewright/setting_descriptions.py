@@ -30,6 +30,10 @@ DESCRIPTIONS: dict[str, str] = {
     "api.port": "TCP port of the API. 8786 is Manila's.",
     "api.threads": "Requests handled at the same time.",
     "api.max_limit": "Most items on one page of a list. Upstream: `osapi_max_limit`.",
+    "api.max_access_rules": (
+        "Access rules that one share may have. All rules of a share server go to it in one document of 16 MiB at most, "
+        "about 140,000 rules."
+    ),
     "api.base_url": (
         "URL under which clients reach the API (`https://shares.example.org`), for links and the service catalogue. "
         "Empty: taken from each request."

@@ -56,6 +56,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     port: Port = 8786
     threads: Annotated[int, Meta(ge=1, le=256)] = 8
     max_limit: Annotated[int, Meta(ge=1, le=10000)] = 1000
+    max_access_rules: Annotated[int, Meta(ge=1)] = 2000
     base_url: str = ""
     enable_forwarded_headers: bool = False
     drain_seconds: Annotated[float, Meta(ge=0)] = 5.0

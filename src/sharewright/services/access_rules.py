@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, exists, select, update
+from sqlalchemy import Connection, and_, case, exists, func, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import InvalidInput, NotFound
+from sharewright.errors import InvalidInput, NotFound, OverQuota
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
@@ -47,17 +47,9 @@ def allow(
         _check_state(share, "allow_access", "New access rules cannot be applied")
         if ":" in address:
             _check_ipv6(tx, share_id, address)
-        same = tx.execute(
-            select(share_access_rules.c.id, share_access_rules.c.state).where(
-                share_access_rules.c.share_id == share_id,
-                share_access_rules.c.access_type == kind,
-                share_access_rules.c.access_to == address,
-            )
-        ).first()
-        if same is not None and same.state not in AccessState.LEAVING:
-            raise InvalidInput(f"Share access {kind}:{address} exists.")
+        same = _same(tx, deployment, share_id, kind, address)
         if same is not None:
-            tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same.id))
+            tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same))
         tx.execute(
             share_access_rules.insert().values(
                 id=identifier,
@@ -173,6 +165,28 @@ def _check_state(share: Record, action: str, refused: str) -> None:
     if not share["host"]:
         raise InvalidInput(f"{refused} while the share lacks a valid host (status '{share['status']}').")
     SHARE[action].check("Share", share["id"], share["status"])
+
+
+def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, address: str) -> str | None:
+    """The id of the share's rule for that client that is being removed, if there is one. Raises InvalidInput for one
+    that is not, OverQuota when the share has all the rules that it may have."""
+    rules = share_access_rules.c
+    mine = and_(rules.access_type == kind, rules.access_to == address)
+    found = tx.execute(
+        select(
+            func.count().label("count"),
+            func.max(case((mine, rules.id))).label("id"),
+            func.max(case((mine, rules.state))).label("state"),
+        ).where(rules.share_id == share_id)
+    ).one()
+    if found.id is not None and found.state not in AccessState.LEAVING:
+        raise InvalidInput(f"Share access {kind}:{address} exists.")
+    if found.id is None and found.count >= deployment.settings.api.max_access_rules:
+        raise OverQuota(
+            f"Share {share_id} has {found.count} access rules, and no share may have more.",
+            hint="Give access to a network instead of to each of its addresses, or remove rules.",
+        )
+    return None if found.id is None else str(found.id)
 
 
 def _check_ipv6(tx: Connection, share_id: str, address: str) -> None:

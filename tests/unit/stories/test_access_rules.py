@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from sqlalchemy import update
 
-from sharewright.errors import GuestUnreachable
+from sharewright.errors import GuestUnreachable, OverQuota
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.worker import Worker
 from sharewright.services import access_rules
@@ -109,6 +110,20 @@ def test_a_thousand_rules_are_one_round_trip(world: World, share: str) -> None:
     assert second.sql_statements <= first.sql_statements + 1  # one more for the rule that goes
     assert world.rules(share) == dict.fromkeys(wanted, "active")
     assert len(world.exports(share) or []) == 1000
+
+
+def test_a_share_has_so_many_rules_and_no_more(world: World, share: str) -> None:
+    deployment = service(world)
+    api = msgspec.structs.replace(deployment.settings.api, max_access_rules=2)
+    few = dataclasses.replace(deployment, settings=msgspec.structs.replace(deployment.settings, api=api))
+    first = allow(world, few, share, "10.20.0.1")
+    allow(world, few, share, "10.20.0.2")
+    with pytest.raises(OverQuota, match="has 2 access rules"):
+        allow(world, few, share, "10.20.0.3")
+    access_rules.deny(few, world.context(), share, first)
+    allow(world, few, share, "10.20.0.1", "ro")  # in the other's place
+    world.run()
+    assert world.exports(share) == [["10.20.0.1/32", "ro"], ["10.20.0.2/32", "rw"]]
 
 
 def test_a_rule_denied_and_added_again_in_one_batch(world: World, share: str) -> None:
