@@ -267,6 +267,12 @@ DESCRIPTIONS: dict[str, str] = {
     "backends.NAME.reserved_share_percentage": (
         "Part of the capacity that new shares may not use. Upstream: the same name."
     ),
+    "backends.NAME.reserved_share_from_snapshot_percentage": (
+        "The same for shares made from a snapshot; 0: as `reserved_share_percentage`. Upstream: the same name."
+    ),
+    "backends.NAME.reserved_share_extend_percentage": (
+        "The same for extending shares; 0: as `reserved_share_percentage`. Upstream: the same name."
+    ),
     "backends.NAME.max_over_subscription_ratio": (
         "How far the sizes promised may exceed the capacity. Upstream: the same name."
     ),

@@ -26,6 +26,7 @@ from sharewright.secret_files import check_secret_file
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Percentage = Annotated[int, Meta(ge=0, le=100)]
 Vcpus = Annotated[int, Meta(ge=1, le=64)]
 MemoryMib = Annotated[int, Meta(ge=256)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
@@ -275,7 +276,9 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     volume_seconds: Seconds = 180.0
     attach_seconds: Seconds = 120.0
     filesystem: Literal["ext4", "xfs"] = "ext4"
-    reserved_share_percentage: Annotated[int, Meta(ge=0, le=100)] = 0
+    reserved_share_percentage: Percentage = 0
+    reserved_share_from_snapshot_percentage: Percentage = 0
+    reserved_share_extend_percentage: Percentage = 0
     max_over_subscription_ratio: Annotated[float, Meta(ge=1)] = 20.0
     max_shares_per_share_server: int = -1
     max_share_server_size: int = -1

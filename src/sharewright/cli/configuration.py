@@ -1,4 +1,4 @@
-"""``sharewright config show|check|reference|metrics``"""
+"""``sharewright config show|check|reference|upstream|metrics``"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sharewright.cli.options import (
     with_default_backend,
 )
 from sharewright.cli.reference import reference, toml
+from sharewright.cli.upstream_options import upstream_options
 from sharewright.logging import redact, without_secrets
 from sharewright.settings import load
 
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     check_parser = add_command(group, "check", check, help="check a configuration file; exit code 2 when it is wrong")
     check_parser.add_argument("file", nargs="?", help="default: the one that --config or the environment names")
     add_command(group, "reference", print_reference, help="print the reference page of all keys (Markdown)")
+    add_command(group, "upstream", print_upstream, help="print what became of upstream's options (Markdown)")
     add_command(group, "metrics", print_metrics, help="print the reference page of all metrics (Markdown)")
 
 
@@ -54,6 +56,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 def print_reference(_arguments: argparse.Namespace) -> int:
     print(reference(), end="")
+    return 0
+
+
+def print_upstream(_arguments: argparse.Namespace) -> int:
+    print(upstream_options(), end="")
     return 0
 
 

@@ -21,7 +21,8 @@ else `/etc/sharewright/sharewright.toml` if there is one, else the defaults belo
 `sharewright config check` lists every mistake in a file with its key, its value and what was expected;
 `sharewright config show` prints the configuration in force. [examples/sharewright.toml](examples/sharewright.toml) is
 a file to begin with. Changes take effect when the processes are started again. "Upstream" names the option of the
-OpenStack service with the same meaning. Times are in seconds, sizes in GiB (2³⁰ bytes) unless a key says otherwise.
+OpenStack service with the same meaning; [upstream-options.md](upstream-options.md) has all of those. Times are in
+seconds, sizes in GiB (2³⁰ bytes) unless a key says otherwise.
 """
 
 SECTIONS = {
@@ -42,53 +43,6 @@ SECTIONS = {
     ),
 }
 
-# The options of upstream's generic and service instance modules, and what became of each.
-UPSTREAM = {
-    "smb_template_config_path": "Dropped: upstream declares it and uses it nowhere.",
-    "volume_name_template": "`backends.NAME.volume_name_template`",
-    "volume_snapshot_name_template": "Comes with snapshots.",
-    "share_mount_path": "Fixed: `/shares`. Nothing but Sharewright's program looks at it.",
-    "max_time_to_create_volume": "`backends.NAME.volume_seconds`",
-    "max_time_to_extend_volume": "`backends.NAME.volume_seconds`",
-    "max_time_to_attach": "`backends.NAME.attach_seconds`",
-    "service_instance_smb_config_path": "Dropped: upstream declares it and uses it nowhere.",
-    "share_helpers": "Dropped: the program in the service VM exports; there is nothing to plug in.",
-    "share_volume_fstype": "`backends.NAME.filesystem` (ext4, xfs; ext3 has no advantage left)",
-    "cinder_volume_type": "`backends.NAME.volume_type`",
-    "set_zero_reserved_blocks": "Always: a share's whole size is its user's.",
-    "service_instance_user": "Dropped: there is no login. A key per service VM may run one program and nothing else.",
-    "service_instance_password": "Dropped: no passwords.",
-    "path_to_private_key": "Dropped: a key pair is made for each service VM and kept encrypted in the database.",
-    "path_to_public_key": "Dropped, as above.",
-    "manila_service_keypair_name": "Dropped, as above.",
-    "max_time_to_build_instance": "`backends.NAME.boot_seconds`",
-    "limit_ssh_access": "Always: SSH is admitted on the service side only, from the controller only.",
-    "service_image_name": "`backends.NAME.image`",
-    "service_instance_name_template": "Fixed: `manila-<share server id>`, so that any worker finds what another made.",
-    "service_instance_security_group": "Fixed: one group for each distinct filter, kept to exactly its rules.",
-    "service_instance_flavor_id": (
-        "`backends.NAME.flavor`; libvirt: `backends.NAME.vcpus`, `backends.NAME.memory_mib`; for single share types "
-        "`sharewright:server_flavor`"
-    ),
-    "service_network_name": "Fixed: one network `sharewright-<id>` for each service subnet.",
-    "service_network_host": "`openstack.management_host`",
-    "service_network_cidr": "`backends.NAME.service_network_cidr`",
-    "service_network_division_mask": "`backends.NAME.service_network_division_mask`",
-    "interface_driver": "`openstack.management`; on libvirt the host is on the service network itself.",
-    "connect_share_server_to_tenant_network": "`backends.NAME.connect_share_server_to_tenant_network` (default true)",
-    "admin_network_id": "Comes with the OpenStack engine.",
-    "admin_subnet_id": "Comes with the OpenStack engine.",
-    "service_instance_boot_from_volume": "`backends.NAME.boot_volume_size` > 0",
-    "service_instance_boot_volume_size": "`backends.NAME.boot_volume_size`",
-    "service_instance_boot_volume_type": "`backends.NAME.boot_volume_type`",
-    "service_instance_base_boot_volume_id": "Dropped: the boot volume is made from the image.",
-    "service_instance_boot_volume_delete_on_termination": "Always: a service VM's root disk goes with it.",
-    "service_instance_boot_volume_name_template": "Dropped: Nova makes the volume and deletes it with the VM.",
-    "service_instance_name_or_id": "Comes with driver_handles_share_servers=False.",
-    "service_net_name_or_ip": "Comes with driver_handles_share_servers=False.",
-    "tenant_net_name_or_ip": "Comes with driver_handles_share_servers=False.",
-}
-
 
 def reference() -> str:
     """docs/configuration.md, whole."""
@@ -102,9 +56,6 @@ def reference() -> str:
             key = f"{prefix}.{name}" if prefix else name
             cells = (f"`{name}`", f"`{value_text(default(section, name))}`", expectation(kind), DESCRIPTIONS[key])
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
-    parts.append("\n## Upstream's options\n\nEvery option of upstream's generic and service instance modules:\n\n")
-    parts.append("| upstream | here |\n|---|---|\n")
-    parts += [f"| `{name}` | {here} |\n" for name, here in UPSTREAM.items()]
     return "".join(parts)
 
 

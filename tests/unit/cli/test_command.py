@@ -24,7 +24,7 @@ def test_the_commands_are_all_there() -> None:
     assert {" ".join(path) for path in subcommands(command.parser())} >= {
         "serve", "api", "worker", "db upgrade", "db current", "image build", "image check", "network create",
         "network list", "network delete", "user add", "user list", "user remove", "keystone register", "doctor",
-        "config show", "config check", "config reference", "config metrics", "purge", "version",
+        "config show", "config check", "config reference", "config metrics", "config upstream", "purge", "version",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from sharewright.clouds.contract import TAG_OWNER, InstanceSpec
 from sharewright.drivers.generic.document import build_document
 from sharewright.drivers.generic.driver import GenericDriver
+from sharewright.drivers.generic.pools import pool_stats
 from sharewright.errors import (
     CloudError,
     CloudObjectMissing,
@@ -24,6 +25,7 @@ from sharewright.guest.contract import round_trips
 from sharewright.guest.document import Usage
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
+from sharewright.settings import Backend
 from sharewright.store.database import Store, statements
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, share_type_extra_specs
 from story_world import BACKEND, World, make_world
@@ -593,6 +595,19 @@ class TestServers:
         assert pool.capabilities["driver_handles_share_servers"] is True
         assert pool.capabilities["storage_protocol"] == "NFS"
         assert "simulated" in pool.capabilities["vendor_name"]
+
+    @pytest.mark.parametrize(("extend", "from_snapshot", "told"), [(0, 0, (30, 30)), (10, 20, (10, 20))])
+    def test_what_is_reserved(self, world: World, extend: int, from_snapshot: int, told: tuple[int, int]) -> None:
+        settings = Backend(
+            cloud="simulated",
+            reserved_share_percentage=30,
+            reserved_share_extend_percentage=extend,
+            reserved_share_from_snapshot_percentage=from_snapshot,
+        )
+        pool = pool_stats(BACKEND, settings, world.cloud)
+        assert pool.reserved_percentage == 30
+        capabilities = pool.capabilities
+        assert told == (capabilities["reserved_share_extend_percentage"], capabilities["reserved_snapshot_percentage"])
 
 
 def test_instance_spec_is_never_shown_with_its_keys(world: World, driver: GenericDriver) -> None:

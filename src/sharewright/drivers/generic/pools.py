@@ -14,12 +14,13 @@ from sharewright.settings import Backend
 def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
     """One pool per backend, named like it. ``capabilities`` has the names that Manila's share types refer to."""
     capacity = cloud.volumes.capacity()
+    reserved = settings.reserved_share_percentage
     return PoolStats(
         pool=name,
         total_capacity=capacity.total,
         free_capacity=capacity.free,
         provisioned_capacity=capacity.provisioned,
-        reserved_percentage=settings.reserved_share_percentage,
+        reserved_percentage=reserved,
         capabilities={
             "share_backend_name": name,
             "pool_name": name,
@@ -42,9 +43,9 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "ipv6_support": False,
             "thin_provisioning": True,
             "max_over_subscription_ratio": settings.max_over_subscription_ratio,
-            "reserved_percentage": settings.reserved_share_percentage,
-            "reserved_snapshot_percentage": settings.reserved_share_percentage,
-            "reserved_share_extend_percentage": settings.reserved_share_percentage,
+            "reserved_percentage": reserved,
+            "reserved_snapshot_percentage": settings.reserved_share_from_snapshot_percentage or reserved,
+            "reserved_share_extend_percentage": settings.reserved_share_extend_percentage or reserved,
             "max_shares_per_share_server": settings.max_shares_per_share_server,
             "max_share_server_size": settings.max_share_server_size,
             "qos": False,
