@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Table, select, update
 
 from sharewright.clouds.contract import TAG_OWNER
+from sharewright.clouds.open import simulated_path
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.guest import SimulatedGuests
 from sharewright.context import RequestContext
@@ -365,6 +366,8 @@ class World:
         for port in self.cloud.networks.list_ports():
             assert port.tags[TAG_OWNER].removeprefix("share_server:") in servers, f"port {port.name} is left over"
         networks = {row.share_network_subnet_id for row in servers.values()}
+        if not self.settings.backends[BACKEND].has_service_network:
+            networks = set()
         assert len(self.cloud.networks.list_service_subnets()) == len(networks), "a service subnet is left over"
         attached = {volume.id: volume.instance_id for volume in cloud_volumes}
         for row in instances.values():
@@ -381,10 +384,21 @@ class World:
         assert list(self.cloud.networks.list_service_subnets()) == []
 
 
+def make_admin_network(settings: Settings, cidr: str) -> dict[str, str]:
+    """A network in the simulated cloud, as the options of a backend that has it for its admin network."""
+    cloud = SimulatedCloud(settings.simulated, deployment=settings.deployment, path=simulated_path(settings))
+    network = cloud.networks.create_network("admin", ip_network(cidr))
+    cloud.close()
+    return {"admin_network_id": network.id, "admin_subnet_id": network.subnets[0].id}
+
+
 @contextmanager
-def make_world(store: Store, state_dir: Path, **backend: Any) -> Iterator[World]:
-    """A world with a default share type and one share network."""
+def make_world(store: Store, state_dir: Path, *, admin_network: str = "", **backend: Any) -> Iterator[World]:
+    """A world with a default share type and one share network; ``admin_network`` (a CIDR) is its backend's."""
     settings = make_settings(state_dir, **backend)
+    if admin_network:
+        backend |= make_admin_network(settings, admin_network)
+        settings = make_settings(state_dir, **backend)
     assembly = assemble(settings, store)
     world = World(store, settings, assembly, "", "", "")
     world.share_type_id = world.add_share_type("default")

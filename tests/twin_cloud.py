@@ -14,6 +14,7 @@ from ipaddress import ip_network
 
 from sharewright.clouds.contract import (
     Address,
+    AdminNetwork,
     Capacity,
     Cidr,
     Instance,
@@ -106,6 +107,10 @@ class TwinNetworks:
     def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         _called(self._seconds)
         return Subnet(id=subnet_id or network_id, network_id=network_id, cidr=TENANT, gateway=TENANT[1])
+
+    def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None:
+        subnet = self.find_subnet(network_id, subnet_id)
+        return None if subnet is None else AdminNetwork(subnet=subnet, management=(ip_network("10.254.0.1"),))
 
     def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet:
         _called(self._seconds)

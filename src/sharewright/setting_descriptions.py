@@ -244,6 +244,12 @@ DESCRIPTIONS: dict[str, str] = {
         "true: the service VM has a second NIC in the tenant's own network. false: one NIC in the service network, "
         "which a router connects to the tenant's network. Upstream: the same name, default false."
     ),
+    "backends.NAME.admin_network_id": (
+        "Network of the operator's, by its id, on which service VMs have a NIC for admin-only export locations; where "
+        "they have one on the tenant's network too, it replaces the service network. No tenant may use it. Empty: "
+        "none. Upstream: the same name."
+    ),
+    "backends.NAME.admin_subnet_id": "The subnet of the admin network, by its id. Upstream: the same name.",
     "backends.NAME.service_network_cidr": "Pool that service subnets are carved from. Upstream: the same name.",
     "backends.NAME.service_network_division_mask": ("Prefix length of each service subnet. Upstream: the same name."),
     "backends.NAME.boot_seconds": (

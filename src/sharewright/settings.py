@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from sharewright.errors import ConfigurationError
+from sharewright.identifiers import is_id
 from sharewright.logging import redact, without_secrets
 from sharewright.secret_files import check_secret_file
 
@@ -266,6 +267,8 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     boot_volume_type: str = ""
     server_group: Literal["none", "soft-anti-affinity", "anti-affinity"] = "none"
     connect_share_server_to_tenant_network: bool = True
+    admin_network_id: str = ""
+    admin_subnet_id: str = ""
     service_network_cidr: str = "10.254.0.0/16"
     service_network_division_mask: Annotated[int, Meta(ge=16, le=29)] = 28
     boot_seconds: Seconds = 300.0
@@ -283,6 +286,11 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_shares_per_share_server: int = -1
     max_share_server_size: int = -1
 
+    @property
+    def has_service_network(self) -> bool:
+        """Not where service VMs are on the tenant's network and the admin network (layout "tenant_admin")."""
+        return not (self.connect_share_server_to_tenant_network and self.admin_network_id)
+
     def __post_init__(self) -> None:
         try:
             pool = ip_network(self.service_network_cidr)
@@ -295,6 +303,11 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 "service_network_cidr: expected an IPv4 network that holds at least one subnet of"
                 f" service_network_division_mask (/{self.service_network_division_mask})"
             )
+        for name, other in (("admin_network_id", "admin_subnet_id"), ("admin_subnet_id", "admin_network_id")):
+            if getattr(self, name) and not is_id(getattr(self, name)):
+                raise ValueError(f"{name}: expected a UUID")
+            if getattr(self, name) and not getattr(self, other):
+                raise ValueError(f"{name}: expected only together with {other}")
         if self.volume_name_template.count("%s") != 1 or self.volume_name_template.count("%") != 1:
             raise ValueError("volume_name_template: expected exactly one %s, where the share instance's id goes")
         for name in ("max_shares_per_share_server", "max_share_server_size"):
@@ -339,6 +352,11 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def database_url(self) -> str:
         """SQLAlchemy URL; SQLite in the state directory unless configured. Without what is in password_file."""
         return self.database.url or f"sqlite:///{self.state_path / 'sharewright.db'}"
+
+    @property
+    def has_service_networks(self) -> bool:
+        """Whether any backend on OpenStack makes service networks, so that controllers need a way to them."""
+        return any(each.has_service_network for each in self.backends.values() if each.cloud == "openstack")
 
     @property
     def keeps_files(self) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
-from site_for_tests import Site
+from site_for_tests import Site, make_settings, running_site
 from sqlalchemy import select, update
 
+from sharewright.api.versions import MAXIMUM
 from sharewright.identifiers import utcnow
+from sharewright.store.database import Store
 from sharewright.store.tables import operations, share_instances, share_network_subnets, share_servers, shares
 
 NET, SUBNET = str(uuid.uuid4()), str(uuid.uuid4())
@@ -35,6 +38,26 @@ def add_server(
             of_share = share_instances.c.share_id == share["id"]
             tx.execute(update(share_instances).where(of_share).values(share_server_id=identifier))
     return identifier
+
+
+@pytest.mark.parametrize("version", ["2.26", f"2.{MAXIMUM}"])
+def test_the_admin_network_is_no_tenants(sqlite_store: Store, tmp_path: Path, version: str) -> None:
+    admin = {"admin_network_id": NET, "admin_subnet_id": SUBNET}
+    settings = make_settings(tmp_path, backends={"one": {"cloud": "simulated", **admin}})
+    with running_site(sqlite_store, settings) as site:
+        theirs = {"neutron_net_id": NET, "neutron_subnet_id": str(uuid.uuid4())}
+        answer = site.expect(400, "POST", "/v2/share-networks", {"share_network": theirs}, version=version)
+        assert "admin network" in answer["badRequest"]["message"]
+        assert site.expect(200, "GET", "/v2/share-networks")["share_networks"] == []
+        network = site.network(neutron_net_id=str(uuid.uuid4()), neutron_subnet_id=SUBNET)
+        path = f"/v2/share-networks/{network['id']}"
+        site.expect(400, "PUT", path, {"share_network": theirs}, version=version)
+        zone = {"availability_zone": "zone-1"}
+        if version != "2.26":
+            site.expect(400, "POST", f"{path}/subnets", {"share-network-subnet": theirs | zone})
+        assert site.expect(200, "GET", path)["share_network"]["share_network_subnets"] == [
+            network["share_network_subnets"][0]
+        ]
 
 
 def test_a_share_network_has_a_subnet(site: Site) -> None:

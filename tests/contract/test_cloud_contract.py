@@ -595,6 +595,19 @@ def test_service_subnets_are_no_tenants_networks(site: Site, cloud: Cloud) -> No
     assert len(cloud.networks.list_service_subnets()) == 1
 
 
+def test_the_admin_network_is_a_network_that_is_there(site: Site, cloud: Cloud) -> None:
+    network = make_network(site, cloud, "admin")
+    (subnet,) = network.subnets
+    found = cloud.networks.find_admin_network(network.id, subnet.id)
+    assert found is not None
+    assert (found.subnet.id, found.subnet.cidr) == (subnet.id, subnet.cidr)
+    assert found.management, "an empty list would admit everybody"
+    assert cloud.networks.find_admin_network(network.id, new_id()) is None
+    assert cloud.networks.find_admin_network(new_id(), subnet.id) is None
+    ours = service_subnet(site, cloud)
+    assert cloud.networks.find_admin_network(ours.network_id, ours.id) is None
+
+
 def test_service_subnet_is_deleted_when_empty(site: Site, cloud: Cloud) -> None:
     subnet = service_subnet(site, cloud)
     port = make_port(cloud, subnet)

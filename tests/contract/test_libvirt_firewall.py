@@ -140,6 +140,21 @@ def test_the_server_may_open_connections_and_gets_answers(scene: Scene) -> None:
     assert server.reaches(client.address, 389)
 
 
+def test_a_server_that_only_answers_opens_nothing(scene: Scene) -> None:
+    """As on the service network and the admin network, where other tenants' servers may be."""
+    spec = PortSpec(
+        name=f"{scene.cloud.deployment}-server", subnet=scene.tenant, tags={}, allowed_tcp=(2049,), outgoing=False
+    )
+    server = scene.machine(scene.cloud.networks.ensure_port(spec, timeout=SECONDS))
+    server.listen(2049)
+    other = scene.machine(scene.port(scene.tenant, "other", 2049))
+    other.listen(2049)
+    assert other.reaches(server.address, 2049)
+    assert other.pings(server.address)
+    assert not server.reaches(other.address, 2049)
+    assert not server.pings(other.address)
+
+
 def test_management_reaches_ssh_from_the_host_only(scene: Scene) -> None:
     subnet = scene.service()
     sources = tuple(str(source) for source in scene.cloud.networks.management_sources(subnet))

@@ -16,9 +16,10 @@ from sharewright.cli.host import Host, ThisHost
 from sharewright.cli.image import image_path
 from sharewright.cli.options import Commands, add_command, open_store, read_settings
 from sharewright.cli.users import user_file
-from sharewright.errors import SharewrightError
+from sharewright.clouds.contract import Cloud
+from sharewright.errors import CloudObjectMissing, SharewrightError
 from sharewright.logging import without_secrets
-from sharewright.settings import Settings
+from sharewright.settings import Backend, Settings
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -180,7 +181,11 @@ def examine_openstack(host: Host, settings: Settings) -> Iterator[Finding]:
     from sharewright.clouds.openstack.cloud import OpenStackCloud
 
     where = settings.openstack.cloud or settings.openstack.auth_url
-    with closing(OpenStackCloud(settings.openstack, deployment=settings.deployment)) as cloud:
+    with closing(
+        OpenStackCloud(
+            settings.openstack, deployment=settings.deployment, service_networks=settings.has_service_networks
+        )
+    ) as cloud:
         try:
             cloud.check()
             capacity = cloud.volumes.capacity()
@@ -200,10 +205,22 @@ def examine_openstack(host: Host, settings: Settings) -> Iterator[Finding]:
                 continue
             try:
                 cloud.compute.check(backend.flavor, backend.image)
+                check_admin_network(cloud, backend)
             except SharewrightError as error:
                 yield Finding(level="problem", subject=f"backend {name}", text=error.message, fix=error.hint)
             else:
                 yield Finding(level="ok", subject=f"backend {name}", text=f"flavor {backend.flavor} and an image")
+
+
+def check_admin_network(cloud: Cloud, backend: Backend) -> None:
+    """CloudError when the backend's admin network is not to be had."""
+    if not backend.admin_network_id:
+        return
+    if cloud.networks.find_admin_network(backend.admin_network_id, backend.admin_subnet_id) is None:
+        raise CloudObjectMissing(
+            f"There is no network {backend.admin_network_id} with subnet {backend.admin_subnet_id}.",
+            hint="Check admin_network_id and admin_subnet_id.",
+        )
 
 
 def examine_room(host: Host, settings: Settings) -> Iterator[Finding]:

@@ -181,6 +181,15 @@ class Subnet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdminNetwork:
+    """A subnet of the operator's own, on which service VMs have a port; never a tenant's. ``management``: from where
+    the controllers log in there, as the machines on it see it; never empty. The operator makes the way to it."""
+
+    subnet: Subnet
+    management: tuple[Cidr, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSubnetSpec:
     """A service subnet for one tenant subnet. ``routed_to`` asks that the tenant's subnet be able to reach it (layout
     "router"); then only ``tenant_ports`` (TCP) pass, towards the service subnet only."""
@@ -237,6 +246,8 @@ class Networks(Protocol):
         by ids, and another tenant's would let them into it. ``project_id`` None: anybody's.
         """
         ...
+
+    def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None: ...
 
     def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet: ...
 

@@ -38,6 +38,7 @@ def open_cloud(settings: Settings, backend: Backend) -> Cloud:
             settings.openstack,
             deployment=settings.deployment,
             keystone_projects=settings.identity.mode == "keystone",
+            service_networks=settings.has_service_networks,
         )
     try:
         from sharewright.clouds.libvirt.cloud import LibvirtCloud

@@ -63,14 +63,15 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     squash: Squash = "no_root_squash"
 
 
-class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """NICs by MAC. SSH is admitted on ``management_macs`` only, from ``management_from``; client ports (TCP) on
-    ``client_macs`` only, from ``client_from`` (CIDRs; empty: any)."""
+    ``client_macs``, from ``client_from`` (CIDRs; empty: any), and on ``admin_macs``, from anywhere."""
 
     management_macs: tuple[str, ...]
     management_from: tuple[str, ...]
     client_macs: tuple[str, ...]
     client_from: tuple[str, ...] = ()
+    admin_macs: tuple[str, ...] = ()
     client_ports: tuple[int, ...] = (2049,)
 
 

@@ -22,6 +22,7 @@ from sharewright.secret_files import secret_file
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
+from sharewright.service_instance.layouts import layout_of
 from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
 from sharewright.store.secrets import SecretBox
@@ -159,7 +160,12 @@ def service_instance_settings(
         else {
             name: Flavor(vcpus=flavor.vcpus, memory_mib=flavor.memory_mib) for name, flavor in backend.flavors.items()
         },
-        layout="tenant" if backend.connect_share_server_to_tenant_network else "router",
+        layout=layout_of(
+            on_tenant_network=backend.connect_share_server_to_tenant_network,
+            admin_network=bool(backend.admin_network_id),
+        ),
+        admin_network_id=backend.admin_network_id,
+        admin_subnet_id=backend.admin_subnet_id,
         service_network_cidr=backend.service_network_cidr,
         division_mask=backend.service_network_division_mask,
         client_ports=client_ports,

@@ -3,7 +3,7 @@
 Keys of the result are paths below ``openstack/latest/``. ``meta_data.json`` and ``network_data.json`` are OpenStack's
 formats (every address static, no DHCP); ``user_data`` is ours and is read by the guest program's ``boot`` command. On
 OpenStack, Nova writes the first two itself, with no address where the subnet has DHCP and a default route for every
-NIC; ours is therefore in ``user_data`` too, and goes first.
+NIC; ours is therefore in ``user_data`` too, and goes first. ``replies_only`` of a network is our addition.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ USER_DATA_FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A NIC: its role, its port, the gateway of its default route (None: no default route over it), further routes."""
+    """A NIC: its role, its port, the gateway of its default route (None: no default route over it), further routes.
+    ``replies_only``: the routes serve what is sent from its own address, and nothing else is sent by it."""
 
     role: str
     port: Port
     gateway: Address | None = None
     routes: tuple[Route, ...] = ()
+    replies_only: bool = False
 
 
 def build(
@@ -81,6 +83,7 @@ def _network_data(links: Sequence[Link]) -> dict[str, Any]:
                 "ip_address": str(link.port.address),
                 "netmask": str(link.port.subnet.cidr.netmask),
                 "routes": _routes(link),
+                **({"replies_only": True} if link.replies_only else {}),
             }
             for link in links
         ],

@@ -16,16 +16,17 @@ from sharewright.errors import CloudObjectMissing
 from sharewright.guest.document import Document, Firewall, State
 from sharewright.progress import Progress
 
-Layout = Literal["tenant", "router"]
-Role = Literal["service", "tenant"]
+Layout = Literal["router", "tenant", "router_admin", "tenant_admin"]  # layouts.py says what each of them is
+Role = Literal["service", "tenant", "admin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceInstanceSettings:
     """What a backend's service instances are made of. Times are seconds.
 
-    ``layout``: "tenant" gives the VM a second NIC on the tenant's own subnet; "router" gives it one NIC on a service
-    subnet that a router connects to the tenant's subnet (docs/service-instance.md has the pictures).
+    ``layout``: "tenant" gives the VM a NIC on the tenant's own subnet; "router" one on a service subnet that a router
+    connects to the tenant's subnet; the "_admin" ones, besides, one on the operator's admin network, which
+    ``admin_network_id`` and ``admin_subnet_id`` name (docs/service-instance.md has the pictures).
     ``flavors``: others than ``flavor``, by the names that ``ensure`` may be given; None: names are the cloud's own.
     """
 
@@ -34,6 +35,8 @@ class ServiceInstanceSettings:
     flavor: Flavor
     flavors: Mapping[str, Flavor] | None = None
     layout: Layout = "tenant"
+    admin_network_id: str = ""
+    admin_subnet_id: str = ""
     service_network_cidr: str = "10.254.0.0/16"
     division_mask: int = 28
     client_ports: tuple[int, ...] = (2049,)
@@ -75,25 +78,33 @@ class TenantNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePort:
+    """A NIC as it was made. The ids are the cloud's; "" where an older version made it."""
+
     role: Role
     port_id: str
     mac: str
     address: str
+    network_id: str = ""
+    subnet_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceInstance:
-    """A VM that the cloud has made. ``export_addresses`` are what clients mount from; ``firewall`` is the one that
-    every document for this server must carry."""
+    """A VM that the cloud has made. ``export_addresses`` are what clients mount from, ``admin_addresses`` what admins
+    do; ``firewall`` is the one that every document for this server must carry."""
 
     id: str  # the share server's
     backend: str
     layout: Layout
     instance_id: str  # the cloud's
-    management_address: str  # where the controllers reach SSH: the service port's address, or one that leads there
+    management_address: str  # where the controllers reach SSH: a service or admin port's, or one that leads there
     export_addresses: tuple[str, ...]
-    ports: tuple[InstancePort, ...]  # in NIC order: service, tenant
+    ports: tuple[InstancePort, ...]  # in NIC order
     firewall: Firewall
+
+    @property
+    def admin_addresses(self) -> tuple[str, ...]:
+        return tuple(port.address for port in self.ports if port.role == "admin")
 
 
 class ServiceInstances(Protocol):
@@ -105,9 +116,10 @@ class ServiceInstances(Protocol):
         """Make every part of the service instance that is missing; return when the guest answers. ``flavor`` by name,
         for a VM that is made now; None: the settings' default.
 
-        Steps: "service subnet", "ports", "instance", "guest ready". Errors: CloudObjectMissing (no such tenant
-        network or flavor), CloudCapacityExceeded (service network, tenant subnet or host full), CloudError,
-        GuestUnreachable (with the console's last lines). ``delete`` removes what a failed call made.
+        Steps: "service subnet" (not in layout "tenant_admin"), "ports", "instance", "guest ready". Errors:
+        CloudObjectMissing (no such tenant network, admin network or flavor), CloudCapacityExceeded (service network,
+        tenant subnet or host full), CloudError, GuestUnreachable (with the console's last lines). ``delete`` removes
+        what a failed call made.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -15,11 +15,12 @@ from sharewright.clouds.contract import (
     TAG_BACKEND,
     TAG_DEPLOYMENT,
     TAG_OWNER,
+    Address,
+    AdminNetwork,
     Cloud,
     Flavor,
     Instance,
     InstanceSpec,
-    Port,
     Subnet,
 )
 from sharewright.errors import (
@@ -36,7 +37,7 @@ from sharewright.guest.document import Document, State
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance import config_drive, layouts, records
-from sharewright.service_instance.contract import ServiceInstance, ServiceInstanceSettings, TenantNetwork
+from sharewright.service_instance.contract import Layout, ServiceInstance, ServiceInstanceSettings, TenantNetwork
 from sharewright.service_instance.health import HealthMemory
 from sharewright.service_instance.keys import authorized_keys_line, new_key_pair, public_of
 from sharewright.service_instance.readiness import console_report, wait_ready
@@ -88,12 +89,11 @@ class CloudServiceInstances:
                 f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",
                 hint="Check neutron_net_id and neutron_subnet_id of the share network subnet.",
             )
-        with progress.step("service subnet"):
-            service = self._ensure_service_subnet(record, tenant, progress)
+        around = self._surroundings(record, tenant, progress)
         with progress.step("ports"):
-            ports = self._ensure_ports(record, service, tenant, progress)
+            nics = self._ensure_ports(record, around, progress)
         with progress.step("instance"):
-            instance = self._ensure_instance(record, ports, chosen, progress)
+            instance = self._ensure_instance(record, nics, chosen, progress)
         with progress.step("guest ready"):
             self._await_guest(server_id, instance.id, progress)
         made = self.find(server_id)
@@ -129,8 +129,52 @@ class CloudServiceInstances:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
         return record
 
-    def _ensure_service_subnet(self, record: Record, tenant: Subnet, progress: Progress) -> Subnet:
-        block = self._subnets.allocate(record.id, tenant, record.layout, progress)
+    def _surroundings(self, record: Record, tenant: Subnet, progress: Progress) -> layouts.Surroundings:
+        """The subnets that the server's layout needs; the service subnet is made."""
+        roles = layouts.ROLES[record.layout]
+        admin = self._admin_network(record) if "admin" in roles else None
+        if admin is not None:
+            layouts.refuse_admin_network(tenant, admin.subnet)
+        service = None
+        if "service" in roles:
+            with progress.step("service subnet"):
+                service = self._ensure_service_subnet(record, tenant, admin, progress)
+            management = self._cloud.networks.management_sources(service)
+        else:
+            assert admin is not None  # noqa: S101  every layout has one of the two
+            management = admin.management
+        return layouts.Surroundings(
+            layout=record.layout,
+            tenant=tenant,
+            service=service,
+            admin=None if admin is None else admin.subnet,
+            management=management,
+        )
+
+    def _admin_network(self, record: Record) -> AdminNetwork:
+        """The one that the server has a port on, whatever the configuration says now."""
+        network_id, subnet_id = self._settings.admin_network_id, self._settings.admin_subnet_id
+        port = record.port("admin")
+        if port is not None:
+            network_id, subnet_id = port.network_id, port.subnet_id
+        found = self._cloud.networks.find_admin_network(network_id, subnet_id) if network_id else None
+        if found is None:
+            raise CloudObjectMissing(
+                f"The cloud has no admin network {network_id} with subnet {subnet_id}.",
+                hint=f"Check admin_network_id and admin_subnet_id of backend {self._settings.backend}.",
+            )
+        return found
+
+    def _ensure_service_subnet(
+        self, record: Record, tenant: Subnet, admin: AdminNetwork | None, progress: Progress
+    ) -> Subnet:
+        block = self._subnets.allocate(
+            record.id,
+            tenant,
+            layouts.service_subnet_layout(record.layout),
+            progress,
+            beside=() if admin is None else (admin.subnet.cidr,),
+        )
         spec = layouts.service_subnet_spec(
             record.layout,
             name=block.name,
@@ -143,44 +187,51 @@ class CloudServiceInstances:
         self._subnets.record(block, subnet, progress)
         return subnet
 
-    def _ensure_ports(self, record: Record, service: Subnet, tenant: Subnet, progress: Progress) -> tuple[Port, ...]:
-        management = self._cloud.networks.management_sources(service)
+    def _ensure_ports(
+        self, record: Record, around: layouts.Surroundings, progress: Progress
+    ) -> tuple[layouts.Nic, ...]:
         specs = layouts.port_specs(
-            record.layout,
+            around,
             server_id=record.id,
-            service=service,
-            tenant=tenant,
-            management=management,
             client_ports=self._settings.client_ports,
             tags=self._tags(records.owner(record.id)),
             known=record.ports,
         )
-        ports: list[Port] = []
+        nics: list[layouts.Nic] = []
         known = record.ports
-        for role, spec in zip(layouts.roles(record.layout), specs, strict=True):
+        for role, spec in specs:
             port = self._cloud.networks.ensure_port(spec, timeout=self._settings.network_seconds)
-            ports.append(port)
+            nics.append(layouts.Nic(role=role, port=port))
             known = records.with_port(known, role, port)
             if known != record.ports:
                 with self._store.begin() as tx:
                     progress.fence(tx)
                     records.change(tx, record.id, ports=records.ports_json(known))
-        firewall = layouts.firewall(
-            record.layout, ports, tenant=tenant, management=management, client_ports=self._settings.client_ports
-        )
-        reached = self._cloud.networks.ensure_reachable(ports[0], timeout=self._settings.network_seconds)
+        firewall = layouts.firewall(around, nics, client_ports=self._settings.client_ports)
+        reached = self._ensure_reachable(record.layout, nics)
+        exports = layouts.with_role(nics, layouts.client_role(record.layout))
         with self._store.begin() as tx:
             progress.fence(tx)
             records.change(
                 tx,
                 record.id,
                 management_address=str(reached),
-                export_addresses=[str(ports[-1].address)],
+                export_addresses=[str(port.address) for port in exports],
                 firewall=msgspec.to_builtins(firewall),
             )
-        return tuple(ports)
+        return tuple(nics)
 
-    def _ensure_instance(self, record: Record, ports: tuple[Port, ...], flavor: Flavor, progress: Progress) -> Instance:
+    def _ensure_reachable(self, layout: Layout, nics: Sequence[layouts.Nic]) -> Address:
+        """Where the controllers log in. The way to the admin network is the operator's."""
+        role = layouts.management_role(layout)
+        (port,) = layouts.with_role(nics, role)
+        if role == "admin":
+            return port.address
+        return self._cloud.networks.ensure_reachable(port, timeout=self._settings.network_seconds)
+
+    def _ensure_instance(
+        self, record: Record, nics: tuple[layouts.Nic, ...], flavor: Flavor, progress: Progress
+    ) -> Instance:
         with self._store.read() as tx:
             current = records.find(tx, record.id)
             if current is None:
@@ -192,11 +243,11 @@ class CloudServiceInstances:
             name=name,
             image=self._settings.image,
             flavor=flavor,
-            ports=ports,
+            ports=tuple(nic.port for nic in nics),
             files=config_drive.build(
                 server_id=record.id,
                 name=name,
-                links=layouts.links(record.layout, ports),
+                links=layouts.links(record.layout, nics),
                 authorized_keys=(authorized_keys_line(public_of(login)),),
                 host_private_key=host,
                 firewall=current.firewall,
@@ -262,7 +313,7 @@ class CloudServiceInstances:
 
     def _ports_of(self, server_id: str, record: Record | None) -> list[str]:
         known = [] if record is None else [port.port_id for port in record.ports]
-        if record is not None and len(known) == len(layouts.roles(record.layout)):
+        if record is not None and len(known) == len(layouts.ROLES[record.layout]):
             return known
         owner = records.owner(server_id)
         listed = [port.id for port in self._cloud.networks.list_ports() if port.tags.get(TAG_OWNER) == owner]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -105,14 +105,18 @@ def remove(tx: Connection, server_id: str) -> None:
 
 
 def ports_json(ports: tuple[InstancePort, ...]) -> list[dict[str, str]]:
-    return [{"role": port.role, "port_id": port.port_id, "mac": port.mac, "address": port.address} for port in ports]
+    return [asdict(port) for port in ports]
 
 
 def with_port(ports: tuple[InstancePort, ...], role: Role, port: Port) -> tuple[InstancePort, ...]:
-    """``ports`` with the one of ``role`` added, or replaced."""
-    new = InstancePort(role=role, port_id=port.id, mac=port.mac, address=str(port.address))
-    others = tuple(each for each in ports if each.role != role)
-    return (new, *others) if role == "service" else (*others, new)
+    """``ports`` with the one of ``role`` replaced, or added at the end."""
+    new = InstancePort(
+        role=role, port_id=port.id, mac=port.mac, address=str(port.address),
+        network_id=port.subnet.network_id, subnet_id=port.subnet.id,
+    )  # fmt: skip
+    if any(each.role == role for each in ports):
+        return tuple(new if each.role == role else each for each in ports)
+    return (*ports, new)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

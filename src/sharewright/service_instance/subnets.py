@@ -7,7 +7,7 @@ writer who does not play by that rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
@@ -77,8 +77,11 @@ class ServiceSubnets:
         self._pool = network
         self._mask = mask
 
-    def allocate(self, server_id: str, tenant: Subnet, layout: Layout, progress: Progress) -> Block:
-        """The server's block: the one it has, else the one that serves this tenant subnet already, else a new one.
+    def allocate(
+        self, server_id: str, tenant: Subnet, layout: Layout, progress: Progress, *, beside: Sequence[Cidr] = ()
+    ) -> Block:
+        """The server's block: the one it has, else the one that serves this tenant subnet already, else a new one,
+        which overlaps neither with the tenant's subnet nor with those ``beside`` it.
 
         Writes it into the server's row in the same transaction, so that nobody can release it in between. Raises
         CloudCapacityExceeded when the service network is used up.
@@ -88,7 +91,7 @@ class ServiceSubnets:
                 with self._store.begin() as tx:
                     progress.fence(tx)
                     _serialise(tx, self._store)
-                    return self._allocate(tx, server_id, tenant, layout)
+                    return self._allocate(tx, server_id, tenant, layout, beside)
             except IntegrityError:
                 # Somebody without the lock (a restored copy, a hand) was quicker; look again.
                 log.info("service subnet was taken meanwhile, carving again", share_server=server_id)
@@ -97,7 +100,9 @@ class ServiceSubnets:
             hint="Only Sharewright may write the table service_subnets.",
         )
 
-    def _allocate(self, tx: Connection, server_id: str, tenant: Subnet, layout: Layout) -> Block:
+    def _allocate(
+        self, tx: Connection, server_id: str, tenant: Subnet, layout: Layout, beside: Sequence[Cidr]
+    ) -> Block:
         mine = tx.execute(
             select(service_instances.c.service_subnet_id).where(service_instances.c.id == server_id)
         ).first()
@@ -114,7 +119,7 @@ class ServiceSubnets:
                 service_subnets.c.tenant_subnet_id == tenant.id,
             )
         ).first()
-        block = self._carve(tx, tenant, layout) if row_or_none is None else _block(row_or_none)
+        block = self._carve(tx, tenant, layout, beside) if row_or_none is None else _block(row_or_none)
         tx.execute(
             update(service_instances)
             .where(service_instances.c.id == server_id)
@@ -122,11 +127,11 @@ class ServiceSubnets:
         )
         return block
 
-    def _carve(self, tx: Connection, tenant: Subnet, layout: Layout) -> Block:
+    def _carve(self, tx: Connection, tenant: Subnet, layout: Layout, beside: Sequence[Cidr]) -> Block:
         # Against all rows, whatever their pool, mask and backend: configurations change, and pools may overlap. Against
-        # the tenant's own subnet, because a VM with both could not tell which of its NICs a peer is behind.
+        # the other subnets of the server, because a VM with both could not tell which of its NICs a peer is behind.
         taken: list[Cidr] = [ip_network(cidr) for cidr in tx.execute(select(service_subnets.c.cidr)).scalars()]
-        cidr = next_free(self._pool, self._mask, [*taken, tenant.cidr])
+        cidr = next_free(self._pool, self._mask, [*taken, tenant.cidr, *beside])
         if cidr is None:
             raise CloudCapacityExceeded(
                 f"The service network {self._pool} of backend {self._backend} has no free /{self._mask} block left.",

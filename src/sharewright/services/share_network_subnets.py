@@ -25,13 +25,19 @@ from sharewright.store.tables import (
 )
 
 
-def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A new subnet's values: both ids of the tenant's network and subnet (UUIDs) or neither; metadata."""
+def check_values(deployment: Deployment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A new subnet's values: both ids of the tenant's network and subnet (UUIDs) or neither; metadata. No tenant's
+    network is a backend's admin network, whoever asks."""
     network, subnet = values.get("neutron_net_id"), values.get("neutron_subnet_id")
     if bool(network) != bool(subnet):
         raise InvalidInput(
             "Both neutron_net_id and neutron_subnet_id should be specified, or neither.",
             hint="`sharewright network list` shows the networks of this host.",
+        )
+    if network and network in {backend.admin_network_id for backend in deployment.settings.backends.values()}:
+        raise InvalidInput(
+            f"Network {network} is an admin network; share networks cannot use it.",
+            hint="Name a network of the tenant's own.",
         )
     return {
         "neutron_net_id": check_identifier(network, "neutron_net_id") if network else None,
@@ -76,7 +82,7 @@ def show(deployment: Deployment, context: RequestContext, share_network_id: str,
 
 def create(deployment: Deployment, context: RequestContext, share_network_id: str, values: Mapping[str, Any]) -> Record:
     """Add a subnet for a zone that has none yet. (No backend serves several subnets in one zone.)"""
-    checked = check_values(values)
+    checked = check_values(deployment, values)
     with deployment.store.begin() as tx:
         network_service.find(tx, context, share_network_id, "share_network_subnet:create", lock=True)
         zone = checked["availability_zone"]

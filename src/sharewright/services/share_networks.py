@@ -73,7 +73,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     That the cloud has the network is found out when the first share server is made on it.
     """
     authorize(context, "share_network:create")
-    subnet = subnet_service.check_values(values)
+    subnet = subnet_service.check_values(deployment, values)
     identifier = new_id()
     with deployment.store.begin() as tx:
         subnet_service.check_zone(tx, subnet["availability_zone"])
@@ -105,7 +105,7 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
         find(tx, context, identifier, "share_network:update", lock=True)
         network = {key: values[key] for key in ("neutron_net_id", "neutron_subnet_id") if values.get(key)}
         if network:
-            _change_subnet(tx, identifier, network)
+            _change_subnet(tx, deployment, identifier, network)
         own = {key: values[key] for key in ("name", "description") if key in values}
         tx.execute(update(share_networks).where(share_networks.c.id == identifier).values(**own, updated_at=utcnow()))
         return _read(tx, identifier)
@@ -199,14 +199,14 @@ def _day(text: str, name: str) -> datetime:
         raise InvalidInput(f"Invalid input for {name}: expected a date such as 2026-11-23.") from None
 
 
-def _change_subnet(tx: Connection, identifier: str, network: dict[str, str]) -> None:
+def _change_subnet(tx: Connection, deployment: Deployment, identifier: str, network: dict[str, str]) -> None:
     if tx.execute(select(share_servers.c.id).where(share_servers.c.share_network_id == identifier).limit(1)).first():
         raise Forbidden(f"Cannot update share network {identifier}: share servers use it.")
     subnets = fetch(tx, select(share_network_subnets).where(share_network_subnets.c.share_network_id == identifier))
     if len(subnets) != 1:
         raise InvalidInput("The share network has several subnets, or none; add and delete subnets instead.")
     merged = {key: network.get(key, subnets[0][key]) for key in ("neutron_net_id", "neutron_subnet_id")}
-    checked = subnet_service.check_values(merged)
+    checked = subnet_service.check_values(deployment, merged)
     tx.execute(
         update(share_network_subnets)
         .where(share_network_subnets.c.id == subnets[0]["id"])

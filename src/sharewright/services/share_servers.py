@@ -114,10 +114,14 @@ def _details(tx: Connection, server: Mapping[str, Any]) -> dict[str, Any]:
         "instance_id": row["instance_id"],
         "ip": row["management_address"],
         "public_address": ", ".join(row["export_addresses"] or []),
-        "service_port_id": next(
-            (port.get("port_id") for port in row["ports"] or [] if port.get("role") == "service"), None
-        ),
+        "admin_ip": _of_port(row, "admin", "address"),
+        "service_port_id": _of_port(row, "service", "port_id"),
+        "admin_port_id": _of_port(row, "admin", "port_id"),
         "layout": row["layout"],
         "flavor": server["flavor"],
     }
     return {key: str(value) for key, value in shown.items() if value}
+
+
+def _of_port(row: Mapping[str, Any], role: str, key: str) -> str | None:
+    return next((port.get(key) for port in row["ports"] or [] if port.get("role") == role), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -40,6 +41,18 @@ def test_sources_of_one_family_do_not_open_the_other() -> None:
     (line,) = [line for line in text.splitlines() if "tcp dport" in line]
     assert line.startswith("ip saddr 10.0.0.0/24 ")
     assert "{ 22, 2049 }" in line
+
+
+def test_a_port_that_only_answers_opens_nothing() -> None:
+    for address in ("10.0.0.2", "fd00::2"):
+        quiet = replace(PORT, address=ip_address(address), outgoing=False)
+        lines = ruleset("t", [], [quiet], []).splitlines()
+        lines = lines[lines.index("chain from_swp1 {") : lines.index("chain to_swp1 {")]
+        opens = lines.index("tcp flags & (syn | ack) == syn drop")
+        assert (
+            opens < lines.index("meta l4proto udp drop") < lines.index(f"ether type ip{'6' * (':' in address)} accept")
+        )
+    assert "meta l4proto udp drop" not in ruleset("t", [], [PORT], [])
 
 
 def test_each_admission_has_its_own_sources() -> None:

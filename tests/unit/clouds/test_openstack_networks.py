@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
@@ -494,6 +495,27 @@ def test_routed_controllers_use_the_ports_own_address(fake: FakeNeutron, world: 
     world.networks.repair()
     world.networks.repair()
     assert fake.network_requests(before) == ["GET /security-groups"], "once in a while"
+
+
+def test_the_admin_network_is_the_operators(fake: FakeNeutron, world: World) -> None:
+    row = fake.tenant("10.2.5.0/24", project_id="operators")
+    found = world.networks.find_admin_network(row["network_id"], row["id"])
+    assert found is not None
+    assert (found.subnet.cidr, found.management) == (ip_network("10.2.5.0/24"), (CONTROLLERS,))
+    assert world.networks.find_admin_network(row["network_id"], new_id()) is None
+    assert world.networks.find_admin_network(new_id(), row["id"]) is None
+    ours = world.subnet()
+    assert world.networks.find_admin_network(ours.network_id, ours.id) is None, "a service network is none"
+    with pytest.raises(CloudError, match="management_cidrs"):
+        World(fake, management_cidrs=()).networks.find_admin_network(row["network_id"], row["id"])
+
+
+def test_without_service_networks_no_way_to_them_is_needed(fake: FakeNeutron) -> None:
+    settings = OpenStack(auth_url=f"{fake.url}/identity/v3", username="sharewright", password=PASSWORD)
+    with closing(Connection(settings)) as connection:
+        with pytest.raises(CloudError, match="management_router"):
+            OpenStackNetworks(connection, DEPLOYMENT, settings).check()
+        OpenStackNetworks(connection, DEPLOYMENT, settings, service_networks=False).check()
 
 
 def test_floating_addresses_come_and_go_with_the_port(fake: FakeNeutron) -> None:

@@ -206,6 +206,28 @@ def test_the_last_documents_firewall_goes_before_the_drives(vm: Machine) -> None
     assert "ip saddr { 192.168.7.0/24 }" in vm.read("nft")
 
 
+def test_routes_for_replies_only_are_in_the_nics_own_table(vm: Machine) -> None:
+    default = {"network": "0.0.0.0", "netmask": "0.0.0.0"}
+    networks = [
+        {**NETWORK["networks"][1], "routes": [{**default, "gateway": "192.168.7.1"}]},
+        {**NETWORK["networks"][0], "routes": [{**default, "gateway": "10.254.0.1"}], "replies_only": True},
+    ]
+    insert_drive(vm, user_data(), {"links": NETWORK["links"], "networks": networks})
+    assert boot(vm)[0] == 0
+    routes = [line for line in vm.read("ip").splitlines() if " via " in line]
+    assert routes == [
+        "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 table 100 onlink",
+        "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 onlink",
+        "route replace 0.0.0.0/0 via 10.254.0.1 dev eth0 table 101 onlink",
+    ]
+
+
+def test_before_the_first_document_admins_are_not_admitted_either(vm: Machine) -> None:
+    insert_drive(vm, user_data(firewall={**FIREWALL, "admin_macs": [MANAGEMENT_MAC]}))
+    assert boot(vm)[0] == 0
+    assert "2049" not in vm.read("nft")
+
+
 def test_no_firewall_admits_everything(vm: Machine) -> None:
     insert_drive(vm, user_data(firewall=None))
     assert boot(vm)[0] == 0

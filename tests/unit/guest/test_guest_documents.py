@@ -103,6 +103,25 @@ def test_firewall_text() -> None:
     assert text.index("delete table") < text.index("table inet sharewright_guest {")
 
 
+def test_admins_reach_the_shares_by_a_nic_of_their_own() -> None:
+    wanted, ports = parse_firewall(
+        {
+            "management_macs": ["52:54:00:aa:00:03"],
+            "management_from": ["10.2.5.1"],
+            "client_macs": ["52:54:00:aa:00:02"],
+            "client_from": ["192.168.1.0/24"],
+            "admin_macs": ["52:54:00:AA:00:03"],
+        }
+    )
+    text = firewall_text(wanted, ports, {"52:54:00:aa:00:02": "eth0", "52:54:00:aa:00:03": "eth1"})
+    admitted = [line.strip() for line in text.splitlines() if "dport" in line]
+    assert admitted == [
+        'iifname { "eth1" } ip saddr { 10.2.5.1/32 } tcp dport { 22 } accept',
+        'iifname { "eth0" } ip saddr { 192.168.1.0/24 } tcp dport { 2049 } accept',
+        'iifname { "eth1" } tcp dport { 2049 } accept',
+    ]
+
+
 def test_nobody_may_manage_when_no_source_is_given() -> None:
     wanted, ports = parse_firewall(
         {"management_macs": ["52:54:00:aa:00:01"], "management_from": [], "client_macs": ["52:54:00:aa:00:01"]}

@@ -8,10 +8,11 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from service_instance_world import SETTINGS, World
+from service_instance_world import ADMIN, SETTINGS, World
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.service_instance.contract import Layout
+from sharewright.service_instance.layouts import ROLES
 from sharewright.settings import Simulated
 from sharewright.store.database import Store
 
@@ -27,6 +28,9 @@ def cloud(tmp_path: Path) -> Iterator[SimulatedCloud]:
 def make_world(cloud: SimulatedCloud, tmp_path: Path) -> Callable[..., World]:
     def make(store: Store, layout: Layout = "tenant", **settings: object) -> World:
         network = cloud.networks.create_network(f"tenant-{layout}", ip_network("192.168.7.0/24"))
+        if "admin" in ROLES[layout]:
+            admin = cloud.networks.create_network("admin", ADMIN)
+            settings |= {"admin_network_id": admin.id, "admin_subnet_id": admin.subnets[0].id}
         return World(
             store=store,
             cloud=cloud,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from sharewright.clouds.contract import Flavor, Network
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.guest import SimulatedGuests
 from sharewright.guest.document import Document
-from sharewright.service_instance.contract import ServiceInstanceSettings, TenantNetwork
+from sharewright.service_instance.contract import Layout, ServiceInstanceSettings, TenantNetwork
 from sharewright.service_instance.instances import CloudServiceInstances
+from sharewright.service_instance.layouts import ROLES
 from sharewright.store.database import Store
 from sharewright.store.secrets import SecretBox
 from sharewright.store.tables import secrets, service_instances, service_subnets
 
+ADMIN = ip_network("10.2.5.0/24")
 SETTINGS = ServiceInstanceSettings(
     backend="alpha", image="/images/service", flavor=Flavor(), boot_seconds=2.0, guest_seconds=1.0, probe_seconds=0.2,
     retry_seconds=0.3, heal_backoff_seconds=0.4,
@@ -146,10 +149,11 @@ class World:
 NOTHING = {"instances": 0, "ports": 0, "subnets": 0, "service_instances": 0, "service_subnets": 0, "secrets": 0}
 
 
-def one_server(layout: str) -> dict[str, int]:
-    ports = 2 if layout == "tenant" else 1
+def one_server(layout: Layout) -> dict[str, int]:
+    subnets = int("service" in ROLES[layout])
     return {
-        "instances": 1, "ports": ports, "subnets": 1, "service_instances": 1, "service_subnets": 1, "secrets": 2,
+        "instances": 1, "ports": len(ROLES[layout]), "subnets": subnets, "service_instances": 1,
+        "service_subnets": subnets, "secrets": 2,
     }  # fmt: skip
 
 

@@ -7,16 +7,18 @@ import json
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from sharewright.clouds.contract import Port, Route, Subnet
 from sharewright.errors import CloudError
 from sharewright.guest.document import Firewall
-from sharewright.service_instance import config_drive, layouts
+from sharewright.service_instance import config_drive, layouts, records
 from sharewright.service_instance.config_drive import Link
 from sharewright.service_instance.contract import Layout
 from sharewright.service_instance.keys import authorized_keys_line, new_key_pair, public_of
+from sharewright.service_instance.layouts import Nic, Surroundings
 
 SERVER = "5f1c2f9c-6a3e-4b0e-8f07-3f8f2f6f1a11"
 SERVICE = Subnet(
@@ -33,9 +35,27 @@ def port(subnet: Subnet, address: str, mac: str) -> Port:
 
 SERVICE_PORT = port(SERVICE, "10.254.0.20", "52:54:00:00:00:01")
 TENANT_PORT = port(TENANT, "192.168.7.30", "52:54:00:00:00:02")
+ADMIN = Subnet(id="a", network_id="an", cidr=ip_network("10.2.5.0/24"), gateway=ip_address("10.2.5.1"))
+ADMIN_PORT = port(ADMIN, "10.2.5.40", "52:54:00:00:00:04")
 FIREWALL = Firewall(
     management_macs=("52:54:00:00:00:01",), management_from=("10.254.0.17/32",), client_macs=("52:54:00:00:00:02",)
 )
+
+
+def around(layout: Layout, management: tuple[Any, ...] = MANAGEMENT) -> Surroundings:
+    roles = layouts.ROLES[layout]
+    return Surroundings(
+        layout=layout, tenant=TENANT, service=SERVICE if "service" in roles else None,
+        admin=ADMIN if "admin" in roles else None, management=management,
+    )  # fmt: skip
+
+
+def nics(layout: Layout, *ports: Port) -> tuple[Nic, ...]:
+    return tuple(Nic(role=role, port=port) for role, port in zip(layouts.ROLES[layout], ports, strict=True))
+
+
+def links(layout: Layout, *ports: Port) -> tuple[Link, ...]:
+    return layouts.links(layout, nics(layout, *ports))
 
 
 def drive(links: tuple[Link, ...], firewall: Firewall | None = FIREWALL) -> dict[str, Any]:
@@ -52,7 +72,7 @@ def drive(links: tuple[Link, ...], firewall: Firewall | None = FIREWALL) -> dict
 
 
 def test_two_nics_with_the_default_route_at_the_tenant() -> None:
-    data = drive(layouts.links("tenant", (SERVICE_PORT, TENANT_PORT)))
+    data = drive(links("tenant", SERVICE_PORT, TENANT_PORT))
     assert data["meta_data.json"] == {"uuid": SERVER, "name": f"manila-{SERVER}", "hostname": f"manila-{SERVER}"}
     assert data["network_data.json"] == {
         "links": [
@@ -101,34 +121,32 @@ def test_two_nics_with_the_default_route_at_the_tenant() -> None:
             "management_macs": ["52:54:00:00:00:01"],
             "management_from": ["10.254.0.17/32"],
             "client_macs": ["52:54:00:00:00:02"],
-            "client_from": [],
-            "client_ports": [2049],
         },
         "network_data": data["network_data.json"],
     }
 
 
 def test_one_nic_with_the_default_route_at_the_router() -> None:
-    (network,) = drive(layouts.links("router", (SERVICE_PORT,)))["network_data.json"]["networks"]
+    (network,) = drive(links("router", SERVICE_PORT))["network_data.json"]["networks"]
     assert network["routes"] == [{"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.254.0.17"}]
 
 
 def test_a_tenant_network_without_a_gateway_has_no_default_route() -> None:
     isolated = Subnet(id="i", network_id="in", cidr=TENANT.cidr)
-    links = layouts.links("tenant", (SERVICE_PORT, port(isolated, "192.168.7.31", "52:54:00:00:00:03")))
-    assert [network["routes"] for network in drive(links)["network_data.json"]["networks"]] == [[], []]
+    made = links("tenant", SERVICE_PORT, port(isolated, "192.168.7.31", "52:54:00:00:00:03"))
+    assert [network["routes"] for network in drive(made)["network_data.json"]["networks"]] == [[], []]
 
 
 def test_a_router_layout_without_a_router_is_refused() -> None:
     alone = Subnet(id="a", network_id="an", cidr=SERVICE.cidr)
     with pytest.raises(CloudError, match="no gateway") as caught:
-        layouts.links("router", (port(alone, "10.254.0.20", "52:54:00:00:00:01"),))
+        links("router", port(alone, "10.254.0.20", "52:54:00:00:00:01"))
     assert "connect_share_server_to_tenant_network" in caught.value.hint
 
 
 def test_an_ipv6_tenant_network() -> None:
-    links = layouts.links("tenant", (SERVICE_PORT, port(TENANT6, "fd00:7::30", "52:54:00:00:00:06")))
-    network = drive(links)["network_data.json"]["networks"][1]
+    made = links("tenant", SERVICE_PORT, port(TENANT6, "fd00:7::30", "52:54:00:00:00:06"))
+    network = drive(made)["network_data.json"]["networks"][1]
     assert network["type"] == "ipv6"
     assert network["netmask"] == "ffff:ffff:ffff:ffff::"
     assert network["routes"] == [{"network": "::", "netmask": "::", "gateway": "fd00:7::1"}]
@@ -139,10 +157,9 @@ def test_no_firewall_is_null() -> None:
 
 
 def specs(layout: Layout) -> tuple[Any, ...]:
-    return layouts.port_specs(
-        layout, server_id=SERVER, service=SERVICE, tenant=TENANT, management=MANAGEMENT, client_ports=(2049, 445),
-        tags={"a": "b"},
-    )  # fmt: skip
+    made = layouts.port_specs(around(layout), server_id=SERVER, client_ports=(2049, 445), tags={"a": "b"})
+    assert tuple(role for role, _ in made) == layouts.ROLES[layout]
+    return tuple(spec for _, spec in made)
 
 
 def test_ports_with_two_nics() -> None:
@@ -162,13 +179,55 @@ def test_ports_with_one_nic() -> None:
     assert (clients.ports, clients.sources) == ((2049, 445), (TENANT.cidr,))
 
 
-def test_ssh_is_never_open_to_everybody() -> None:
-    layout: Layout
-    for layout in ("tenant", "router"):
-        with pytest.raises(CloudError, match="nobody"):
-            layouts.port_specs(
-                layout, server_id=SERVER, service=SERVICE, tenant=TENANT, management=(), client_ports=(2049,), tags={}
-            )
+def test_ports_with_a_service_and_an_admin_nic() -> None:
+    service, admin = specs("router_admin")
+    assert (service.allowed_tcp, service.allowed_from) == ((22,), MANAGEMENT)
+    assert [(each.ports, each.sources) for each in service.also_allowed] == [((2049, 445), (TENANT.cidr,))]
+    assert (admin.name, admin.subnet, admin.outgoing) == (f"{SERVER}-admin", ADMIN, False)
+    assert (admin.allowed_tcp, admin.allowed_from, admin.also_allowed) == ((2049, 445), (), ()), "no SSH there"
+
+
+def test_ports_with_a_tenant_and_an_admin_nic() -> None:
+    tenant, admin = specs("tenant_admin")
+    assert (tenant.subnet, tenant.allowed_tcp, tenant.allowed_from, tenant.also_allowed) == (
+        TENANT, (2049, 445), (), (),
+    )  # fmt: skip
+    assert (admin.allowed_tcp, admin.allowed_from) == ((22,), MANAGEMENT)
+    assert [(each.ports, each.sources) for each in admin.also_allowed] == [((2049, 445), ())]
+    assert (tenant.outgoing, admin.outgoing) == (True, False)
+
+
+@pytest.mark.parametrize("layout", layouts.ROLES)
+def test_ssh_is_never_open_to_everybody(layout: Layout) -> None:
+    with pytest.raises(CloudError, match="nobody"):
+        layouts.port_specs(around(layout, ()), server_id=SERVER, client_ports=(2049,), tags={})
+
+
+@pytest.mark.parametrize("layout", layouts.ROLES)
+def test_no_tenant_is_on_a_nic_with_ssh_but_where_a_router_filters(layout: Layout) -> None:
+    for role, spec in zip(layouts.ROLES[layout], specs(layout), strict=True):
+        admitted = dict.fromkeys(spec.allowed_tcp, spec.allowed_from)
+        admitted |= {port: each.sources for each in spec.also_allowed for port in each.ports}
+        assert admitted.get(22) == (MANAGEMENT if role == layouts.management_role(layout) else None)
+
+
+def test_the_admin_network_is_no_tenants() -> None:
+    layouts.refuse_admin_network(TENANT, ADMIN)
+    for tenant, why in (
+        (dataclasses.replace(TENANT, network_id=ADMIN.network_id), "no tenant's"),
+        (dataclasses.replace(TENANT, cidr=ip_network("10.2.0.0/16")), "overlaps"),
+    ):
+        with pytest.raises(CloudError, match=why):
+            layouts.refuse_admin_network(tenant, ADMIN)
+    layouts.refuse_admin_network(TENANT6, ADMIN)
+
+
+@pytest.mark.parametrize("layout", ["router_admin", "tenant_admin"])
+def test_the_admin_nic_only_replies(layout: Layout) -> None:
+    first = SERVICE_PORT if layout == "router_admin" else TENANT_PORT
+    networks = drive(links(layout, first, ADMIN_PORT))["network_data.json"]["networks"]
+    assert [network["routes"][0]["gateway"] for network in networks] == [str(first.subnet.gateway), "10.2.5.1"]
+    assert [network.get("replies_only") for network in networks] == [None, True]
 
 
 def test_the_way_back_to_the_controllers() -> None:
@@ -176,29 +235,33 @@ def test_the_way_back_to_the_controllers() -> None:
     way = Route(destination=ip_network("172.16.0.0/24"), gateway=ip_address("10.254.0.30"))
     service = dataclasses.replace(SERVICE_PORT, subnet=dataclasses.replace(SERVICE, routes=(way,)))
     shown = {"network": "172.16.0.0", "netmask": "255.255.255.0", "gateway": "10.254.0.30"}
-    networks = drive(layouts.links("tenant", (service, TENANT_PORT)))["network_data.json"]["networks"]
+    networks = drive(links("tenant", service, TENANT_PORT))["network_data.json"]["networks"]
     assert networks[0]["routes"] == [shown]
-    (network,) = drive(layouts.links("router", (service,)))["network_data.json"]["networks"]
+    (network,) = drive(links("router", service))["network_data.json"]["networks"]
     assert network["routes"] == [shown, {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.254.0.17"}]
 
 
 def test_a_port_that_vanished_comes_back_as_it_was() -> None:
-    known = layouts.instance_ports("tenant", (SERVICE_PORT, TENANT_PORT))
-    wanted = layouts.port_specs(
-        "tenant", server_id=SERVER, service=SERVICE, tenant=TENANT, management=MANAGEMENT, client_ports=(2049,),
-        tags={}, known=known[1:],
-    )  # fmt: skip
-    assert [(spec.address, spec.mac) for spec in wanted] == [(None, None), (TENANT_PORT.address, TENANT_PORT.mac)]
+    known = records.with_port((), "tenant", TENANT_PORT)
+    wanted = layouts.port_specs(around("tenant"), server_id=SERVER, client_ports=(2049,), tags={}, known=known)
+    assert [(spec.address, spec.mac) for _, spec in wanted] == [(None, None), (TENANT_PORT.address, TENANT_PORT.mac)]
+    other = dataclasses.replace(TENANT_PORT, mac="52:54:00:00:00:07")
+    assert [port.mac for port in records.with_port(known, "tenant", other)] == [other.mac]
 
 
 def test_the_guests_firewall_says_what_the_ports_say() -> None:
-    two = layouts.firewall(
-        "tenant", (SERVICE_PORT, TENANT_PORT), tenant=TENANT, management=MANAGEMENT, client_ports=(2049,)
-    )
-    assert two == FIREWALL
-    one = layouts.firewall("router", (SERVICE_PORT,), tenant=TENANT, management=MANAGEMENT, client_ports=(2049,))
+    def firewall(layout: Layout, *ports: Port) -> Firewall:
+        return layouts.firewall(around(layout), nics(layout, *ports), client_ports=(2049,))
+
+    assert firewall("tenant", SERVICE_PORT, TENANT_PORT) == FIREWALL
+    one = firewall("router", SERVICE_PORT)
     assert one.client_macs == one.management_macs == ("52:54:00:00:00:01",)
     assert one.client_from == ("192.168.7.0/24",)
+    routed = firewall("router_admin", SERVICE_PORT, ADMIN_PORT)
+    assert routed == msgspec.structs.replace(one, admin_macs=("52:54:00:00:00:04",))
+    direct = firewall("tenant_admin", TENANT_PORT, ADMIN_PORT)
+    assert (direct.client_macs, direct.client_from) == (("52:54:00:00:00:02",), ())
+    assert direct.management_macs == direct.admin_macs == ("52:54:00:00:00:04",)
 
 
 def test_service_subnets_are_routed_only_in_layout_router() -> None:
@@ -208,7 +271,8 @@ def test_service_subnets_are_routed_only_in_layout_router() -> None:
         )
 
     assert (spec("tenant").routed_to, spec("tenant").tenant_ports) == (None, ())
-    assert (spec("router").routed_to, spec("router").tenant_ports) == (TENANT, (2049,))
+    for layout in ("router", "router_admin"):
+        assert (spec(layout).routed_to, spec(layout).tenant_ports) == (TENANT, (2049,))
 
 
 def test_keys_are_what_openssh_reads() -> None:

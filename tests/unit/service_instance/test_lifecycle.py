@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from service_instance_world import NOTHING, Crash, Fuse, World, document, one_server
+from service_instance_world import ADMIN, NOTHING, Crash, Fuse, World, document, one_server
 from sqlalchemy import select, update
 
 from sharewright.clouds.contract import TAG_OWNER, VolumeSpec
@@ -23,14 +23,13 @@ from sharewright.errors import (
 )
 from sharewright.identifiers import new_id
 from sharewright.progress import NoProgress
-from sharewright.service_instance.contract import Layout, TenantNetwork
+from sharewright.service_instance.contract import TenantNetwork
+from sharewright.service_instance.layouts import ROLES
 from sharewright.store.database import Store, statements
 from sharewright.store.tables import secrets, service_instances, service_subnets
 
-LAYOUTS: tuple[Layout, ...] = ("tenant", "router")
 
-
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture(params=ROLES)
 def each_layout(request: pytest.FixtureRequest, sqlite_store: Store, make_world: Callable[..., World]) -> World:
     return make_world(sqlite_store, request.param)
 
@@ -68,19 +67,23 @@ def test_a_service_instance_is_made(each_layout: World) -> None:
     assert each_layout.counts() == one_server(layout)
     assert made == instances.find(server) == each_layout.instances().find(server)
     assert made.layout == layout
-    assert [port.role for port in made.ports] == (["service", "tenant"] if layout == "tenant" else ["service"])
-    assert made.management_address == made.ports[0].address
-    assert made.export_addresses == (made.ports[-1].address,)
-    assert ip_address(made.management_address) in ip_network("10.254.0.0/28")
-    exported = ip_address(made.export_addresses[0])
-    assert (exported in ip_network("192.168.7.0/24")) == (layout == "tenant")
-    assert made.firewall.management_from == ("10.254.0.1/32",)
-    assert made.firewall.client_from == (() if layout == "tenant" else ("192.168.7.0/24",))
+    address = {port.role: port.address for port in made.ports}
+    assert tuple(address) == ROLES[layout]
+    places = {"service": ip_network("10.254.0.0/28"), "tenant": ip_network("192.168.7.0/24"), "admin": ADMIN}
+    assert all(ip_address(address[role]) in places[role] for role in address)
+    management = "service" if "service" in address else "admin"
+    assert made.management_address == address[management]
+    assert made.export_addresses == (address["tenant" if "tenant" in address else "service"],)
+    assert made.admin_addresses == ((address["admin"],) if "admin" in address else ())
+    assert made.firewall.management_from == (f"{places[management][1]}/32",)
+    assert made.firewall.client_from == (() if "tenant" in address else ("192.168.7.0/24",))
     (instance,) = each_layout.cloud.compute.list_instances()
     assert (instance.name, instance.tags[TAG_OWNER]) == (f"manila-{server}", f"share_server:{server}")
     assert {port.name for port in each_layout.cloud.networks.list_ports()} == {
         f"{server}-{port.role}" for port in made.ports
     }
+    if "service" not in address:
+        return
     ((subnet, tags),) = each_layout.cloud.networks.list_service_subnets()
     with each_layout.store.read() as tx:
         row = tx.execute(select(service_subnets)).one()
@@ -201,8 +204,8 @@ def test_deletion_does_not_need_the_parts(each_layout: World) -> None:
     each_layout.cloud.compute.delete_instance(made.instance_id, timeout=1)
     for port in made.ports:
         each_layout.cloud.networks.delete_port(port.port_id, timeout=1)
-    ((subnet, _),) = each_layout.cloud.networks.list_service_subnets()
-    each_layout.cloud.networks.delete_service_subnet(subnet.id, timeout=1)
+    for subnet, _ in each_layout.cloud.networks.list_service_subnets():
+        each_layout.cloud.networks.delete_service_subnet(subnet.id, timeout=1)
     each_layout.instances().delete(server, NoProgress())
     each_layout.instances().delete(server, NoProgress())
     assert each_layout.counts() == NOTHING
@@ -234,7 +237,10 @@ def test_servers_of_one_tenant_subnet_share_a_service_subnet(each_layout: World)
     with ThreadPoolExecutor(4) as pool:
         instances = each_layout.instances()
         made = list(pool.map(lambda server: instances.ensure(server, each_layout.tenant, NoProgress()), servers))
-    assert each_layout.counts()["subnets"] == each_layout.counts()["service_subnets"] == 1
+    one = one_server(each_layout.settings.layout)
+    assert {key: each_layout.counts()[key] for key in ("subnets", "service_subnets")} == {
+        key: one[key] for key in ("subnets", "service_subnets")
+    }
     assert len({each.management_address for each in made}) == 4
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda server: each_layout.instances().delete(server, NoProgress()), servers[:3]))
@@ -258,6 +264,47 @@ def test_an_unknown_network_is_named(world: World) -> None:
     assert world.instances().find(server) is None
     world.instances().delete(server, NoProgress())
     assert world.counts() == NOTHING
+
+
+def test_an_unknown_admin_network_is_named(sqlite_store: Store, make_world: Callable[..., World]) -> None:
+    world, missing = make_world(sqlite_store, "tenant_admin"), new_id()
+    world.settings = replace(world.settings, admin_network_id=missing)
+    server = new_id()
+    with pytest.raises(CloudObjectMissing, match=missing) as caught:
+        world.instances().ensure(server, world.tenant, NoProgress())
+    assert "admin_network_id" in caught.value.hint
+    world.instances().delete(server, NoProgress())
+    assert world.counts() == NOTHING
+
+
+def test_the_admin_network_is_no_tenants(sqlite_store: Store, make_world: Callable[..., World]) -> None:
+    world, server = make_world(sqlite_store, "router_admin"), new_id()
+    with pytest.raises(CloudError, match="admin network"):
+        world.instances().ensure(server, TenantNetwork(net_id=world.settings.admin_network_id), NoProgress())
+    world.instances().delete(server, NoProgress())
+    assert world.counts() == NOTHING
+
+
+def test_a_server_keeps_its_admin_network_and_its_layout(sqlite_store: Store, make_world: Callable[..., World]) -> None:
+    world, server = make_world(sqlite_store, "tenant_admin"), new_id()
+    before = world.instances().ensure(server, world.tenant, NoProgress())
+    world.cloud.compute.delete_instance(before.instance_id, timeout=1)
+    for port in before.ports:
+        world.cloud.networks.lose_port(port.port_id)
+    world.settings = replace(world.settings, layout="router", admin_network_id="", admin_subnet_id="")
+    after = world.instances().ensure(server, world.tenant, NoProgress())
+    assert (after.layout, after.admin_addresses) == ("tenant_admin", before.admin_addresses)
+    assert after.export_addresses == before.export_addresses
+
+
+def test_a_service_subnet_keeps_out_of_the_admin_network(sqlite_store: Store, make_world: Callable[..., World]) -> None:
+    world = make_world(sqlite_store, "router_admin", service_network_cidr="10.2.0.0/16", division_mask=22)
+    for _ in range(2):
+        world.instances().ensure(new_id(), world.tenant, NoProgress())
+    other = world.cloud.networks.create_network("other", ip_network("192.168.8.0/24"))
+    world.instances().ensure(new_id(), TenantNetwork(net_id=other.id), NoProgress())
+    subnets = sorted(subnet.cidr for subnet, _ in world.cloud.networks.list_service_subnets())
+    assert subnets == [ip_network("10.2.0.0/22"), ip_network("10.2.8.0/22")]
 
 
 def test_an_exhausted_service_network_says_so(sqlite_store: Store, make_world: Callable[..., World]) -> None:

@@ -28,6 +28,7 @@ UNSPECIFIED = ip_address(0)  # the sender of an address probe, and of a DHCP req
 NFT_SECONDS = 30.0
 OPENS = "tcp flags & (syn | ack) == syn"
 ICMP = "{ echo-request, echo-reply, destination-unreachable, time-exceeded, parameter-problem }"
+ECHO_REQUESTS = ("icmp type echo-request drop", "icmpv6 type echo-request drop")
 ICMPV6 = (
     "{ echo-request, echo-reply, destination-unreachable, packet-too-big, time-exceeded, parameter-problem,"
     " nd-neighbor-solicit, nd-neighbor-advert }"
@@ -40,6 +41,7 @@ class PortRules:
     mac: str
     address: Address
     admissions: tuple[Admission, ...]
+    outgoing: bool = True
 
     def __post_init__(self) -> None:
         _validate(self.device, *(port for admission in self.admissions for port in admission.ports))
@@ -153,6 +155,7 @@ def _chain(port: PortRules) -> str:
 def _from_instance(port: PortRules) -> list[str]:
     """Its own MAC and address only; no DHCP answers, no router advertisements or redirects, no other protocols."""
     lines = [f"ether saddr != {port.mac} drop"]
+    opens = [] if port.outgoing else [f"{OPENS} drop", "meta l4proto udp drop", *ECHO_REQUESTS]
     if isinstance(port.address, IPv4Address):
         lines += [
             f"ether type arp arp saddr ether != {port.mac} drop",
@@ -162,6 +165,7 @@ def _from_instance(port: PortRules) -> list[str]:
             f"ip saddr != {port.address} drop",
             "ip protocol udp udp sport 67 drop",
             "icmp type redirect drop",
+            *opens,
             "ether type ip accept",
         ]
     else:
@@ -171,6 +175,7 @@ def _from_instance(port: PortRules) -> list[str]:
             "icmpv6 type { nd-router-advert, nd-redirect } drop",
             f"icmpv6 type nd-neighbor-advert @th,64,128 != {_set(hex(int(address)) for address in own)} drop",
             "ip6 nexthdr udp udp sport 547 drop",
+            *opens,
             "ether type ip6 accept",
         ]
     return [*lines, "drop"]

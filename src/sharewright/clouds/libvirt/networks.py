@@ -19,6 +19,7 @@ import libvirt
 from sharewright.clouds.addresses import derived_mac, first_host
 from sharewright.clouds.contract import (
     Address,
+    AdminNetwork,
     Admission,
     Cidr,
     Network,
@@ -128,6 +129,13 @@ class LibvirtNetworks:
             return subnets[0]
         return next((subnet for subnet in subnets if subnet.id == subnet_id), None)
 
+    def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None:
+        """The host is on its bridge, with the address that is the subnet's gateway."""
+        subnet = self.find_subnet(network_id, subnet_id)
+        if subnet is None or subnet.gateway is None:
+            return None
+        return AdminNetwork(subnet=subnet, management=(ip_network(subnet.gateway),))
+
     # ---- service subnets ----
 
     def ensure_service_subnet(self, spec: ServiceSubnetSpec, *, timeout: float) -> Subnet:
@@ -208,6 +216,7 @@ class LibvirtNetworks:
                             *spec.also_allowed,
                         )
                     ],
+                    "outgoing": spec.outgoing,
                     "tags": tags,
                 }
                 self._ports.put(port_id, record)
@@ -429,6 +438,7 @@ class LibvirtNetworks:
                     )
                     for admission in record["admissions"]
                 ),
+                outgoing=record.get("outgoing", True),
             )
             for record in self._ports.all().values()
         ]

@@ -37,14 +37,28 @@ QUESTIONS: dict[str, Callable[[Sdk], Any]] = {
 class OpenStackCloud:
     """Contract Cloud. Any number of objects in any number of processes and hosts may serve one deployment."""
 
-    def __init__(self, settings: OpenStack, *, deployment: str, keystone_projects: bool = True) -> None:
-        """``keystone_projects``: callers' projects are this cloud's, so that they may use their own networks only."""
+    def __init__(
+        self,
+        settings: OpenStack,
+        *,
+        deployment: str,
+        keystone_projects: bool = True,
+        service_networks: bool = True,
+    ) -> None:
+        """``keystone_projects``: callers' projects are this cloud's, so that they may use their own networks only.
+        ``service_networks``: some are needed, and so is a way to them."""
         self._deployment = deployment
         self._connection = Connection(settings)
         paces = Paces()
         self._images = OpenStackImages(self._connection, deployment, settings.image_project)
         self._volumes = OpenStackVolumes(self._connection, deployment, paces)
-        self._networks = OpenStackNetworks(self._connection, deployment, settings, keystone_projects=keystone_projects)
+        self._networks = OpenStackNetworks(
+            self._connection,
+            deployment,
+            settings,
+            keystone_projects=keystone_projects,
+            service_networks=service_networks,
+        )
         self._compute = OpenStackCompute(self._connection, deployment, self._volumes, self._images, paces)
 
     @property

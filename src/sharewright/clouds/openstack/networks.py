@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from ipaddress import ip_network
 
 from openstack.network.v2.network import Network as NeutronNetwork
 from openstack.network.v2.subnet import Subnet as NeutronSubnet
 
 from sharewright.clouds.contract import (
     Address,
+    AdminNetwork,
     Cidr,
     Network,
     Port,
@@ -44,9 +46,17 @@ class OpenStackNetworks:
     projects; ``create_network`` is for tests and demonstrations."""
 
     def __init__(
-        self, connection: Connection, deployment: str, settings: OpenStack, *, keystone_projects: bool = True
+        self,
+        connection: Connection,
+        deployment: str,
+        settings: OpenStack,
+        *,
+        keystone_projects: bool = True,
+        service_networks: bool = True,
     ) -> None:
-        """``keystone_projects``: the ids of our callers' projects are those of Neutron's owners."""
+        """``keystone_projects``: the ids of our callers' projects are those of Neutron's owners. ``service_networks``:
+        some are needed, and so is a way to them."""
+        self._needs_management = service_networks
         self._deployment = deployment
         self._keystone_projects = keystone_projects
         self._neutron = Neutron(connection, deployment)
@@ -55,12 +65,14 @@ class OpenStackNetworks:
         self._routers = Routers(self._neutron)
         self._management = management_of(settings, self._neutron, self._routers, self._groups)
         self._services = ServiceNetworks(self._neutron, self._ports, self._routers, self._management)
+        self._controllers = tuple(ip_network(cidr) for cidr in settings.management_cidrs)
         self._lock = threading.Lock()
         self._repaired: float | None = None
 
     def check(self) -> None:
         """CloudError, with a hint, when the configuration does not fit the cloud; then ``repair``."""
-        self._management.check(Deadline(PATIENCE))
+        if self._needs_management:
+            self._management.check(Deadline(PATIENCE))
         self._repair()
 
     # ---- tenants' networks ----
@@ -84,6 +96,18 @@ class OpenStackNetworks:
             return self._neutron.subnet(found[0], deadline) if found else None
         except CloudObjectMissing:
             return None
+
+    def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None:
+        """The operator's routers lead to it, whatever ``openstack.management`` says about service networks."""
+        subnet = self.find_subnet(network_id, subnet_id)
+        if subnet is None:
+            return None
+        if not self._controllers:
+            raise CloudError(
+                "openstack.management_cidrs is empty, so nobody could log in to service VMs over the admin network.",
+                hint="List the networks that the controllers' connections come from, as machines there see them.",
+            )
+        return AdminNetwork(subnet=subnet, management=self._controllers)
 
     def _may_use(self, project_id: str, subnet: NeutronSubnet, deadline: Deadline) -> bool:
         """Whether the project owns the network, or somebody shares it with the project or with everybody."""

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from sharewright.clouds.addresses import choose_address, derived_mac, first_host
 from sharewright.clouds.contract import (
     Address,
+    AdminNetwork,
     Cidr,
     Network,
     Port,
@@ -103,6 +104,10 @@ class SimulatedNetworks:
         if project_id is not None and row["project_id"] not in (None, project_id):
             return None
         return _subnet(row)
+
+    def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None:
+        subnet = self.find_subnet(network_id, subnet_id)
+        return None if subnet is None else AdminNetwork(subnet=subnet, management=self.management_sources(subnet))
 
     # ---- service subnets ----
 

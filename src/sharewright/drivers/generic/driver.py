@@ -256,8 +256,14 @@ class GenericDriver:
     @staticmethod
     def _export_locations(share_instance_id: str, server: ServiceInstance) -> Sequence[ExportLocation]:
         return [
-            ExportLocation(path=path, preferred=position == 0)
-            for position, path in enumerate(export_paths(share_instance_id, server))
+            *(
+                ExportLocation(path=path, preferred=position == 0)
+                for position, path in enumerate(export_paths(share_instance_id, server.export_addresses))
+            ),
+            *(
+                ExportLocation(path=path, is_admin_only=True)
+                for path in export_paths(share_instance_id, server.admin_addresses)
+            ),
         ]
 
     def _volume_name(self, share_instance_id: str) -> str:
@@ -304,13 +310,13 @@ class GenericDriver:
         return max(0.1, min(seconds, progress.remaining))
 
 
-def export_paths(share_instance_id: str, server: ServiceInstance) -> list[str]:
-    """What clients mount, best first."""
+def export_paths(share_instance_id: str, addresses: Sequence[str]) -> list[str]:
+    """What clients mount, in the order of the addresses."""
     return [
         f"[{address}]:/shares/share-{share_instance_id}"
         if ":" in address
         else f"{address}:/shares/share-{share_instance_id}"
-        for address in server.export_addresses
+        for address in addresses
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, bindparam, select
@@ -146,18 +147,32 @@ def _record(store: Store, server: ServiceInstance, state: State, progress: Progr
 
 
 def _moved_locations(tx: Connection, server: ServiceInstance) -> list[dict[str, object]]:
-    """The export locations that name another address than the server has."""
+    """Export locations whose address the server has no longer get one that it has instead; their ids stay."""
     locations = tx.execute(
-        select(share_export_locations.c.id, share_export_locations.c.path, share_export_locations.c.preferred)
+        select(
+            share_export_locations.c.id,
+            share_export_locations.c.share_instance_id,
+            share_export_locations.c.path,
+            share_export_locations.c.is_admin_only,
+        )
         .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
-        .where(share_instances.c.share_server_id == server.id, share_export_locations.c.is_admin_only.is_(False))
+        .where(share_instances.c.share_server_id == server.id)
+        .order_by(share_export_locations.c.preferred.desc(), share_export_locations.c.id)
     ).all()
-    paths: list[dict[str, object]] = []
+    changed: list[dict[str, object]] = []
+    groups: dict[tuple[str, bool], list[Any]] = {}
     for location in locations:
-        address, _, directory = location.path.rpartition(":")
-        # One address per server today; the preferred location follows it, and its id stays.
-        if location.preferred and server.export_addresses and address.strip("[]") != server.export_addresses[0]:
-            wanted = server.export_addresses[0]
-            path = f"[{wanted}]:{directory}" if ":" in wanted else f"{wanted}:{directory}"
-            paths.append({"location": location.id, "new_path": path, "now": utcnow()})
-    return paths
+        groups.setdefault((location.share_instance_id, location.is_admin_only), []).append(location)
+    for (_, is_admin_only), group in groups.items():
+        wanted = server.admin_addresses if is_admin_only else server.export_addresses
+        present = {_address(location.path) for location in group}
+        stale = [location for location in group if _address(location.path) not in wanted]
+        for location, address in zip(stale, (each for each in wanted if each not in present), strict=False):
+            directory = location.path.rpartition(":")[2]
+            path = f"[{address}]:{directory}" if ":" in address else f"{address}:{directory}"
+            changed.append({"location": location.id, "new_path": path, "now": utcnow()})
+    return changed
+
+
+def _address(path: str) -> str:
+    return str(path).rpartition(":")[0].strip("[]")

@@ -159,7 +159,7 @@ def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
         names: dict[str, str] = {}
         for _ in polls(nic_seconds, 0.1):
             names = interfaces(host)
-            if all(mac in names for mac in [*parsed["management_macs"], *parsed["client_macs"]]):
+            if all(mac in names for mac in [*parsed["management_macs"], *parsed["client_macs"], *parsed["admin_macs"]]):
                 break
         text = firewall_text(parsed, ports if served else [], names)
     if loaded_text(host) != text:

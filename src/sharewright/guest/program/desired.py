@@ -158,11 +158,14 @@ def _extension(section: object) -> object:
 def parse_firewall(value: object) -> tuple[dict[str, list[str]], list[int]]:
     """A Firewall of guest/document.py → its MACs in lower case and canonical CIDRs, and its ports."""
     table = _table(
-        value, "firewall", ("management_macs", "management_from", "client_macs"), ("client_from", "client_ports")
+        value,
+        "firewall",
+        ("management_macs", "management_from", "client_macs"),
+        ("client_from", "admin_macs", "client_ports"),
     )
     parsed: dict[str, list[str]] = {}
-    for name in ("management_macs", "client_macs"):
-        macs = _list(table[name], name)
+    for name in ("management_macs", "client_macs", "admin_macs"):
+        macs = _list(table.get(name, []), name)
         parsed[name] = [_text(mac.lower() if isinstance(mac, str) else mac, name, MAC) for mac in macs]
     for name in ("management_from", "client_from"):
         parsed[name] = [str(network(cidr, name)) for cidr in _list(table.get(name, []), name)]

@@ -29,6 +29,7 @@ def firewall_text(wanted: dict[str, list[str]], ports: list[int], names: dict[st
     """
     management = [names[mac] for mac in wanted["management_macs"] if mac in names]
     clients = [names[mac] for mac in wanted["client_macs"] if mac in names]
+    admins = [names[mac] for mac in wanted["admin_macs"] if mac in names]
     if not management:
         raise Refusal("invalid", "No NIC has any of the firewall's management MACs: " + str(wanted["management_macs"]))
     lines = [
@@ -40,6 +41,7 @@ def firewall_text(wanted: dict[str, list[str]], ports: list[int], names: dict[st
     ]
     lines += _admit(management, wanted["management_from"], [22], nobody_when_empty=True)
     lines += _admit(clients, wanted["client_from"], ports, nobody_when_empty=False)
+    lines += _admit(admins, [], ports, nobody_when_empty=False)
     body = "".join(f"    {line}\n" for line in lines)
     return (
         f"add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n"

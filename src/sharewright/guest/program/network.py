@@ -31,19 +31,23 @@ STRICT6 = {"accept_ra": "0", "autoconf": "0", "accept_redirects": "0", "ndisc_no
 
 
 class Placement:
-    """One address on one NIC, with the routes that leave by it: (destination, gateway)."""
+    """One address on one NIC, with the routes that leave by it: (destination, gateway). ``replies_only``: they are for
+    what is sent from this address, and the main table does not get them."""
 
-    __slots__ = ("address", "nic", "routes")
+    __slots__ = ("address", "nic", "replies_only", "routes")
 
     def __init__(
         self,
         nic: str,
         address: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
         routes: list[tuple[str, str]],
+        *,
+        replies_only: bool = False,
     ) -> None:
         self.nic = nic
         self.address = address
         self.routes = routes
+        self.replies_only = replies_only
 
 
 def placements(data: dict[str, object], names: dict[str, str]) -> tuple[dict[str, int], list[Placement]]:
@@ -73,7 +77,7 @@ def placements(data: dict[str, object], names: dict[str, str]) -> tuple[dict[str
             if network.get("gateway") and not any(destination.endswith("/0") for destination, _ in routes):
                 everywhere = "0.0.0.0/0" if address.version == 4 else "::/0"
                 routes.append((everywhere, _address(str(network["gateway"]))))
-            found.append(Placement(nic, address, routes))
+            found.append(Placement(nic, address, routes, replies_only=network.get("replies_only") is True))
     except (KeyError, ValueError, TypeError) as error:
         raise Refusal("invalid", f"network_data.json is malformed: {error!r}") from error
     return mtus, found
@@ -123,6 +127,8 @@ def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str,
         lines.append(f"route replace {place.address.network} dev {place.nic} table {table}")
         for destination, gateway in place.routes:
             lines.append(f"route replace {destination} via {gateway} dev {place.nic} table {table} onlink")
+            if place.replies_only:
+                continue
             metric = "" if destination.endswith("/0") else f" metric {METRIC}"
             lines.append(f"route replace {destination} via {gateway} dev {place.nic}{metric} onlink")
         if not any(destination.endswith("/0") for destination, _ in place.routes):
