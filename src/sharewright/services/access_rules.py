@@ -174,16 +174,16 @@ def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, addr
     mine = and_(rules.access_type == kind, rules.access_to == address)
     found = tx.execute(
         select(
-            func.count().label("count"),
+            func.count().label("total"),
             func.max(case((mine, rules.id))).label("id"),
             func.max(case((mine, rules.state))).label("state"),
         ).where(rules.share_id == share_id)
     ).one()
     if found.id is not None and found.state not in AccessState.LEAVING:
         raise InvalidInput(f"Share access {kind}:{address} exists.")
-    if found.id is None and found.count >= deployment.settings.api.max_access_rules:
+    if found.id is None and found.total >= deployment.settings.api.max_access_rules:
         raise OverQuota(
-            f"Share {share_id} has {found.count} access rules, and no share may have more.",
+            f"Share {share_id} has {found.total} access rules, and no share may have more.",
             hint="Give access to a network instead of to each of its addresses, or remove rules.",
         )
     return None if found.id is None else str(found.id)

@@ -129,7 +129,7 @@ def test_work_that_nobody_waits_for_leaves_half_of_the_threads(sqlite_store: Sto
         eventually(lambda: worker.running == 2)
         asked = add(sqlite_store, resource="user")
         eventually(lambda: ended(sqlite_store, asked))
-        assert worker.running == 2
+        eventually(lambda: worker.running == 2)
         hold.set()
         eventually(lambda: all(ended(sqlite_store, identifier) for identifier in background))
 
