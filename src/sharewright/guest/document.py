@@ -51,6 +51,23 @@ class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int = 0
 
 
+class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The new, blank disk of ``size`` bytes that an ext4 share moves to, with every inode number kept. The copy made on
+    it has the identity ``copy_uuid`` and gets ``uuid`` at the switch: from then on it, not the old disk, is served.
+    Clients wait for at most ``stall`` seconds, and for the start of the NFS server.
+
+    ``step``: ``copy`` (in the background, until it is ``ready``); ``switch`` (now, in this call, if it is ready);
+    ``cancel`` (stop copying; the answer ``stopped`` means that no switch was made and none comes). With ``switch`` and
+    ``cancel`` a share whose new disk is missing is served only by a guest that knows that it has not switched."""
+
+    serial: str
+    uuid: str
+    copy_uuid: str
+    size: int
+    step: Literal["copy", "switch", "cancel"]
+    stall: float
+
+
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``. Protocol
     ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules here."""
@@ -97,7 +114,11 @@ class ShareState(msgspec.Struct, frozen=True):
     (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its old size.
     ``exported`` is False for a share without rules, which is not exported to anybody. Sizes are those of the file
     system; None: it is not mounted, or did not answer in time. ``bytes_read`` and ``bytes_written`` are what NFS
-    clients read and wrote since its exports were last changed."""
+    clients read and wrote since its exports were last changed.
+
+    ``move``, of one with a successor: ``copying``, ``ready``, ``moved`` (for good), ``stopped``, ``late`` (a switch was
+    tried and given up: copy again), ``does_not_fit``, ``failed``; or empty, when copying has not begun.
+    ``move_message`` says why."""
 
     id: str
     mounted: bool
@@ -112,6 +133,8 @@ class ShareState(msgspec.Struct, frozen=True):
     inodes_used: int | None = None
     bytes_read: int = 0
     bytes_written: int = 0
+    move: str = ""
+    move_message: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):

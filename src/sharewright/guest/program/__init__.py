@@ -3,5 +3,5 @@
 It runs as root under QEMU without hardware acceleration too, ten times slower than here, so that imports are few and
 processes are counted. Modules: ``host`` (files and commands), ``desired`` (the document), ``facts`` (what is there),
 ``planning`` (what to do, pure), ``acting`` (doing it), ``unmounting`` (the last part of it), ``boot`` (config drive),
-``serving`` (the protocol).
+``serving`` (the protocol); ``moving``, ``copying``, ``ext4`` and ``handles`` (a share moves to a smaller disk).
 """

@@ -1,4 +1,4 @@
-"""``sharewright-guest boot | serve | version``."""
+"""``sharewright-guest boot | serve | version``, and ``copy``, which the program starts itself."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def main(arguments: list[str]) -> int:
         from . import serving
 
         return serving.serve(host)
+    if len(arguments) == 2 and arguments[0] == "copy":
+        from . import moving
+
+        return moving.main(host, arguments[1])
     if arguments == ["version"]:
         print(IDENTITY)
         return 0

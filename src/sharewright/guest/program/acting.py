@@ -13,8 +13,8 @@ from .exports import found_entries, wanted_entries
 from .filesystems import MARKS, finish_format, make_filesystem, mount_options
 from .firewall import SAVED, forbid_forwarding, load
 from .growing import grow
-from .host import CommandFailed, Host
-from .planning import STILL_SERVED, Action, Plan, file_actions, make_plan
+from .host import MOVES, CommandFailed, Host
+from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
 from .unmounting import UNMOUNT_SECONDS, unmount
 
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
@@ -30,13 +30,24 @@ FAILURES = {
 class Outcome:
     """What became of an apply; :func:`state` turns it into guest/document.py's State."""
 
-    __slots__ = ("acted", "busy", "changed", "export_error", "extension", "formatted", "timings", "unmounted")
+    __slots__ = (
+        "acted",
+        "busy",
+        "changed",
+        "copy_errors",
+        "export_error",
+        "extension",
+        "formatted",
+        "timings",
+        "unmounted",
+    )
 
     def __init__(self, *, acted: bool) -> None:
         self.acted = acted
         self.unmounted: list[str] = []
         self.busy: dict[str, str] = {}
         self.changed: list[str] = []
+        self.copy_errors: dict[str, str] = {}
         self.formatted: set[str] = set()
         self.export_error = ""
         self.extension: dict[str, object] = {}
@@ -50,8 +61,16 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     """Make the server what the document says; the answer's State. Call with the apply lock held."""
     outcome = Outcome(acted=True)
     started = time.monotonic()
+    if desired.moves or host.exists(MOVES):
+        from . import moving  # late: most documents have no share that moves
+
+        moving.clean(host, desired)
     facts = observing.gather(host, desired, wait=True)
     outcome.add_time("observe", started)
+    if desired.moves:
+        phase = time.monotonic()
+        desired, facts = moving.settle(host, desired, facts, act=True)
+        outcome.add_time("switch", phase)
     plan = make_plan(facts, desired)
     # In a VM that was made anew clients may be waiting for exports that the NFS server does not know yet; it would tell
     # them that their files are gone for good. So the ports that boot left closed are opened after the exports.
@@ -78,6 +97,8 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
             phase = time.monotonic()
             _take_away(host, action, outcome)
             outcome.add_time("unmount", phase)
+    if desired.moves:
+        _start_copies(host, desired, facts, outcome)
     for share_id in facts.marks.keys() - {share.id for share in desired.shares}:
         host.remove(f"{MARKS}/{share_id}.json")
     outcome.timings["total"] = round(time.monotonic() - started, 4)
@@ -94,12 +115,29 @@ def observe(host: Host, desired: Desired) -> dict[str, object]:
     """The State without changing anything; ``changed`` says what an apply would do."""
     outcome = Outcome(acted=False)
     started = time.monotonic()
-    plan = make_plan(observing.gather(host, desired, wait=False), desired)
-    outcome.changed = [action.words for action in plan.actions]
+    facts = observing.gather(host, desired, wait=False)
+    if desired.moves:
+        from . import moving
+
+        desired, facts = moving.settle(host, desired, facts, act=False)
+        outcome.changed = [f"copy share {share.id}" for share in moving.tasks(host, desired)]
+    plan = make_plan(facts, desired)
+    outcome.changed += [action.words for action in plan.actions]
     _extend(host, desired, plan, outcome)
     server = usage.server(host)
     outcome.add_time("total", started)
     return {**state(host, desired, plan, outcome), "usage": server}
+
+
+def _start_copies(host: Host, desired: Desired, facts: Facts, outcome: Outcome) -> None:
+    from . import moving
+
+    for share in moving.tasks(host, desired):
+        try:
+            moving.start(host, share, facts)
+            outcome.changed.append(f"copy share {share.id}")
+        except (CommandFailed, OSError) as error:
+            outcome.copy_errors[share.id] = str(error)
 
 
 def _extend(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> None:
@@ -135,6 +173,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
             error, message = "export_failed", outcome.export_error or "The NFS server did not take all its rules over."
         size = sizes.get(host.at(share.path)) if mounted else None
         read, written = traffic.get(share.id, (0, 0))
+        move, told = ("", "") if share.successor is None else _move(host, share, outcome)
         shares.append(
             {
                 "id": share.id,
@@ -150,6 +189,8 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
                 "inodes_used": size and size.f_files - size.f_ffree,
                 "bytes_read": read,
                 "bytes_written": written,
+                "move": move,
+                "move_message": told,
             }
         )
     return {
@@ -161,6 +202,13 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
         "timings": outcome.timings,
         "extension": outcome.extension,
     }
+
+
+def _move(host: Host, share: Share, outcome: Outcome) -> tuple[str, str]:
+    from . import moving
+
+    found = moving.move_of(host, share)
+    return found.state, found.message or outcome.copy_errors.get(share.id, "")
 
 
 def _act_on_share(host: Host, action: Action, plan: Plan, outcome: Outcome) -> None:

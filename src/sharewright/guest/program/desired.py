@@ -21,6 +21,7 @@ SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{3,127}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 RULE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FILESYSTEMS = ("ext4", "xfs")
+STEPS = ("copy", "switch", "cancel")
 SQUASHES = ("no_root_squash", "root_squash", "all_squash")
 MOUNT_PATH = re.compile(re.escape(SHARES) + "/share-(" + UUID.pattern + ")")
 
@@ -34,8 +35,22 @@ class Rule:
         self.access_level = access_level
 
 
+class Successor:
+    """The disk that a share moves to; guest/document.py says what the fields mean."""
+
+    __slots__ = ("copy_uuid", "serial", "size", "stall", "step", "uuid")
+
+    def __init__(self, serial: str, uuid: str, copy_uuid: str, *, size: int, step: str, stall: float) -> None:
+        self.serial = serial
+        self.uuid = uuid
+        self.copy_uuid = copy_uuid
+        self.size = size
+        self.step = step
+        self.stall = stall
+
+
 class Share:
-    __slots__ = ("clients", "create", "filesystem", "id", "rules", "serial", "size", "squash", "uuid")
+    __slots__ = ("clients", "create", "filesystem", "id", "rules", "serial", "size", "squash", "successor", "uuid")
 
     def __init__(
         self,
@@ -48,6 +63,7 @@ class Share:
         rules: tuple[Rule, ...] = (),
         squash: str = "no_root_squash",
         size: int = 0,
+        successor: Successor | None = None,
     ) -> None:
         self.id = id
         self.serial = serial
@@ -58,10 +74,31 @@ class Share:
         self.clients: tuple[list[tuple[str, str]], dict[str, str]] | None = None  # exports.clients of the rules
         self.squash = squash
         self.size = size
+        self.successor = successor
 
     @property
     def path(self) -> str:
         return mount_path(self.id)
+
+    def moved(self) -> Share:
+        """The share on its successor, to which it has moved."""
+        new = self.successor
+        if new is None:
+            return self
+        return Share(
+            self.id,
+            new.serial,
+            self.filesystem,
+            new.uuid,
+            rules=self.rules,
+            squash=self.squash,
+            size=new.size,
+            successor=new,
+        )
+
+    @property
+    def has_moved(self) -> bool:
+        return self.successor is not None and self.uuid == self.successor.uuid
 
 
 class Desired:
@@ -100,6 +137,24 @@ class Desired:
         self.device_timeout = device_timeout
         self.extension = extension
 
+    @property
+    def moves(self) -> bool:
+        """Whether any share moves to another disk."""
+        return any(share.successor is not None for share in self.shares)
+
+    def with_shares(self, shares: tuple[Share, ...]) -> Desired:
+        """The same document with these shares instead."""
+        return Desired(
+            self.server_id,
+            self.generation,
+            shares,
+            firewall=self.firewall,
+            ports=self.ports,
+            saved_firewall=self.saved_firewall,
+            device_timeout=self.device_timeout,
+            extension=self.extension,
+        )
+
 
 def mount_path(share_id: str) -> str:
     return f"{SHARES}/share-{share_id}"
@@ -122,9 +177,10 @@ def parse_document(value: object) -> Desired:
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
     shares = tuple(_share(item) for item in _list(document["shares"], "shares"))
+    successors = [share.moved() for share in shares if share.successor is not None]
     for name in ("id", "serial", "uuid"):
         seen: set[str] = set()
-        for share in shares:
+        for share in shares if name == "id" else [*shares, *successors]:
             item = getattr(share, name)
             if item in seen:
                 _wrong(f"shares[].{name}", item, "unique")
@@ -190,7 +246,7 @@ def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
 
 
 def _share(value: object) -> Share:
-    table = _table(value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash"))
+    table = _table(value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash", "successor"))
     filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size"))
     create = filesystem.get("create", False)
     if not isinstance(create, bool):
@@ -207,6 +263,26 @@ def _share(value: object) -> Share:
         rules=tuple(_rule(item) for item in _list(table.get("rules", []), "rules")),
         squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
         size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
+        successor=_successor(table.get("successor"), str(filesystem["type"])),
+    )
+
+
+def _successor(value: object, filesystem: str) -> Successor | None:
+    if value is None:
+        return None
+    table = _table(value, "successor", ("serial", "uuid", "copy_uuid", "size", "step", "stall"), ())
+    if filesystem != "ext4":
+        raise Refusal("invalid", f"A share with {filesystem} cannot move: inode numbers can only be kept with ext4.")
+    stall = table["stall"]
+    if isinstance(stall, bool) or not isinstance(stall, int | float) or not 0 < stall <= 600:
+        _wrong("successor.stall", stall, "seconds up to 600")
+    return Successor(
+        _text(table["serial"], "successor.serial", SERIAL),
+        _text(table["uuid"], "successor.uuid", UUID),
+        _text(table["copy_uuid"], "successor.copy_uuid", UUID),
+        size=_integer(table["size"], "successor.size", 1, 2**63 - 1),
+        step=_one_of(table["step"], "successor.step", STEPS),
+        stall=float(stall),
     )
 
 

@@ -50,8 +50,9 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
     A disk that a whole wait already missed in this boot, or its growth, is waited for only shortly, or one lost volume
     would delay every change to the other shares.
     """
-    wanted = [share.serial for share in desired.shares]
-    sizes = {share.serial: share.size for share in desired.shares}
+    shares = [*desired.shares, *(share.moved() for share in desired.shares if share.successor is not None)]
+    wanted = [share.serial for share in shares]
+    sizes = {share.serial: share.size for share in shares}
     seconds = desired.device_timeout if wait else 0.0
     missed = _missed(host)
     serials: dict[str, str] = {}
@@ -67,7 +68,7 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
     found = {}
-    for share in desired.shares:
+    for share in shares:
         found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in match(serials, share.serial)]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)

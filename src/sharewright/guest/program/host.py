@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 STATE = "/var/lib/sharewright"  # survives a reboot
 RUN = "/run/sharewright"  # does not
 SHARES = "/shares"
+MOVES = f"{RUN}/moves"  # shares that move to another disk (moving.py); gone with a reboot
+PROGRAM = "/usr/lib/sharewright/sharewright-guest"
 
 
 class Refusal(Exception):
@@ -169,6 +171,19 @@ class Host:
             raise CommandFailed(f"{arguments[0]} did not end within {timeout:g} s") from None
         return Completed(
             arguments[0], process.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
+        )
+
+    def start(self, *arguments: str) -> None:
+        """Start a process of its own, which outlives this one. OSError when it cannot be started."""
+        import subprocess
+
+        environment = {"LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        if self.root:
+            environment["PATH"] = f"{self.root}/usr/sbin:{environment['PATH']}"
+            environment["SHAREWRIGHT_GUEST_ROOT"] = self.root
+        nothing = subprocess.DEVNULL
+        subprocess.Popen(
+            arguments, stdin=nothing, stdout=nothing, stderr=nothing, env=environment, start_new_session=True, cwd="/"
         )
 
     def lock(self, name: str, *, timeout: float) -> int:

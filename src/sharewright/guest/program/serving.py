@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 
-from .host import STATE, CommandFailed, Host, Refusal
+from .host import PROGRAM, STATE, CommandFailed, Host, Refusal
 from .identity import IDENTITY
 
-PROGRAM = "/usr/lib/sharewright/sharewright-guest"
 GENERATION = f"{STATE}/generation.json"
 LOCK_SECONDS = 30.0
 LONGEST_REQUEST = 16 * 1024 * 1024
