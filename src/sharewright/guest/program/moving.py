@@ -105,7 +105,8 @@ def start(host: Host, share: Share, facts: Facts) -> None:
 
 
 def clean(host: Host, desired: Desired) -> None:
-    """Stop what the document does not ask for any more."""
+    """Stop what the document does not ask for any more. What does not end is tried again with the next document; it can
+    do no harm, since it only writes to a disk that is thrown away."""
     wanted = {
         share.id: share.successor.uuid
         for share in desired.shares
@@ -114,7 +115,10 @@ def clean(host: Host, desired: Desired) -> None:
     for name in host.listing(MOVES):
         share_id = name.removesuffix(".json")
         if name.endswith(".json") and wanted.get(share_id) != _read_note(host, share_id).get("uuid"):
-            stop(host, share_id)
+            try:
+                stop(host, share_id)
+            except (CommandFailed, OSError):
+                continue
     for name in host.listing(BEGUN):
         if name not in wanted:
             host.remove(f"{BEGUN}/{name}")
