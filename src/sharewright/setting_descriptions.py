@@ -53,8 +53,9 @@ DESCRIPTIONS: dict[str, str] = {
         "TCP port of the metrics; 0: none are served. Several processes on a host need one each: `--metrics-port` goes "
         "before it. See [metrics.md](metrics.md)."
     ),
-    "metrics.series_per_share": (
-        "Whether `/deployment` has series for each share and share server, with their ids; false: only sums."
+    "metrics.most_detailed_shares": (
+        "Up to so many shares, `/deployment` has series for each share and share server, with their ids; with more, "
+        "only sums, because a scrape would cost the process too much memory. 0: never."
     ),
     "identity.mode": (
         "`none`: everybody is the one user below (loopback only, please). `http_basic`: named users by HTTP Basic. "

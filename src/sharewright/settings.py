@@ -74,7 +74,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Metrics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     listen: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    series_per_share: bool = True
+    most_detailed_shares: Annotated[int, Meta(ge=0)] = 20000
 
     def __post_init__(self) -> None:
         _check_address(self.listen)

@@ -1,7 +1,7 @@
 """What the database says about the whole deployment, read anew for each scrape. Any process gives the same answer.
 
 A scrape costs one read transaction of a few statements. Series per share and server are labelled with their ids, so
-their number is that of shares and servers; ``metrics.series_per_share`` leaves them out.
+their number is that of shares and servers; beyond ``metrics.most_detailed_shares`` there are none.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ FAMILIES: Final = {
             ("kind", "state"),
         ),
         Family("sharewright_shares", "Shares by status", ("status",)),
+        Family(
+            "sharewright_detailed_metrics",
+            "1: those of each share and share server are told; 0: there are more than metrics.most_detailed_shares",
+        ),
         Family("sharewright_share_servers", "Share servers by status", ("backend", "status")),
         Family(
             "sharewright_share_servers_unhealthy",
@@ -168,26 +172,36 @@ class _Answer:
 
 
 class DeploymentCollector(Collector):
-    """For a registry of prometheus_client. ``series_per_share``: those of each share and server, too."""
+    """For a registry of prometheus_client. Up to so many shares, it tells of each share and server, too."""
 
-    def __init__(self, store: Store, *, series_per_share: bool) -> None:
+    def __init__(self, store: Store, *, most_detailed_shares: int) -> None:
         self._store = store
-        self._detailed = series_per_share
+        self._most = most_detailed_shares
 
     def describe(self) -> Iterable[Metric]:
         """What it would tell, without asking the database."""
-        return list(_Answer(self._detailed).families.values())
+        return list(_Answer(detailed=True).families.values())
 
     def collect(self) -> Iterator[Metric]:
-        answer = _Answer(self._detailed)
         now = utcnow()
         with self._store.read() as tx:
+            by_status = _count_shares(tx)
+            answer = _Answer(detailed=sum(by_status.values()) <= self._most and self._most > 0)
+            answer.add("detailed_metrics", (), float(answer.detailed))
+            for status, number in by_status.items():
+                answer.add("shares", (status,), number)
             _collect_operations(tx, answer, now)
             _collect_sums(tx, answer, now)
-            if self._detailed:
+            if answer.detailed:
                 _collect_shares(tx, answer)
                 _collect_servers(tx, answer)
         yield from answer.families.values()
+
+
+def _count_shares(tx: Connection) -> dict[str, int]:
+    """By status."""
+    query = select(shares.c.status, func.count().label("number")).group_by(shares.c.status)
+    return {row.status: row.number for row in tx.execute(query)}
 
 
 def _collect_operations(tx: Connection, answer: _Answer, now: datetime) -> None:
@@ -212,8 +226,6 @@ def _collect_operations(tx: Connection, answer: _Answer, now: datetime) -> None:
 
 
 def _collect_sums(tx: Connection, answer: _Answer, now: datetime) -> None:
-    for row in tx.execute(select(shares.c.status, func.count().label("number")).group_by(shares.c.status)):
-        answer.add("shares", (row.status,), row.number)
     servers = share_servers.c
     unhealthy = func.count(case((servers.healthy.is_(False), 1))).label("unhealthy")
     sick: dict[str, int] = {}

@@ -37,7 +37,7 @@ class MetricsEndpoint:
     def __init__(self, store: Store, settings: Metrics, *, port: int | None = None) -> None:
         number = settings.port if port is None else port
         deployment = CollectorRegistry()
-        deployment.register(DeploymentCollector(store, series_per_share=settings.series_per_share))
+        deployment.register(DeploymentCollector(store, most_detailed_shares=settings.most_detailed_shares))
         self._applications: dict[str, Application] = {
             "/metrics": make_wsgi_app(REGISTRY),
             "/deployment": make_wsgi_app(deployment),

@@ -41,9 +41,9 @@ def report(world: World) -> None:
     register_worker(world.store, world.settings)
 
 
-def tell(world: World, *, series_per_share: bool = True) -> Scrape:
+def tell(world: World, *, most_detailed_shares: int = 100) -> Scrape:
     registry = CollectorRegistry()
-    registry.register(DeploymentCollector(world.store, series_per_share=series_per_share))
+    registry.register(DeploymentCollector(world.store, most_detailed_shares=most_detailed_shares))
     return scrape_registry(registry)
 
 
@@ -168,10 +168,17 @@ def test_a_scrape_costs_the_same_however_many_shares(world: World) -> None:
     assert costs[0] == costs[1] < 10
 
 
-def test_without_series_per_share_no_id_is_told(world: World) -> None:
-    world.request_share(1)
+def test_with_too_many_shares_only_sums_are_told(world: World) -> None:
+    for _ in range(3):
+        world.request_share(1)
     world.run()
-    told = tell(world, series_per_share=False)
-    assert {name for name, family in FAMILIES.items() if not family.detailed} == set(told.families)
-    assert not any("_id" in label for family in told.families.values() for s in family.samples for label in s.labels)
-    assert told.sum("sharewright_shares") == 1
+    told = tell(world, most_detailed_shares=3)
+    assert len(list(told.series("sharewright_share_size_bytes"))) == 3
+    assert told.sum("sharewright_detailed_metrics") == 1
+    for most in (2, 0):
+        told = tell(world, most_detailed_shares=most)
+        assert {name for name, family in FAMILIES.items() if not family.detailed} == set(told.families)
+        labels = {label for family in told.families.values() for sample in family.samples for label in sample.labels}
+        assert not any(label.endswith("_id") for label in labels)
+        assert told.sum("sharewright_shares") == 3
+        assert told.sum("sharewright_detailed_metrics") == 0

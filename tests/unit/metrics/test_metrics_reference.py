@@ -31,7 +31,7 @@ def test_page_is_current() -> None:
 
 def test_it_lists_exactly_what_is_told(sqlite_store: Store) -> None:
     registry = CollectorRegistry()
-    registry.register(DeploymentCollector(sqlite_store, series_per_share=True))
+    registry.register(DeploymentCollector(sqlite_store, most_detailed_shares=10))
     told = {**scrape_registry(REGISTRY).families, **scrape_registry(registry).families}
     listed = {row.name.removesuffix("_total") for row in ROWS}
     assert listed == {name for name in told if not name.startswith(OF_PYTHON)}
