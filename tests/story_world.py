@@ -44,6 +44,8 @@ from sharewright.store.tables import (
     share_network_subnets,
     share_networks,
     share_servers,
+    share_snapshot_instances,
+    share_snapshots,
     share_type_extra_specs,
     share_types,
     shares,
@@ -221,6 +223,45 @@ class World:
             payload = {"size": size, "reserved": size - share.size, "force": force, "status": share.status}
             self._enqueue(tx, "extend_share", share_id, payload)
 
+    def request_snapshot(self, share_id: str) -> str:
+        """An accepted POST /snapshots. Returns the snapshot's id."""
+        snapshot_id, now = new_id(), utcnow()
+        share = self.share(share_id)
+        with self.store.begin() as tx:
+            reserve(
+                tx,
+                self.settings.quotas,
+                project_id=PROJECT,
+                user_id=USER,
+                amounts={"snapshots": 1, "snapshot_gigabytes": share.size},
+                share_type_id=share.share_type_id,
+            )
+            tx.execute(
+                share_snapshots.insert().values(
+                    id=snapshot_id, share_id=share_id, project_id=PROJECT, user_id=USER, size=share.size,
+                    protocol=share.protocol, status="creating", created_at=now,
+                )
+            )  # fmt: skip
+            tx.execute(
+                share_snapshot_instances.insert().values(
+                    id=new_id(), snapshot_id=snapshot_id, share_instance_id=self.instance(share_id).id,
+                    status="creating", created_at=now,
+                )
+            )  # fmt: skip
+            self._enqueue(tx, "create_snapshot", snapshot_id, resource_type="share_snapshot")
+        return snapshot_id
+
+    def request_snapshot_delete(self, snapshot_id: str) -> None:
+        """An accepted DELETE of a snapshot, or a force_delete."""
+        columns = share_snapshot_instances.c
+        with self.store.begin() as tx:
+            for table, column in (
+                (share_snapshots, share_snapshots.c.id),
+                (share_snapshot_instances, columns.snapshot_id),
+            ):
+                tx.execute(table.update().where(column == snapshot_id).values(status="deleting"))
+            self._enqueue(tx, "delete_snapshot", snapshot_id, resource_type="share_snapshot")
+
     def request_server_operation(self, kind: str, server_id: str) -> str:
         with self.store.begin() as tx:
             return enqueue(tx, kind, resource_type="share_server", resource_id=server_id, seconds=60.0)
@@ -236,12 +277,20 @@ class World:
         if queued is None:
             self._enqueue(tx, "update_access", share_id)
 
-    def _enqueue(self, tx: Any, kind: str, share_id: str, payload: dict[str, Any] | None = None) -> None:
+    def _enqueue(
+        self,
+        tx: Any,
+        kind: str,
+        resource_id: str,
+        payload: dict[str, Any] | None = None,
+        *,
+        resource_type: str = "share",
+    ) -> None:
         enqueue(
             tx,
             kind,
-            resource_type="share",
-            resource_id=share_id,
+            resource_type=resource_type,
+            resource_id=resource_id,
             context=self.context(),
             payload=payload,
             seconds=self.settings.worker.operation_seconds,
@@ -294,6 +343,7 @@ class World:
                     .where(operations.c.id == row.id)
                     .values(not_before=row.not_before - passed, deadline=row.deadline - passed)
                 )
+        self.guests.let_time_pass(passed.total_seconds())
         return True
 
     # ---- looking ----
@@ -311,6 +361,14 @@ class World:
 
     def instance(self, share_id: str) -> Any:
         (row,) = self.rows(share_instances, share_id=share_id)
+        return row
+
+    def snapshot(self, snapshot_id: str) -> Any:
+        (row,) = self.rows(share_snapshots, id=snapshot_id)
+        return row
+
+    def snapshot_instance(self, snapshot_id: str) -> Any:
+        (row,) = self.rows(share_snapshot_instances, snapshot_id=snapshot_id)
         return row
 
     def rules(self, share_id: str) -> dict[str, str]:
@@ -334,6 +392,12 @@ class World:
         with self.store.read() as tx:
             usage = read_usage(tx, PROJECT)
         return usage["shares"], usage["gigabytes"]
+
+    def snapshot_usage(self) -> tuple[int, int]:
+        """(snapshots, snapshot_gigabytes) in use by the project."""
+        with self.store.read() as tx:
+            usage = read_usage(tx, PROJECT)
+        return usage["snapshots"], usage["snapshot_gigabytes"]
 
     def exports(self, share_id: str) -> list[list[str]] | None:
         """What clients may mount of a share now; None: it is not exported."""
@@ -373,11 +437,29 @@ class World:
         for row in instances.values():
             if row.volume_attached and row.wanted:
                 assert attached[row.volume_id] is not None
+        self.check_snapshots()
         sizes = [row.size for row in self.rows(shares)]
         assert self.usage() == (len(sizes), sum(sizes))
 
+    def check_snapshots(self) -> None:
+        """As check_consistent, of snapshots; and one that is to be had was taken of a share that stood still."""
+        cloud_snapshots = {each.tags[TAG_OWNER]: each for each in self.cloud.volumes.list_snapshots()}
+        rows = self.rows(share_snapshot_instances)
+        known = {f"share_snapshot_instance:{row.id}": row for row in rows if row.provider_location}
+        assert {owner: each.id for owner, each in cloud_snapshots.items()}.items() <= {
+            owner: row.provider_location for owner, row in known.items()
+        }.items(), "a snapshot is left over"
+        for row in rows:
+            if row.status == "available":
+                found = cloud_snapshots[f"share_snapshot_instance:{row.id}"]
+                assert (found.id, found.volume_id, found.ready) == (row.provider_location, row.volume_id, True)
+                assert self.cloud.volumes.frozen_at(found.id), "a snapshot was taken of a share in motion"
+        sizes = [row.size for row in self.rows(share_snapshots)]
+        assert self.snapshot_usage() == (len(sizes), sum(sizes))
+
     def check_empty(self) -> None:
         """Nothing but the tenant's own network is in the cloud."""
+        assert list(self.cloud.volumes.list_snapshots()) == []
         assert list(self.cloud.volumes.list_volumes()) == []
         assert list(self.cloud.compute.list_instances()) == []
         assert list(self.cloud.networks.list_ports()) == []

@@ -9,7 +9,8 @@ the real thing: worker, stories, driver, service instances, documents, secrets, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_network
 
 from sharewright.clouds.contract import (
@@ -30,7 +31,7 @@ from sharewright.clouds.contract import (
     VolumeSpec,
     cloud_calls,
 )
-from sharewright.guest.contract import GuestAddress, round_trips
+from sharewright.guest.contract import Freeze, GuestAddress, round_trips
 from sharewright.guest.document import Document, ShareState, State
 from sharewright.identifiers import derived_id
 
@@ -226,6 +227,14 @@ class TwinGuests:
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         self._reached()
         return _served(document)
+
+    @contextmanager
+    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+        self._reached()
+        freeze = Freeze()
+        yield freeze
+        self._reached()
+        freeze.held = True
 
     def forget(self, server_id: str) -> None:
         """There is no connection to close."""

@@ -43,6 +43,10 @@ class OverQuota(SharewrightError):
     """A quota would be exceeded (HTTP 413)."""
 
 
+class Unprocessable(SharewrightError):
+    """The thing that the request is about lacks the capability for it (HTTP 422)."""
+
+
 # Failures of work.
 
 

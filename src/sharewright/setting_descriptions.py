@@ -267,6 +267,13 @@ DESCRIPTIONS: dict[str, str] = {
         "A volume must be created or deleted within this time. Upstream: `max_time_to_create_volume`, "
         "`max_time_to_extend_volume`."
     ),
+    "backends.NAME.volume_snapshot_name_template": (
+        "Name of a snapshot of a share's volume; `%s` is the snapshot instance's id. Upstream: the same name."
+    ),
+    "backends.NAME.snapshot_freeze_seconds": (
+        "The longest that a share stands still for a snapshot: until the cloud has fixed its moment, mostly a second "
+        "or less. The share server itself ends it then, and the snapshot is tried again. No upstream equivalent."
+    ),
     "backends.NAME.attach_seconds": (
         "A volume must be attached or detached within this time. Upstream: `max_time_to_attach`."
     ),

@@ -277,6 +277,8 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     volume_name_template: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.%-]+$")] = "manila-share-%s"
     volume_type: str = ""
     volume_seconds: Seconds = 180.0
+    volume_snapshot_name_template: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.%-]+$")] = "manila-snapshot-%s"
+    snapshot_freeze_seconds: Annotated[float, Meta(gt=0, le=300)] = 20.0
     attach_seconds: Seconds = 120.0
     filesystem: Literal["ext4", "xfs"] = "ext4"
     reserved_share_percentage: Percentage = 0
@@ -308,8 +310,9 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ValueError(f"{name}: expected a UUID")
             if getattr(self, name) and not getattr(self, other):
                 raise ValueError(f"{name}: expected only together with {other}")
-        if self.volume_name_template.count("%s") != 1 or self.volume_name_template.count("%") != 1:
-            raise ValueError("volume_name_template: expected exactly one %s, where the share instance's id goes")
+        for name, what in (("volume_name_template", "share"), ("volume_snapshot_name_template", "snapshot")):
+            if getattr(self, name).count("%s") != 1 or getattr(self, name).count("%") != 1:
+                raise ValueError(f"{name}: expected exactly one %s, where the {what} instance's id goes")
         for name in ("max_shares_per_share_server", "max_share_server_size"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")

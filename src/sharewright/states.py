@@ -27,6 +27,21 @@ class ShareStatus:
     )  # fmt: skip
 
 
+class SnapshotStatus:
+    """Status of a share's snapshot and of its instances (Manila API reference, "share snapshots")."""
+
+    CREATING: Final = "creating"  # accepted; a create_snapshot or finish_snapshot operation exists
+    AVAILABLE: Final = "available"  # its moment was one of a frozen file system, and the cloud has it whole
+    ERROR: Final = "error"  # there is none; a user message says why; delete works
+    DELETING: Final = "deleting"  # a delete_snapshot operation exists
+    ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
+    RESTORING: Final = "restoring"  # its share is being reverted to it
+    ALL: Final = (
+        "available", "error", "creating", "deleting", "manage_starting", "manage_error", "unmanage_starting",
+        "unmanage_error", "error_deleting", "restoring",
+    )  # fmt: skip
+
+
 class AccessState:
     """State of one access rule (Manila microversion 2.28 on)."""
 

@@ -145,6 +145,13 @@ class Site:
             assert time.monotonic() < end, f"{path}: {record}"
             time.sleep(0.05)
 
+    def wait_gone(self, path: str, *, user: str = "alice", seconds: float = 30) -> None:
+        """Poll until there is nothing any more."""
+        end = time.monotonic() + seconds
+        while self.ask("GET", path, user=user).status_code != 404:
+            assert time.monotonic() < end, path
+            time.sleep(0.05)
+
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
         """SQL statements that any thread sends meanwhile, transactions' own not counted."""

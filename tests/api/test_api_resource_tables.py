@@ -23,6 +23,8 @@ from sharewright.api import (
     share_servers,
     share_types,
     shares,
+    snapshot_instances,
+    snapshots,
 )
 from sharewright.api.app import ROUTES
 from sharewright.api.resource import Field, Resource, constant
@@ -33,7 +35,7 @@ RESOURCES = [
     shares.SHARE, share_instances.SHARE_INSTANCE, access_rules.ACCESS_RULE, export_locations.EXPORT_LOCATION,
     share_networks.SHARE_NETWORK, share_network_subnets.SUBNET, share_types.SHARE_TYPE, share_servers.SHARE_SERVER,
     services.SERVICE, scheduler_stats.POOL, availability_zones.AVAILABILITY_ZONE, quota_sets.QUOTA_SET,
-    messages.MESSAGE,
+    messages.MESSAGE, snapshots.SNAPSHOT, snapshot_instances.SNAPSHOT_INSTANCE,
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from killable_worker import Victim
 from sharewright.clouds.open import simulated_path
 from sharewright.states import OperationState
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, share_access_rules, share_servers, shares
+from sharewright.store.tables import operations, share_access_rules, share_servers, share_snapshots, shares
 from story_world import World, make_world
 
 pytestmark = pytest.mark.chaos
@@ -37,6 +37,7 @@ CREATE TRIGGER made_instance AFTER INSERT ON instances BEGIN INSERT INTO ledger 
 CREATE TRIGGER made_port AFTER INSERT ON ports BEGIN INSERT INTO ledger VALUES ('port'); END;
 CREATE TRIGGER made_subnet AFTER INSERT ON subnets BEGIN INSERT INTO ledger VALUES ('subnet'); END;
 CREATE TRIGGER grown AFTER UPDATE OF size ON volumes BEGIN INSERT INTO ledger VALUES ('growth'); END;
+CREATE TRIGGER snapped AFTER INSERT ON snapshots BEGIN INSERT INTO ledger VALUES ('snapshot'); END;
 CREATE TRIGGER formatted AFTER UPDATE OF filesystem_uuid ON volumes BEGIN INSERT INTO ledger VALUES ('mkfs'); END;
 """
 
@@ -197,6 +198,36 @@ def test_killed_while_extending_a_share(sqlite_template: Path) -> None:
         assert ruin.world.messages(share.id) == []
 
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 10
+
+
+def test_killed_while_taking_a_snapshot(sqlite_template: Path) -> None:
+    """However often it is taken: the one that is to be had was taken of a share that stood still (check_consistent)."""
+
+    def act(world: World, share: str) -> None:
+        world.request_snapshot(share)
+
+    def examine(ruin: Ruin) -> None:
+        (snapshot,) = ruin.world.rows(share_snapshots)
+        assert snapshot.status == "available"
+        assert len(ruin.world.cloud.volumes.list_snapshots()) == 1
+        assert ruin.made()["snapshot"] <= 2
+        assert ruin.world.messages(snapshot.id) == []
+
+    assert kill_everywhere(sqlite_template, with_share, act, examine) > 12
+
+
+def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        snapshot = world.request_snapshot(with_share(world))
+        world.run()
+        return snapshot
+
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(share_snapshots) == []
+        assert list(ruin.world.cloud.volumes.list_snapshots()) == []
+        assert ruin.world.snapshot_usage() == (0, 0)
+
+    assert kill_everywhere(sqlite_template, prepare, World.request_snapshot_delete, examine) > 5
 
 
 def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:

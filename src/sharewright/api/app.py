@@ -36,6 +36,8 @@ from sharewright.api import (
     share_sizes,
     share_types,
     shares,
+    snapshot_instances,
+    snapshots,
 )
 from sharewright.api.faults import BROKEN, NOT_FOUND, fault, status_of
 from sharewright.api.identity.builtin import BuiltinIdentity
@@ -69,6 +71,8 @@ ROUTES: Final[Sequence[Route]] = (
     *export_locations.ROUTES,
     *share_instances.ROUTES,
     *access_rules.ROUTES,
+    *snapshots.ROUTES,
+    *snapshot_instances.ROUTES,
     *share_networks.ROUTES,
     *share_network_subnets.ROUTES,
     *share_types.ROUTES,
@@ -214,7 +218,7 @@ class Front:
             self._show_version(request, response, error.requested)
             return
         if isinstance(error, SharewrightError) and (status := status_of(error)) != 500:
-            text = str(error) if status in (400, 403, 409, 413) else error.message
+            text = str(error) if status in (400, 403, 409, 413, 422) else error.message
             self._answer(request, response, status, text)
             if isinstance(error, Unauthorized) and self._identity.challenge:
                 challenge = self._identity.challenge.format(base=self.base_url(request))

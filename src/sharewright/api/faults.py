@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from sharewright.api.identity.contract import IdentityUnavailable, Unauthorized
 from sharewright.api.versions import VersionNotSupported
-from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound, OverQuota, SharewrightError
+from sharewright.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    OverQuota,
+    SharewrightError,
+    Unprocessable,
+)
 
 NOT_FOUND: Final = "The resource could not be found."
 BROKEN: Final = "The server has either erred or is incapable of performing the requested operation."
@@ -24,6 +32,7 @@ _STATUSES: Final[tuple[tuple[type[SharewrightError], int], ...]] = (
     (NotFound, 404),
     (Conflict, 409),
     (OverQuota, 413),
+    (Unprocessable, 422),
     (IdentityUnavailable, 503),
 )
 

@@ -66,7 +66,7 @@ SHARE: Final = Resource(
         Field("share_type_name", Name, since=6),
         Field("export_location", Name, until=8),
         Field("export_locations", list[str], source=_paths, until=8),
-        Field("snapshot_id", Name, source=constant(None), create=True),
+        Field("snapshot_id", Name, create=True),
         Field("snapshot_support", Flag, since=2),
         Field(
             "consistency_group_id", Name, source=constant(None), since=4, until=30, key="share_group_id", create=True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 
@@ -97,4 +97,23 @@ class ShareDriver(Protocol):
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         """Make the server's access equal to the rules in the store. One guest round trip."""
+        ...
+
+
+@runtime_checkable
+class SnapshotDriver(Protocol):
+    """What a driver can do besides whose pools report ``snapshot_support``. ``snapshot_instance_id`` is a row's id."""
+
+    def create_snapshot(self, snapshot_instance_id: str, server_id: str, progress: Progress) -> bool:
+        """Fix the moment of a snapshot of a share in use, at which the share is as after a clean unmount. True: it is
+        whole. False: it is still being copied, and :meth:`is_snapshot_whole` tells when it is. It keeps the cloud's id
+        in ``provider_location`` from the moment on at which another snapshot of the server would have to wait."""
+        ...
+
+    def is_snapshot_whole(self, snapshot_instance_id: str, progress: Progress) -> bool:
+        """Raises CloudObjectMissing when it was lost, and never will be."""
+        ...
+
+    def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        """Works from every state, without the share's server too. What was made from it lives on."""
         ...

@@ -21,9 +21,10 @@ import paramiko
 import structlog
 
 from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
-from sharewright.guest.contract import GuestAddress, round_trips
+from sharewright.guest.contract import Freeze, GuestAddress, round_trips
 from sharewright.guest.document import Document, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
+from sharewright.identifiers import new_id
 from sharewright.instruments import guest_handshakes
 
 log = structlog.get_logger()
@@ -69,6 +70,15 @@ class Hello(msgspec.Struct):
 
 class StateAnswer(msgspec.Struct):
     state: State
+
+
+class Done(msgspec.Struct):
+    """Success, with nothing to say."""
+
+
+class Thawed(msgspec.Struct):
+    held: bool
+    seconds: float
 
 
 class ConnectionBroken(Exception):
@@ -199,6 +209,24 @@ class SshChannels:
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         return self._call(address, encode_request("observe", document=document), timeout)
 
+    @contextmanager
+    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+        token, freeze = new_id(), Freeze()
+        request = {"share_id": share_id, "token": token}
+        end = time.monotonic() + timeout
+        with self._server(address, end) as server:
+            # When its answer is lost, the guest ends by itself what it may have begun.
+            self._exchange(server, address, encode_request("freeze", **request, seconds=seconds), Done, end)
+            try:
+                yield freeze
+            finally:
+                try:
+                    end = time.monotonic() + timeout
+                    thawed = self._exchange(server, address, encode_request("thaw", **request), Thawed, end)
+                    freeze.held, freeze.seconds = thawed.held, thawed.seconds
+                except GuestError as error:
+                    log.warning("a share is left to thaw by itself", share_instance=share_id, reason=error.message)
+
     def forget(self, server_id: str) -> None:
         with self._lock:
             server = self._servers.pop(server_id, None)
@@ -218,34 +246,40 @@ class SshChannels:
     # ---- parts ----
 
     def _call(self, address: GuestAddress, request: bytes, timeout: float) -> State:
-        """One request over the open connection, or over a new one. A connection that turns out to be dead, because the
-        VM was rebooted for example, is made again once and the request repeated: it changes nothing the second time."""
         end = time.monotonic() + timeout
         with self._server(address, end) as server:
-            forgotten = server.forgotten
-            for attempt in (0, 1):
-                reused = server.connection is not None and server.connection.alive
-                if not reused:
-                    server.drop()
-                    server.connection = self._connect(address, end, patient=False)
-                connection = server.connection
-                assert connection is not None  # noqa: S101 - narrows the type
-                try:
-                    answer = connection.call(request, StateAnswer, end=end)
-                except ConnectionBroken as error:
-                    server.drop()
-                    if attempt or not reused or server.forgotten != forgotten:
-                        raise _unreachable(address, str(error)) from error
-                    log.info("guest connection is made again", server=address.server_id, reason=str(error))
-                except GuestUnreachable:
+            return self._exchange(server, address, request, StateAnswer, end).state
+
+    def _exchange(
+        self, server: Server, address: GuestAddress, request: bytes, expected: type[Answer], end: float
+    ) -> Answer:
+        """One request over the open connection, or over a new one. A connection that turns out to be dead, because the
+        VM was rebooted for example, is made again once and the request repeated: it changes nothing the second time."""
+        forgotten = server.forgotten
+        for attempt in (0, 1):
+            reused = server.connection is not None and server.connection.alive
+            if not reused:
+                server.drop()
+                server.connection = self._connect(address, end, patient=False)
+            connection = server.connection
+            assert connection is not None  # noqa: S101 - narrows the type
+            try:
+                answer = connection.call(request, expected, end=end)
+            except ConnectionBroken as error:
+                server.drop()
+                if attempt or not reused or server.forgotten != forgotten:
+                    raise _unreachable(address, str(error)) from error
+                log.info("guest connection is made again", server=address.server_id, reason=str(error))
+            except GuestUnreachable as error:
+                if not isinstance(error, GuestBusy):
                     server.drop()  # the late answer must not meet the next request
-                    raise
-                else:
-                    round_trips.count += 1
-                    return answer.state
-                finally:
-                    if server.forgotten != forgotten:
-                        server.drop()
+                raise
+            else:
+                round_trips.count += 1
+                return answer
+            finally:
+                if server.forgotten != forgotten:
+                    server.drop()
         raise AssertionError  # both attempts return or raise
 
     @contextmanager
@@ -333,6 +367,8 @@ def _unreachable(address: GuestAddress, reason: str) -> GuestUnreachable:
 def _error(failure: Failure) -> GuestError:
     if failure.error == "stale":
         return StaleDocument(failure.message, hint=failure.hint)
+    if failure.error == "busy":
+        return GuestBusy(failure.message, hint=failure.hint)
     return GuestError(failure.message, hint=failure.hint)
 
 

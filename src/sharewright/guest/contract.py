@@ -4,6 +4,7 @@ memory."""
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +23,14 @@ class GuestAddress:
     port: int = 22
 
 
+@dataclass(slots=True)
+class Freeze:
+    """``held``, known after the block: the file system stood still all the time; for how many ``seconds``."""
+
+    held: bool = False
+    seconds: float = 0.0
+
+
 class GuestChannels(Protocol):
     """Open connections to service VMs, one per server, kept open between calls and shared by threads.
 
@@ -36,6 +45,15 @@ class GuestChannels(Protocol):
     def apply(self, address: GuestAddress, document: Document, *, timeout: float) -> State: ...
 
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State: ...
+
+    def frozen(
+        self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float
+    ) -> AbstractContextManager[Freeze]:
+        """The file system of a mounted share stands still while the block runs. No other call goes to the server
+        meanwhile. The guest itself ends it after ``seconds``, whatever becomes of us; then, and when the guest cannot
+        be asked any more, ``held`` is False afterwards. GuestBusy while another share of the server is frozen. Two
+        round trips, ``timeout`` for each."""
+        ...
 
     def forget(self, server_id: str) -> None:
         """Close the server's connection, if any: it was deleted or rebooted."""

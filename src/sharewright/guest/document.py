@@ -14,9 +14,14 @@ Framing: the forced command runs ``sharewright-guest serve``, which reads one re
 * ``apply``   (``"document"``: Document) → ``{"ok": true, "state": State}``
 * ``observe`` (``"document"``: Document) → the same, changing nothing: ``generation`` is the highest applied, and
   ``changed`` says what an apply would do.
+* ``freeze`` (``"share_id"``, ``"token"``, ``"seconds"``) → ``{"ok": true}`` when the mounted share's file system stands
+  still, for ``seconds`` at most, whatever happens to us. One at a time on a server: ``busy``. The same token: the same.
+* ``thaw``   (``"share_id"``, ``"token"``) → ``{"ok": true, "held": bool, "seconds": S}``; ``held`` false: it had ended
+  by itself before, or never began.
 
 A failure of the call as a whole is ``{"ok": false, "error": KIND, "message": ..., "hint": ...}`` with KIND one of
-``stale`` (a newer generation has been applied), ``invalid`` (the document, or it is another server's), ``failed``.
+``stale`` (a newer generation has been applied), ``invalid`` (the document, or it is another server's), ``busy`` (ask
+again soon), ``failed``.
 """
 
 from __future__ import annotations

@@ -9,20 +9,27 @@ servers in service are looked at in turn, so many in a round as ``looks_per_seco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, false, func, literal_column, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, func, literal_column, or_, select, true
 
 from sharewright.context import RequestContext
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.operations.queue import enqueue
 from sharewright.settings import Settings
-from sharewright.states import AccessState, OperationState, ServerStatus, ShareStatus
+from sharewright.states import AccessState, OperationState, ServerStatus, ShareStatus, SnapshotStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
+from sharewright.store.tables import (
+    operations,
+    share_access_rules,
+    share_instances,
+    share_servers,
+    share_snapshots,
+    shares,
+)
 
 BACKGROUND = -10  # priority: after everything that a user waits for
 AT_ONCE = 50  # resources per rule and round, besides looks
@@ -32,7 +39,14 @@ def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> d
     """Enqueue what is missing; return how many operations of each kind."""
     round_ = _Round(settings, list(backends))
     enqueued: dict[str, int] = {}
-    for rule in (round_.update_access, round_.continue_shares, round_.delete_servers, round_.heal_servers):
+    rules = (
+        round_.update_access,
+        round_.continue_shares,
+        round_.continue_snapshots,
+        round_.delete_servers,
+        round_.heal_servers,
+    )
+    for rule in rules:
         with store.begin() as tx:
             for kind in rule(tx):
                 enqueued[kind] = enqueued.get(kind, 0) + 1
@@ -72,31 +86,42 @@ class _Round:
         return ["update_access"] * len(rows)
 
     def continue_shares(self, tx: Connection) -> list[str]:
-        """Shares being created or deleted whose operation ended without saying so in the share.
+        """Shares being created or deleted whose operation ended without saying so in the share."""
+        return self._continue(
+            tx, shares, "share", {ShareStatus.CREATING: "create_share", ShareStatus.DELETING: "delete_share"}
+        )
 
-        Only where that operation is the share's last one and failed: an administrator may set any status by hand
+    def continue_snapshots(self, tx: Connection) -> list[str]:
+        """The same for snapshots."""
+        kinds = {SnapshotStatus.CREATING: "create_snapshot", SnapshotStatus.DELETING: "delete_snapshot"}
+        return self._continue(tx, share_snapshots, "share_snapshot", kinds)
+
+    def _continue(self, tx: Connection, table: Table, resource_type: str, kinds: Mapping[str, str]) -> list[str]:
+        """Resources in a state of passage whose operation ended without saying so; ``kinds``: state → operation.
+
+        Only where that operation is the resource's last one and failed: an administrator may set any status by hand
         (reset_status), and from that nothing must be created or deleted.
         """
         done = []
-        for status, kind in ((ShareStatus.CREATING, "create_share"), (ShareStatus.DELETING, "delete_share")):
+        for status, kind in kinds.items():
             last = operations.alias("last")
             newest = (
-                select(func.max(operations.c.sequence)).where(operations.c.resource_id == shares.c.id).scalar_subquery()
+                select(func.max(operations.c.sequence)).where(operations.c.resource_id == table.c.id).scalar_subquery()
             )
             rows = tx.execute(
-                select(shares.c.id, shares.c.project_id, shares.c.user_id, last.c.payload)
-                .select_from(shares.join(last, and_(last.c.resource_id == shares.c.id, last.c.sequence == newest)))
+                select(table.c.id, table.c.project_id, table.c.user_id, last.c.payload)
+                .select_from(table.join(last, and_(last.c.resource_id == table.c.id, last.c.sequence == newest)))
                 .where(
-                    shares.c.status == literal_column(f"'{status}'"),  # as its index needs it
+                    table.c.status == literal_column(f"'{status}'"),  # as its index needs it
                     last.c.kind == kind,
                     last.c.state == OperationState.FAILED,
-                    ~_attended(shares.c.id, (kind,), self._quiet),
+                    ~_attended(table.c.id, (kind,), self._quiet),
                 )
                 .limit(AT_ONCE)
-                .with_for_update(of=shares)
+                .with_for_update(of=table)
             ).all()
             for row in rows:
-                self._enqueue(tx, kind, "share", row.id, context=_owner(row), payload=row.payload)
+                self._enqueue(tx, kind, resource_type, row.id, context=_owner(row), payload=row.payload)
                 done.append(kind)
         return done
 

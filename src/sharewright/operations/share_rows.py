@@ -93,14 +93,15 @@ def leave_server(tx: Connection, server_id: str | None) -> None:
     )
 
 
-def is_delete_queued(tx: Connection, share_id: str) -> bool:
-    """Whether somebody asked to delete the share while another operation on it is running."""
+def is_delete_queued(tx: Connection, resource_id: str, kind: str = "delete_share") -> bool:
+    """Whether somebody asked to delete the share (or, with its ``kind`` of deletion, another thing) while another
+    operation on it is running."""
     return (
         tx.execute(
             select(operations.c.id)
             .where(
-                operations.c.resource_id == share_id,
-                operations.c.kind == "delete_share",
+                operations.c.resource_id == resource_id,
+                operations.c.kind == kind,
                 operations.c.state == OperationState.QUEUED,
             )
             .limit(1)

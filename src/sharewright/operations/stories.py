@@ -8,8 +8,10 @@ from sharewright.drivers.contract import ShareDriver
 from sharewright.operations.contract import Story
 from sharewright.operations.create_share import CreateShare
 from sharewright.operations.create_share_server import CreateShareServer
+from sharewright.operations.create_snapshot import CreateSnapshot, FinishSnapshot
 from sharewright.operations.delete_share import DeleteShare
 from sharewright.operations.delete_share_server import DeleteShareServer
+from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
 from sharewright.operations.update_access import UpdateAccess
@@ -24,6 +26,9 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         DeleteShare(store, drivers),
         ExtendShare(store, drivers, settings),
         UpdateAccess(store, drivers),
+        CreateSnapshot(store, drivers),
+        FinishSnapshot(store, drivers),
+        DeleteSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),
         HealServer(store, drivers),

@@ -8,11 +8,13 @@ such a row to exist: a library user without share servers may bring ids of its o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from sharewright.clouds.contract import Flavor
 from sharewright.errors import CloudObjectMissing
+from sharewright.guest.contract import Freeze
 from sharewright.guest.document import Document, Firewall, State
 from sharewright.progress import Progress
 
@@ -141,6 +143,11 @@ class ServiceInstances(Protocol):
         ...
 
     def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State: ...
+
+    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> AbstractContextManager[Freeze]:
+        """A mounted share's file system stands still while the block runs, ``seconds`` at most (guest/contract.py). Two
+        round trips. Errors as of ``apply``, and GuestBusy while another share of the server is frozen."""
+        ...
 
     def ensure_running(self, server_id: str, progress: Progress) -> bool:
         """One look at the server's health and, when it needs it, one act of healing: a stopped VM is started; a

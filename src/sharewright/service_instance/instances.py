@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import msgspec
@@ -32,7 +32,7 @@ from sharewright.errors import (
     LeaseLost,
     NotFound,
 )
-from sharewright.guest.contract import GuestAddress, GuestChannels
+from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
@@ -329,13 +329,27 @@ class CloudServiceInstances:
         seconds = timeout or self._settings.guest_seconds
         return self._call(server_id, lambda address: self._channels.observe(address, document, timeout=seconds))
 
+    @contextmanager
+    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> Iterator[Freeze]:
+        timeout = self._settings.guest_seconds
+        address = self._admitted(server_id)
+        with ExitStack() as stack:
+            with self._watching(server_id):
+                freeze = stack.enter_context(self._channels.frozen(address, share_id, seconds=seconds, timeout=timeout))
+            yield freeze
+
     def _call(self, server_id: str, call: Callable[[GuestAddress], State]) -> State:
-        address = self._address(server_id)
-        certain = self._health.admit(server_id)
+        address = self._admitted(server_id)
         with self._watching(server_id):
-            if not certain:
-                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
             return call(address)
+
+    def _admitted(self, server_id: str) -> GuestAddress:
+        """The address, when the guest is believed to answer or just has. GuestUnreachable otherwise."""
+        address = self._address(server_id)
+        if not self._health.admit(server_id):
+            with self._watching(server_id):
+                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+        return address
 
     # ---- healed ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, func, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
@@ -28,6 +28,7 @@ from sharewright.store.tables import (
     share_metadata,
     share_network_subnets,
     share_networks,
+    share_snapshots,
     share_type_extra_specs,
     share_types,
     shares,
@@ -42,7 +43,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     )
 }  # fmt: skip
 _EXACT: Final = (
-    "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host",
+    "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host", "snapshot_id",
 )  # fmt: skip
 _PUBLIC_RULES: Final = frozenset(
     {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
@@ -198,6 +199,7 @@ def delete(deployment: Deployment, context: RequestContext, identifier: str, *, 
     with deployment.store.begin() as tx:
         share = find(tx, context, identifier, f"share:{action}", lock=True)
         SHARE[action].check("Share", identifier, share["status"])
+        refuse_with_snapshots(tx, identifier)
         write_status(tx, identifier, ShareStatus.DELETING)
         submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
     deployment.wake()
@@ -225,6 +227,14 @@ def write_status(tx: Connection, identifier: str, status: str) -> None:
     tx.execute(
         update(share_instances).where(share_instances.c.share_id == identifier).values(status=status, updated_at=now)
     )
+
+
+def refuse_with_snapshots(tx: Connection, identifier: str) -> None:
+    """Forbidden for a share that has snapshots, in whatever state. Its row must be locked."""
+    query = select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == identifier)
+    number = tx.execute(query).scalar_one()
+    if number:
+        raise Forbidden(f"Share still has {number} dependent snapshots.", hint="Delete them first.")
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------
@@ -299,7 +309,7 @@ def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: 
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [shares.c[name] == filters[name] for name in _EXACT if name in filters]
     conditions += [contains(shares.c[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
-    if filters.get("snapshot_id") or filters.get("share_group_id") or filters.get("is_soft_deleted"):
+    if filters.get("share_group_id") or filters.get("is_soft_deleted"):
         conditions.append(false())  # no share can have them yet
     for key, value in filters.get("metadata", {}).items():
         conditions.append(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharewright.errors import Forbidden, InvalidInput, SharewrightError
-from sharewright.states import ServerStatus, ShareStatus
+from sharewright.states import ServerStatus, ShareStatus, SnapshotStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,24 @@ SHARE: Final[Mapping[str, Transition]] = {
         target=ShareStatus.EXTENDING,
         refusal=InvalidInput,
     ),
+    "snapshot": Transition(sources=frozenset({ShareStatus.AVAILABLE}), target=None, refusal=InvalidInput),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
     ),
     "deny_access": Transition(sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN, target=None, refusal=InvalidInput),
 }
+
+SNAPSHOT: Final[Mapping[str, Transition]] = {
+    "delete": Transition(
+        sources=frozenset(
+            {SnapshotStatus.AVAILABLE, SnapshotStatus.ERROR, SnapshotStatus.ERROR_DELETING, "manage_error",
+             "unmanage_error"}
+        ),
+        target=SnapshotStatus.DELETING,
+        refusal=InvalidInput,
+    ),
+    "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
+}  # fmt: skip
 
 SHARE_SERVER: Final[Mapping[str, Transition]] = {
     "delete": Transition(

@@ -128,6 +128,7 @@ shares = Table(
     Column("availability_zone", NAME),
     Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
     Column("share_server_id", ID, index=True),
+    Column("snapshot_id", ID, index=True),  # that it was made from; the snapshot may be gone
     Column("access_rules_status", STATE, nullable=False, default="active"),
     # From the share type at creation: a type that changes later does not change the share.
     Column("snapshot_support", Boolean, nullable=False, default=False),
@@ -186,6 +187,51 @@ share_instances = Table(
     # What the scheduler adds up for each pool: promised since its report, or without a volume so far.
     Index("ix_share_instances_host_created_at", "host", "created_at"),
     _partial("ix_share_instances_without_volume", "host", where="volume_id IS NULL"),
+)
+
+share_snapshots = Table(
+    "share_snapshots",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("share_id", ID, ForeignKey("shares.id"), nullable=False, index=True),  # a share with snapshots stays
+    Column("project_id", NAME, nullable=False),
+    Column("user_id", NAME, nullable=False),
+    Column("name", NAME),
+    Column("description", Text),
+    Column("size", Integer, nullable=False),  # of the share at that moment; the quota's snapshot_gigabytes
+    Column("protocol", String(16), nullable=False),
+    Column("status", STATE, nullable=False),  # mirrors the instance's
+    Column("progress", String(8)),
+    *_times(),
+    Index("ix_share_snapshots_project_id_created_at_id", "project_id", "created_at", "id"),
+    Index("ix_share_snapshots_created_at_id", "created_at", "id"),
+    _partial("ix_share_snapshots_unsettled", "status", where="status <> 'available'"),
+)
+
+share_snapshot_metadata = Table(
+    "share_snapshot_metadata",
+    metadata,
+    Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+share_snapshot_instances = Table(
+    "share_snapshot_instances",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("share_instance_id", ID, ForeignKey("share_instances.id"), nullable=False, index=True),
+    Column("status", STATE, nullable=False),
+    # The driver's memory of it; each is written the moment it is known.
+    Column("provider_location", String(255)),  # the cloud's snapshot
+    Column("consistent", Boolean, nullable=False, default=False),  # false: its moment may not be one of a frozen share
+    Column("volume_id", String(255)),  # of which it is a snapshot; the share may have another by now
+    Column("volume_size", Integer),  # of that volume at that moment
+    Column("filesystem_type", String(16)),
+    Column("filesystem_uuid", ID),
+    *_times(),
+    _partial("ix_share_snapshot_instances_unsettled", "status", where="status <> 'available'"),
 )
 
 share_export_locations = Table(

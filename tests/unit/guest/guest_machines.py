@@ -78,7 +78,7 @@ class Machine:
                      "sys/block", "sys/dev/block", "usr/sbin", "usr/lib/sharewright", "var/lib/nfs",
                      "proc/sys/net/ipv4", "busy", "fail"):  # fmt: skip
             (root / name).mkdir(parents=True, exist_ok=True)
-        for name in ("mount", "umount", "exportfs", "systemctl", "nft", "ip"):
+        for name in ("mount", "umount", "exportfs", "systemctl", "nft", "ip", "sync", "fsfreeze"):
             shutil.copy(TOOLS, root / "usr/sbin" / name)
             (root / "usr/sbin" / name).chmod(0o755)
         self.write("proc/self/mountinfo", "20 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n")
@@ -146,6 +146,11 @@ class Machine:
         lines = self.read("calls").splitlines()
         (self.root / "calls").unlink(missing_ok=True)
         return lines
+
+    @property
+    def frozen(self) -> list[str]:
+        """Mount points whose file systems stand still."""
+        return self.read("frozen").splitlines()
 
     @property
     def mounted(self) -> list[str]:

@@ -1,5 +1,6 @@
 #!/usr/bin/python3 -IS
-"""What a scratch root has instead of mount, umount, exportfs, nft, ip and systemctl: the same effects, on its files.
+"""What a scratch root has instead of mount, umount, exportfs, nft, ip, sync, fsfreeze and systemctl: the same effects,
+on its files.
 
 Called by these names through links in <root>/usr/sbin. Every call is noted in <root>/calls. A file <root>/fail/<name>
 makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail, and when that file says
@@ -99,6 +100,18 @@ def nft(arguments):
     write(f"{ROOT}/nft", sys.stdin.read())
 
 
+def sync(arguments):
+    """Nothing to see."""
+
+
+def fsfreeze(arguments):
+    path, lines = arguments[1].removeprefix(ROOT), read(f"{ROOT}/frozen").splitlines()
+    if (arguments[0] == "--freeze") == (path in lines):
+        die(f"fsfreeze: {path}: {'freeze failed: Device or resource busy' if path in lines else 'unfreeze failed'}")
+    kept = [line for line in lines if line != path]
+    write(f"{ROOT}/frozen", "".join(line + "\n" for line in [*kept, *([path] if path not in lines else [])]))
+
+
 def ip(arguments):
     with open(f"{ROOT}/ip", "a") as file:
         file.write(f"# {arguments[0]}\n" + sys.stdin.read())
@@ -110,7 +123,8 @@ def main():
         file.write(" ".join([name, *(argument.replace(ROOT, "") for argument in arguments)]) + "\n")
     if os.path.exists(f"{ROOT}/fail/{name}"):
         die(read(f"{ROOT}/fail/{name}"))
-    tools = {"mount": mount, "umount": umount, "exportfs": exportfs, "systemctl": systemctl, "nft": nft, "ip": ip}
+    tools = {"mount": mount, "umount": umount, "exportfs": exportfs, "systemctl": systemctl, "nft": nft, "ip": ip,
+             "sync": sync, "fsfreeze": fsfreeze}  # fmt: skip
     tools[name](arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -173,6 +174,68 @@ def test_an_older_program_is_replaced(machine: Machine, sshd: Sshd, channels: Ss
     assert machine.program.read_bytes() == build_program()
     assert (sshd.logins, round_trips.handshakes) == (1, 3)
     assert channels.apply(sshd.address(SERVER_ID), document(1), timeout=10).program == program_identity()
+
+
+def test_a_share_stands_still_and_no_other_call_comes_between(
+    machine: Machine, sshd: Sshd, channels: SshChannels
+) -> None:
+    machine.add_disk(1)
+    address = sshd.address(SERVER_ID)
+    channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
+    round_trips.count = 0
+    with channels.frozen(address, number(1), seconds=60, timeout=10) as freeze:
+        assert machine.frozen == [f"/shares/share-{number(1)}"]
+        assert not freeze.held
+        with ThreadPoolExecutor(1) as pool, pytest.raises(GuestBusy):
+            pool.submit(channels.observe, address, document(1), timeout=0.2).result()
+    assert machine.frozen == []
+    assert (freeze.held, freeze.seconds > 0) == (True, True)
+    assert (round_trips.count, sshd.logins) == (2, 1)
+
+
+def test_a_connection_that_is_cut_while_a_share_stands_still(
+    machine: Machine, sshd: Sshd, channels: SshChannels
+) -> None:
+    """It is made again for the thaw, and nothing was lost."""
+    machine.add_disk(1)
+    address = sshd.address(SERVER_ID)
+    channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
+    with channels.frozen(address, number(1), seconds=60, timeout=10) as freeze:
+        for process in sshd.serving():
+            os.kill(process, signal.SIGKILL)
+    assert (machine.frozen, freeze.held) == ([], True)
+
+
+def test_a_guest_that_is_gone_when_it_should_thaw(machine: Machine, sshd: Sshd, channels: SshChannels) -> None:
+    machine.add_disk(1)
+    address = sshd.address(SERVER_ID)
+    channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
+    with channels.frozen(address, number(1), seconds=2.0, timeout=10) as freeze:
+        sshd.stop()
+    assert not freeze.held
+    end = time.monotonic() + 30
+    while machine.frozen:  # by itself
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_another_s_freeze_is_busy_and_what_is_not_mounted_an_error(
+    machine: Machine, sshd: Sshd, channels: SshChannels
+) -> None:
+    machine.add_disk(1)
+    address = sshd.address(SERVER_ID)
+    channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
+    with contextlib.closing(SshChannels()) as other:
+        with (
+            other.frozen(address, number(1), seconds=60, timeout=10) as freeze,
+            pytest.raises(GuestBusy, match="is frozen"),
+            channels.frozen(address, number(1), seconds=60, timeout=10),
+        ):
+            raise AssertionError
+        assert freeze.held
+    with pytest.raises(GuestError, match="not mounted"), channels.frozen(address, number(2), seconds=60, timeout=10):
+        raise AssertionError
+    assert sshd.logins == 2
 
 
 def test_refusals_keep_the_connection(sshd: Sshd, channels: SshChannels) -> None:

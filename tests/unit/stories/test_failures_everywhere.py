@@ -18,7 +18,7 @@ import pytest
 from sharewright.clouds.simulated.state import SimulatedState
 from sharewright.errors import CloudError, CloudUnavailable, SharewrightError
 from sharewright.store.database import Store
-from sharewright.store.tables import metadata, share_access_rules, share_servers, shares
+from sharewright.store.tables import metadata, share_access_rules, share_servers, share_snapshots, shares
 from story_world import World, make_world
 
 Moment = Literal["before", "after"]
@@ -118,6 +118,11 @@ def laboratory(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def delete_everything(world: World) -> None:
     """What users and maintenance do; ends with an empty cloud and no quota in use."""
+    for row in world.rows(share_snapshots):
+        world.request_snapshot_delete(row.id)
+    world.run()
+    assert world.rows(share_snapshots) == []
+    assert world.snapshot_usage() == (0, 0)
     for row in world.rows(shares):
         world.request_delete(row.id)
     world.run()
@@ -248,6 +253,75 @@ def test_extend_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_extend_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
     assert laboratory.run(a_share, act_extend, CloudUnavailable, moment, examine_extended) >= 3
+
+
+# ---- snapshots ----
+
+
+def act_snapshot(world: World, share: str) -> None:
+    world.request_snapshot(share)
+
+
+def examine_snapshot_or_error(world: World, share: str) -> None:
+    """Taken of a share that stood still (check_consistent looks), or failed with everything removed."""
+    (snapshot,) = world.rows(share_snapshots)
+    if snapshot.status == "error":
+        assert "Sabotage" in world.messages(snapshot.id)[0].detail
+        assert list(world.cloud.volumes.list_snapshots()) == []
+    else:
+        assert snapshot.status == "available"
+        assert world.messages(snapshot.id) == []
+    assert world.share(share).status == "available"
+
+
+def examine_snapshot(world: World, share: str) -> None:
+    (snapshot,) = world.rows(share_snapshots)
+    assert snapshot.status == "available"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_snapshot_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_snapshot, CloudError, moment, examine_snapshot_or_error) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_snapshot_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share, act_snapshot, CloudUnavailable, moment, examine_snapshot) >= 4
+
+
+def a_share_with_a_snapshot(world: World) -> str:
+    share = a_share(world)
+    world.request_snapshot(share)
+    world.run()
+    return share
+
+
+def act_delete_snapshot(world: World, share: str) -> None:
+    (snapshot,) = world.rows(share_snapshots)
+    world.request_snapshot_delete(snapshot.id)
+
+
+def examine_snapshot_deleted_or_error(world: World, share: str) -> None:
+    for snapshot in world.rows(share_snapshots):
+        assert snapshot.status == "error_deleting"
+        assert "Sabotage" in world.messages(snapshot.id)[0].detail
+
+
+def examine_snapshot_deleted(world: World, share: str) -> None:
+    assert world.rows(share_snapshots) == []
+    assert list(world.cloud.volumes.list_snapshots()) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_delete_snapshot_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    run = laboratory.run
+    assert run(a_share_with_a_snapshot, act_delete_snapshot, CloudError, moment, examine_snapshot_deleted_or_error) >= 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_delete_snapshot_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    run = laboratory.run
+    assert run(a_share_with_a_snapshot, act_delete_snapshot, CloudUnavailable, moment, examine_snapshot_deleted) >= 1
 
 
 # ---- delete ----

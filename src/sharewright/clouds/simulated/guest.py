@@ -4,7 +4,8 @@ A real server and this one agree on: disks are found by serial among the attache
 when asked for and on a blank volume; older generations are refused; mounts and exports come back at boot by themselves;
 what the document leaves out is unexported and unmounted, never wiped.
 
-Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe`` for whole calls;
+Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
+``guest.thaw`` for whole calls;
 ``guest.mkfs``, ``guest.mount``, ``guest.grow``, ``guest.export``, ``guest.unmount`` for one share's step.
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from typing import Any, TypedDict
 
@@ -21,10 +23,18 @@ from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.state import dump, load
-from sharewright.errors import GuestError, GuestUnreachable, StaleDocument
-from sharewright.guest.contract import GuestAddress, round_trips
+from sharewright.errors import (
+    CloudError,
+    DeadlineExceeded,
+    GuestBusy,
+    GuestError,
+    GuestUnreachable,
+    StaleDocument,
+)
+from sharewright.guest.contract import Freeze, GuestAddress, round_trips
 from sharewright.guest.document import Document, Share, ShareState, State, Usage
 from sharewright.guest.program import extension as default_extension
+from sharewright.identifiers import new_id
 
 PROGRAM = "simulated"
 EXTENSION_WORDS = "serve what the extension's part of the document says"
@@ -126,6 +136,21 @@ class SimulatedGuests:
                 usage=self._usages.get(document.server_id, Usage()),
             )
 
+    @contextmanager
+    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+        token, freeze = new_id(), Freeze()
+        with self._state.call("guest.freeze", timeout=timeout, cloud=False), self._state.transaction() as tx:
+            self._begin_freeze(tx, self._reach(tx, address), share_id, token, seconds)
+        round_trips.count += 1
+        try:
+            yield freeze
+        finally:
+            with suppress(GuestError, CloudError, DeadlineExceeded):
+                with self._state.call("guest.thaw", timeout=timeout, cloud=False), self._state.transaction() as tx:
+                    outcome = self._end_freeze(tx, self._reach(tx, address), token)
+                round_trips.count += 1
+                freeze.held, freeze.seconds = outcome
+
     def forget(self, server_id: str) -> None:
         """There is no connection to close."""
 
@@ -181,6 +206,34 @@ class SimulatedGuests:
             unmounted.append(share_id)
             changed.append(f"unmount {share_id}")
         return tuple(unmounted), busy
+
+    def _begin_freeze(
+        self, tx: sqlite3.Connection, instance: sqlite3.Row, share_id: str, token: str, seconds: float
+    ) -> None:
+        now = time.time()
+        row = tx.execute("SELECT * FROM guest_freezes WHERE instance_id = ?", (instance["id"],)).fetchone()
+        if row is not None and row["until"] > now and row["boot_id"] == instance["boot_id"]:
+            raise GuestBusy(f"Share {row['share_id']} of this server is frozen.", hint="Try again in a moment.")
+        mounted = tx.execute(
+            "SELECT 1 FROM guest_shares WHERE instance_id = ? AND share_id = ? AND mounted", (instance["id"], share_id)
+        ).fetchone()
+        if mounted is None:
+            raise GuestError(f"Share {share_id} is not mounted, so it cannot be frozen.")
+        tx.execute(
+            "INSERT OR REPLACE INTO guest_freezes VALUES (?, ?, ?, ?, ?, ?)",
+            (instance["id"], share_id, token, instance["boot_id"], now, now + seconds),
+        )
+
+    def _end_freeze(self, tx: sqlite3.Connection, instance: sqlite3.Row, token: str) -> tuple[bool, float]:
+        """Whether the freeze with that token was in force until now, and for how many seconds."""
+        row = tx.execute(
+            "SELECT * FROM guest_freezes WHERE instance_id = ? AND token = ?", (instance["id"], token)
+        ).fetchone()
+        if row is None:
+            return False, 0.0
+        tx.execute("DELETE FROM guest_freezes WHERE instance_id = ?", (instance["id"],))
+        now = time.time()
+        return row["until"] > now and row["boot_id"] == instance["boot_id"], now - row["begun"]
 
     def _apply_share(self, tx: sqlite3.Connection, instance_id: str, share: Share, changed: list[str]) -> ShareState:
         volume = _attached(tx, instance_id, share.serial)
@@ -311,6 +364,21 @@ class SimulatedGuests:
                 (instance_id,),
             ).fetchall()
         return {row["share_id"]: load(row["rules"]) for row in rows}
+
+    def let_time_pass(self, seconds: float) -> None:
+        """Bring the ends of freezes so much nearer."""
+        with self._state.transaction() as tx:
+            tx.execute("UPDATE guest_freezes SET until = until - ?", (seconds,))
+
+    def frozen_shares(self) -> list[str]:
+        """Ids of the shares whose file systems stand still now."""
+        with self._state.transaction(write=False) as tx:
+            rows = tx.execute(
+                "SELECT share_id FROM guest_freezes JOIN instances ON instances.id = instance_id"
+                " WHERE running AND until > ? AND guest_freezes.boot_id = instances.boot_id",
+                (time.time(),),
+            ).fetchall()
+        return [row["share_id"] for row in rows]
 
 
 def parser_of(extension: bytes | None) -> Callable[[object], object]:

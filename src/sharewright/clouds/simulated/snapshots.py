@@ -81,6 +81,14 @@ class SimulatedSnapshots:
                     (NOBODY, without_ours(row["tags"]), snapshot_id),
                 )
 
+    # ---- for tests ----
+
+    def frozen_at(self, snapshot_id: str) -> bool:
+        """Whether the guest had the volume's file system frozen at the snapshot's moment."""
+        with self._state.transaction(write=False) as tx:
+            row = tx.execute("SELECT 1 FROM frozen_snapshots WHERE snapshot_id = ?", (snapshot_id,)).fetchone()
+        return row is not None
+
     # ---- rows ----
 
     def _take(self, tx: sqlite3.Connection, spec: SnapshotSpec, tags: Tags) -> sqlite3.Row:
@@ -106,6 +114,8 @@ class SimulatedSnapshots:
                 volume["filesystem_size"],
             ),
         )
+        if is_frozen(tx, volume):
+            tx.execute("INSERT INTO frozen_snapshots VALUES (?)", (snapshot_id,))
         row: sqlite3.Row = tx.execute("SELECT * FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone()
         return row
 
@@ -114,6 +124,18 @@ class SimulatedSnapshots:
             "SELECT * FROM snapshots WHERE deployment = ? AND id = ?", (self._deployment, snapshot_id)
         ).fetchone()
         return row
+
+
+def is_frozen(tx: sqlite3.Connection, volume: sqlite3.Row) -> bool:
+    """Whether a guest has the volume's file system frozen now."""
+    row = tx.execute(
+        "SELECT 1 FROM guest_freezes JOIN guest_shares USING (instance_id, share_id)"
+        " JOIN instances ON instances.id = instance_id"
+        " WHERE instance_id = ? AND serial = ? AND mounted AND running AND until > ?"
+        " AND guest_freezes.boot_id = instances.boot_id",
+        (volume["instance_id"], volume["id"], time.time()),
+    ).fetchone()
+    return row is not None
 
 
 def find_source(tx: sqlite3.Connection, deployment: str, spec: VolumeSpec) -> sqlite3.Row:

@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS snapshots (
   id TEXT PRIMARY KEY, deployment TEXT NOT NULL, name TEXT NOT NULL, volume_id TEXT NOT NULL REFERENCES volumes (id),
   size INTEGER NOT NULL, tags TEXT NOT NULL, ready_at REAL NOT NULL, filesystem_uuid TEXT, filesystem_type TEXT,
   filesystem_size INTEGER);
+-- Snapshots whose moment was one at which the guest had the file system frozen.
+CREATE TABLE IF NOT EXISTS frozen_snapshots (snapshot_id TEXT PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE);
 CREATE UNIQUE INDEX IF NOT EXISTS snapshots_name ON snapshots (deployment, name) WHERE deployment <> '';
 CREATE INDEX IF NOT EXISTS snapshots_volume ON snapshots (volume_id);
 -- Which snapshot a volume was made from; the snapshot may be gone.
@@ -54,6 +56,9 @@ CREATE TABLE IF NOT EXISTS guest_shares (
   filesystem_uuid TEXT NOT NULL, mounted INTEGER NOT NULL, rules TEXT, PRIMARY KEY (instance_id, share_id));
 CREATE TABLE IF NOT EXISTS guest_extensions (
   instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, section TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS guest_freezes (
+  instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, share_id TEXT NOT NULL, token TEXT NOT NULL,
+  boot_id TEXT NOT NULL, begun REAL NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
   number INTEGER PRIMARY KEY AUTOINCREMENT, method TEXT NOT NULL, error TEXT NOT NULL, message TEXT NOT NULL,
   times INTEGER NOT NULL, moment TEXT NOT NULL);

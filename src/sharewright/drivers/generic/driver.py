@@ -23,6 +23,7 @@ from sharewright.drivers.generic.records import InstanceRecord, find_instance, r
 from sharewright.drivers.generic.release import release_volume
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, server_flavor, tenant_network
+from sharewright.drivers.generic.snapshots import VolumeSnapshots
 from sharewright.drivers.generic.usage import share_usage
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
@@ -67,6 +68,16 @@ class GenericDriver:
         self._cloud = cloud
         self._instances = instances
         self._convergence = convergence
+        self._snapshots = VolumeSnapshots(
+            store,
+            cloud,
+            instances,
+            tags={TAG_DEPLOYMENT: cloud.deployment, TAG_BACKEND: backend},
+            name_template=settings.volume_snapshot_name_template,
+            seconds=settings.volume_seconds,
+            freeze_seconds=settings.snapshot_freeze_seconds,
+            within=self._within,
+        )
 
     @property
     def backend(self) -> str:
@@ -182,6 +193,17 @@ class GenericDriver:
                 select(share_access_rules.c.id).where(share_access_rules.c.share_id == record.share_id)
             ).scalars()
             return [RuleOutcome(rule_id=rule, error=state.rule_errors.get(rule, "")) for rule in rules]
+
+    # ---- snapshots ----
+
+    def create_snapshot(self, snapshot_instance_id: str, server_id: str, progress: Progress) -> bool:
+        return self._snapshots.create(snapshot_instance_id, server_id, progress)
+
+    def is_snapshot_whole(self, snapshot_instance_id: str, progress: Progress) -> bool:
+        return self._snapshots.is_whole(snapshot_instance_id, progress)
+
+    def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        self._snapshots.delete(snapshot_instance_id, progress)
 
     # ---- parts ----
 

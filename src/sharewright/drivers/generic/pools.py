@@ -28,7 +28,7 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "driver_version": __version__,
             "storage_protocol": "NFS",
             "driver_handles_share_servers": True,
-            "snapshot_support": False,
+            "snapshot_support": True,
             "create_share_from_snapshot_support": False,
             "revert_to_snapshot_support": False,
             "mount_snapshot_support": False,

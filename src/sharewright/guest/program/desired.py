@@ -23,6 +23,7 @@ RULE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FILESYSTEMS = ("ext4", "xfs")
 STEPS = ("copy", "switch", "cancel")
 SQUASHES = ("no_root_squash", "root_squash", "all_squash")
+LONGEST_FREEZE = 300.0  # seconds
 MOUNT_PATH = re.compile(re.escape(SHARES) + "/share-(" + UUID.pattern + ")")
 
 
@@ -156,6 +157,17 @@ class Desired:
         )
 
 
+class FreezeRequest:
+    """What a ``freeze`` or ``thaw`` asks for."""
+
+    __slots__ = ("seconds", "share_id", "token")
+
+    def __init__(self, share_id: str, token: str, seconds: float) -> None:
+        self.share_id = share_id
+        self.token = token
+        self.seconds = seconds
+
+
 def mount_path(share_id: str) -> str:
     return f"{SHARES}/share-{share_id}"
 
@@ -199,6 +211,17 @@ def parse_document(value: object) -> Desired:
         saved_firewall=firewall if isinstance(firewall, dict) else None,
         device_timeout=float(timeout),
         extension=_extension(document.get("extension")),
+    )
+
+
+def parse_freeze(value: object) -> FreezeRequest:
+    """Refusal (invalid) names the first field that is wrong."""
+    table = _table(value, "request", ("call", "share_id", "token"), ("seconds",))
+    seconds = table.get("seconds", 1.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_FREEZE:
+        _wrong("seconds", seconds, f"seconds up to {LONGEST_FREEZE:g}")
+    return FreezeRequest(
+        _text(table["share_id"], "share_id", UUID), _text(table["token"], "token", UUID), float(seconds)
     )
 
 

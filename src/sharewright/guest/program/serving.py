@@ -115,6 +115,15 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
             finally:
                 os.close(lock)
         return {"state": {**state, "boot_id": boot_id(host), "program": IDENTITY}}, False
+    if call in ("freeze", "thaw"):
+        from . import freezing
+        from .desired import parse_freeze
+
+        wanted = parse_freeze(request)
+        if call == "thaw":
+            return freezing.thaw(host, wanted.token), False
+        freezing.freeze(host, wanted.share_id, wanted.token, wanted.seconds)
+        return {}, False
     raise Refusal("invalid", f"Unknown call {str(call)[:40]!r}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from . import freezing
 from .desired import mount_path
 from .facts import find_mount
 from .host import RUN, CommandFailed, Host, polls
@@ -20,6 +21,7 @@ def unmount(host: Host, share_id: str, *, seconds: float) -> None:
     the kernel's NFS server itself can hold it, that is started anew, once for each share: clients of other shares wait
     for the grace period, and doing it again would not help them.
     """
+    freezing.release(host, share_id)
     path = mount_path(share_id)
     tried = f"{RUN}/nfs-restarted/{share_id}"  # gone with a reboot, which lets go of everything
     host.run("exportfs", "-f", timeout=30.0)

@@ -1,0 +1,163 @@
+"""Snapshots of shares: /snapshots, the actions on one, and its metadata."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.metadata import all_items, one_item, pick
+from sharewright.api.resource import (
+    Field,
+    Filter,
+    Flag,
+    Identifier,
+    Name,
+    PositiveInteger,
+    Resource,
+    StringMap,
+    Timestamp,
+    parse_flag,
+    timestamp,
+)
+from sharewright.api.routing import Call, Route
+from sharewright.api.shares import all_projects, wanted_status
+from sharewright.services import snapshots as service
+
+SNAPSHOT: Final = Resource(
+    name="snapshot",
+    plural="snapshots",
+    collection="snapshots",
+    linked=True,
+    fields=(
+        Field("id", Identifier, summary=True),
+        Field("name", Name, summary=True, create=True, update=True, aliases=("display_name",)),
+        Field("description", Name, create=True, update=True, aliases=("display_description",)),
+        Field("share_id", Identifier, create=True, required=True),
+        Field("share_size", PositiveInteger, source="size"),
+        Field("size", PositiveInteger),
+        Field("share_proto", Identifier, source="protocol"),
+        Field("status", str),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        # Of no effect, as in Manila: a share that is busy has no moment at which it is as it should be.
+        Field("force", Flag, shown=False, create=True),
+        Field("provider_location", Name, since=12, admin=True),
+        Field("project_id", str, since=17),
+        Field("user_id", str, since=17),
+        Field("metadata", StringMap, since=73, create=True, accepts=StringMap | None),
+    ),
+    filters=(
+        Filter("name", kind="like"),
+        Filter("display_name", key="name"),
+        Filter("description", kind="like"),
+        Filter("display_description", key="description"),
+        Filter("status"),
+        Filter("share_id"),
+        Filter("size", kind="integer"),
+        Filter("metadata", kind="map", since=73),
+        Filter("project_id", admin=True),
+    ),
+    sort_keys={name: name for name in service.COLUMNS} | {"display_name": "name"},
+)
+
+
+def list_summaries(call: Call) -> Any:
+    return _list(call, detail=False)
+
+
+def list_details(call: Call) -> Any:
+    return _list(call, detail=True)
+
+
+def _list(call: Call, *, detail: bool) -> Any:
+    page = call.page(SNAPSHOT)
+    counted = call.version >= 79 and parse_flag(call.query.get("with_count", "false"), "with_count")
+    records, total = service.list_snapshots(
+        call.deployment,
+        call.context,
+        call.filters(SNAPSHOT),
+        page,
+        all_projects=all_projects(call),
+        detail=detail,
+        with_count=counted,
+    )
+    answer = SNAPSHOT.show_all(records, call, summary=not detail)
+    if total is not None:
+        answer["count"] = total
+    return answer | call.next_page(SNAPSHOT, records, page)
+
+
+def create(call: Call) -> Any:
+    values = SNAPSHOT.parse(call.body, call.version, "create")
+    return SNAPSHOT.show(service.create(call.deployment, call.context, values), call)
+
+
+def show(call: Call, snapshot_id: str) -> Any:
+    return SNAPSHOT.show(service.show(call.deployment, call.context, snapshot_id), call)
+
+
+def update(call: Call, snapshot_id: str) -> Any:
+    values = SNAPSHOT.parse(call.body, call.version, "update")
+    return SNAPSHOT.show(service.change(call.deployment, call.context, snapshot_id, values), call)
+
+
+def delete(call: Call, snapshot_id: str) -> None:
+    service.delete(call.deployment, call.context, snapshot_id)
+
+
+def force_delete(call: Call, snapshot_id: str) -> None:
+    service.delete(call.deployment, call.context, snapshot_id, force=True)
+
+
+def reset_status(call: Call, snapshot_id: str) -> None:
+    service.reset_status(call.deployment, call.context, snapshot_id, wanted_status(call))
+
+
+# ---- metadata --------------------------------------------------------------------------------------------------------
+
+
+def show_metadata(call: Call, snapshot_id: str) -> Any:
+    return {"metadata": service.read_metadata(call.deployment, call.context, snapshot_id)}
+
+
+def merge_metadata(call: Call, snapshot_id: str) -> Any:
+    items = all_items(call)
+    return {"metadata": service.write_metadata(call.deployment, call.context, snapshot_id, items, replace=False)}
+
+
+def replace_metadata(call: Call, snapshot_id: str) -> Any:
+    items = all_items(call)
+    return {"metadata": service.write_metadata(call.deployment, call.context, snapshot_id, items, replace=True)}
+
+
+def show_item(call: Call, snapshot_id: str, key: str) -> Any:
+    return {"meta": pick(service.read_metadata(call.deployment, call.context, snapshot_id), key)}
+
+
+def write_item(call: Call, snapshot_id: str, key: str) -> Any:
+    item = one_item(call, key)
+    return {"meta": pick(service.write_metadata(call.deployment, call.context, snapshot_id, item, replace=False), key)}
+
+
+def delete_item(call: Call, snapshot_id: str, key: str) -> None:
+    service.delete_metadata(call.deployment, call.context, snapshot_id, key)
+
+
+_ONE: Final = "/snapshots/{snapshot_id}"
+ROUTES: Final = (
+    Route("GET", "/snapshots", list_summaries),
+    Route("POST", "/snapshots", create, status=202),
+    Route("GET", "/snapshots/detail", list_details),
+    Route("GET", _ONE, show),
+    Route("PUT", _ONE, update),
+    Route("DELETE", _ONE, delete, status=202),
+    Route("POST", f"{_ONE}/action", reset_status, until=6, status=202, action="os-reset_status"),
+    Route("POST", f"{_ONE}/action", reset_status, since=7, status=202, action="reset_status"),
+    Route("POST", f"{_ONE}/action", force_delete, until=6, status=202, action="os-force_delete"),
+    Route("POST", f"{_ONE}/action", force_delete, since=7, status=202, action="force_delete"),
+    Route("GET", f"{_ONE}/metadata", show_metadata, since=73),
+    Route("POST", f"{_ONE}/metadata", merge_metadata, since=73),
+    Route("PUT", f"{_ONE}/metadata", replace_metadata, since=73),
+    Route("GET", f"{_ONE}/metadata/{{key}}", show_item, since=73),
+    Route("POST", f"{_ONE}/metadata/{{key}}", write_item, since=73),
+    Route("PUT", f"{_ONE}/metadata/{{key}}", write_item, since=73),
+    Route("DELETE", f"{_ONE}/metadata/{{key}}", delete_item, since=73),
+)

@@ -1,0 +1,58 @@
+"""Story: delete a snapshot. Works from every state, whatever is left of it and of its share's server.
+
+The cloud's snapshot → the rows and the quota in one transaction. A failure leaves ``error_deleting`` with a user
+message; deleting may be asked for again. Shares that were made from it live on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import SharewrightError
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.messages import Action
+from sharewright.operations.snapshot_drivers import find_snapshot_driver
+from sharewright.operations.snapshot_rows import fail_snapshot, read_snapshot
+from sharewright.progress import Progress
+from sharewright.states import SnapshotStatus
+from sharewright.store.database import Store
+from sharewright.store.quotas import release
+from sharewright.store.tables import share_snapshots
+
+
+class DeleteSnapshot(BaseStory):
+    kind = "delete_snapshot"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        with self._store.read() as tx:
+            snapshot = read_snapshot(tx, operation.resource_id)
+        if snapshot is None:
+            return Done()
+        if snapshot.backend is not None:
+            find_snapshot_driver(self._drivers, snapshot.backend).delete_snapshot(snapshot.instance_id, progress)
+        return Done(lambda tx: finish(tx, operation.resource_id))
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        fail_snapshot(tx, operation, error, status=SnapshotStatus.ERROR_DELETING, action=Action.DELETE)
+
+
+def finish(tx: Connection, snapshot_id: str) -> None:
+    """Remove the rows and give back the quota; both or neither, and only once."""
+    snapshot = read_snapshot(tx, snapshot_id)
+    if snapshot is None:
+        return
+    tx.execute(share_snapshots.delete().where(share_snapshots.c.id == snapshot_id))  # its instance goes with it
+    release(
+        tx,
+        project_id=snapshot.project_id,
+        user_id=snapshot.user_id,
+        amounts={"snapshots": 1, "snapshot_gigabytes": snapshot.size},
+        share_type_id=snapshot.share_type_id,
+    )

@@ -1,0 +1,22 @@
+"""Which of the drivers can take snapshots: that is an option of the driver's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sharewright.drivers.contract import ShareDriver, SnapshotDriver
+from sharewright.errors import SharewrightError, Unsupported
+from sharewright.operations.create_share import find_driver
+
+
+def find_snapshot_driver(drivers: Mapping[str, ShareDriver], backend: str | None) -> SnapshotDriver:
+    """The backend's driver. Unsupported when it takes no snapshots, SharewrightError when there is none."""
+    if backend is None:
+        raise SharewrightError("The share is not on any backend, so it has no snapshots.", hint="Create it again.")
+    driver = find_driver(drivers, backend)
+    if not isinstance(driver, SnapshotDriver):
+        raise Unsupported(
+            f"The driver of backend {backend} takes no snapshots.",
+            hint="A share type that says snapshot_support = True keeps its shares off such backends.",
+        )
+    return driver

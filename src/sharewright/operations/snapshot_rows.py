@@ -1,0 +1,120 @@
+"""Rows that the snapshot stories read and write in the same way. Locks are taken in the order of share_rows.py; a
+snapshot's after its share's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from sharewright.errors import SharewrightError
+from sharewright.identifiers import utcnow
+from sharewright.operations.contract import Operation
+from sharewright.operations.messages import Action, Detail, Resource, write_message
+from sharewright.states import OperationState, SnapshotStatus
+from sharewright.store.tables import (
+    operations,
+    share_instances,
+    share_snapshot_instances,
+    share_snapshots,
+    shares,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRow:
+    """A snapshot, its instance, and where its share lives. ``size`` in GiB."""
+
+    id: str
+    instance_id: str
+    share_id: str
+    share_instance_id: str
+    project_id: str
+    user_id: str
+    share_type_id: str
+    size: int
+    status: str
+    backend: str | None
+    server_id: str | None
+
+
+def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
+    row = tx.execute(
+        select(
+            share_snapshots.c.id,
+            share_snapshot_instances.c.id.label("instance_id"),
+            share_snapshots.c.share_id,
+            share_snapshot_instances.c.share_instance_id,
+            share_snapshots.c.project_id,
+            share_snapshots.c.user_id,
+            shares.c.share_type_id,
+            share_snapshots.c.size,
+            share_snapshots.c.status,
+            share_instances.c.backend,
+            share_instances.c.share_server_id.label("server_id"),
+        )
+        .join(share_snapshot_instances, share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
+        .join(share_instances, share_instances.c.id == share_snapshot_instances.c.share_instance_id)
+        .join(shares, shares.c.id == share_snapshots.c.share_id)
+        .where(share_snapshots.c.id == snapshot_id)
+    ).one_or_none()
+    return None if row is None else SnapshotRow(**row._mapping)
+
+
+def write_snapshot_status(tx: Connection, snapshot_id: str, status: str, **values: object) -> None:
+    """Set the status of a snapshot and its instance, except of one that is being deleted."""
+    now = utcnow()
+    spared = () if status in (SnapshotStatus.DELETING, SnapshotStatus.ERROR_DELETING) else (SnapshotStatus.DELETING,)
+    tx.execute(
+        share_snapshots.update()
+        .where(share_snapshots.c.id == snapshot_id, share_snapshots.c.status.not_in(spared))
+        .values(status=status, updated_at=now, **values)
+    )
+    tx.execute(
+        share_snapshot_instances.update()
+        .where(share_snapshot_instances.c.snapshot_id == snapshot_id, share_snapshot_instances.c.status.not_in(spared))
+        .values(status=status, updated_at=now)
+    )
+
+
+def find_copying(tx: Connection, snapshot: SnapshotRow) -> str | None:
+    """The open operation of another snapshot on the same share server that the cloud is still copying, if there is one.
+
+    Some clouds copy one at a time, and a share's file system must not stand still while it waits for its turn.
+    """
+    columns = share_snapshot_instances.c
+    return tx.execute(
+        select(operations.c.id)
+        .join(share_snapshot_instances, columns.snapshot_id == operations.c.resource_id)
+        .join(share_instances, share_instances.c.id == columns.share_instance_id)
+        .where(
+            share_instances.c.share_server_id == snapshot.server_id,
+            columns.id != snapshot.instance_id,
+            columns.status == SnapshotStatus.CREATING,
+            columns.provider_location.is_not(None),
+            operations.c.state.in_(OperationState.OPEN),
+            operations.c.kind.in_(("create_snapshot", "finish_snapshot")),
+        )
+        .order_by(operations.c.sequence)
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def fail_snapshot(
+    tx: Connection, operation: Operation, error: SharewrightError, *, status: str, action: Action
+) -> None:
+    """Write a snapshot's error state and the message that says why."""
+    snapshot = read_snapshot(tx, operation.resource_id)
+    if snapshot is None:
+        return
+    write_snapshot_status(tx, snapshot.id, status)
+    write_message(
+        tx,
+        operation,
+        project_id=snapshot.project_id,
+        resource_id=snapshot.id,
+        resource_type=Resource.SHARE_SNAPSHOT,
+        action=action,
+        detail=Detail.UNKNOWN_ERROR,
+        error=error,
+    )

@@ -1,0 +1,258 @@
+"""Snapshots of shares: what a request may do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import InvalidInput, NotFound, Unprocessable
+from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.services import shares as share_service
+from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.lists import Page, contains, count, fetch_page
+from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.transitions import SHARE, SNAPSHOT
+from sharewright.services.validation import check_metadata
+from sharewright.services.work import submit
+from sharewright.states import SnapshotStatus
+from sharewright.store.quotas import reserve
+from sharewright.store.tables import (
+    share_instances,
+    share_snapshot_instances,
+    share_snapshot_metadata,
+    share_snapshots,
+)
+
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_snapshots.c[name]
+    for name in ("id", "name", "status", "size", "share_id", "user_id", "project_id", "progress", "created_at")
+}
+_EXACT: Final = ("name", "description", "status", "share_id", "size")
+_OWNER = share_snapshot_metadata.c.snapshot_id
+_PROVIDER_LOCATION: Final = (
+    select(share_snapshot_instances.c.provider_location)
+    .where(share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
+    .limit(1)
+    .correlate(share_snapshots)
+    .scalar_subquery()
+)
+
+
+def find(
+    tx: Connection,
+    context: RequestContext,
+    identifier: str,
+    rule: str = "share_snapshot:get_snapshot",
+    *,
+    lock: bool = False,
+) -> dict[str, Any]:
+    """A snapshot's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
+    statement = _select().where(share_snapshots.c.id == identifier)
+    if lock:
+        statement = statement.with_for_update(of=share_snapshots)
+    snapshot = fetch_one(tx, statement) if is_id(identifier) else None
+    if snapshot is None or not can_see(context, snapshot["project_id"]):
+        raise NotFound(f"Snapshot {identifier[:64]} could not be found.")
+    authorize(context, rule, snapshot["project_id"])
+    return snapshot
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    """One snapshot, with its metadata."""
+    with deployment.store.read() as tx:
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def list_snapshots(
+    deployment: Deployment,
+    context: RequestContext,
+    filters: Mapping[str, Any],
+    page: Page,
+    *,
+    all_projects: bool = False,
+    detail: bool = False,
+    with_count: bool = False,
+) -> tuple[list[dict[str, Any]], int | None]:
+    """The snapshots of one page, and how many there are in all when asked. Two statements at most (three with a
+    count)."""
+    authorize(context, "share_snapshot:get_all_snapshots")
+    statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
+    with deployment.store.read() as tx:
+        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_snapshots.c.id)
+        total = count(tx, statement) if with_count else None
+        return (_complete(tx, records) if detail else records), total
+
+
+def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
+    """Accept a snapshot of a share: its rows, the quota and the operation in one transaction.
+
+    ``values``: share_id; name, description, metadata. Manila's refusals: 422 for a share whose type has no snapshots,
+    400 for a status that does not allow one, 413 for the quotas.
+    """
+    metadata = check_metadata(values.get("metadata") or {})
+    identifier, now = new_id(), utcnow()
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, values["share_id"], "share:create_snapshot", lock=True)
+        if not share["snapshot_support"]:
+            raise Unprocessable(
+                f"Snapshots cannot be created for share '{share['id']}' since it does not have that capability.",
+                hint="Its share type needs the extra spec snapshot_support = True when the share is created.",
+            )
+        SHARE["snapshot"].check("Share", share["id"], share["status"])
+        reserve(
+            tx,
+            deployment.settings.quotas,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            share_type_id=share["share_type_id"],
+            amounts={"snapshots": 1, "snapshot_gigabytes": share["size"]},
+        )
+        tx.execute(
+            share_snapshots.insert().values(
+                id=identifier,
+                share_id=share["id"],
+                project_id=context.project_id,
+                user_id=context.user_id,
+                name=values.get("name"),
+                description=values.get("description"),
+                size=share["size"],
+                protocol=share["protocol"],
+                status=SnapshotStatus.CREATING,
+                progress="0%",
+                created_at=now,
+            )
+        )
+        instance_id = tx.execute(
+            select(share_instances.c.id)
+            .where(share_instances.c.share_id == share["id"])
+            .order_by("created_at")
+            .limit(1)
+        ).scalar_one()
+        tx.execute(
+            share_snapshot_instances.insert().values(
+                id=new_id(),
+                snapshot_id=identifier,
+                share_instance_id=instance_id,
+                status=SnapshotStatus.CREATING,
+                created_at=now,
+            )
+        )
+        write_map(tx, share_snapshot_metadata, _OWNER, identifier, metadata, replace=False)
+        submit(tx, deployment, context, "create_snapshot", "share_snapshot", identifier)
+        record = _complete(tx, [find(tx, context, identifier)])[0]
+    deployment.wake()
+    return record
+
+
+def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
+    """Change name or description."""
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share:snapshot_update", lock=True)
+        changed = {key: values[key] for key in ("name", "description") if key in values}
+        if changed:
+            tx.execute(
+                update(share_snapshots).where(share_snapshots.c.id == identifier).values(**changed, updated_at=utcnow())
+            )
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
+    """Accept a deletion; ``force`` (admin) from every state. Shares that were made from it live on."""
+    rule = "share_snapshot:force_delete" if force else "share:delete_snapshot"
+    with deployment.store.begin() as tx:
+        snapshot = find(tx, context, identifier, rule, lock=True)
+        SNAPSHOT["force_delete" if force else "delete"].check("Snapshot", identifier, snapshot["status"])
+        write_status(tx, identifier, SnapshotStatus.DELETING)
+        submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
+    deployment.wake()
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set the status of a snapshot and its instances (admin). Nothing else happens."""
+    check_status(status)
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_snapshot:reset_status", lock=True)
+        write_status(tx, identifier, status)
+
+
+def check_status(status: str) -> None:
+    if status not in SnapshotStatus.ALL:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(SnapshotStatus.ALL)}.")
+
+
+def write_status(tx: Connection, identifier: str, status: str) -> None:
+    """Write the status of a snapshot and of its instances."""
+    now = utcnow()
+    tx.execute(update(share_snapshots).where(share_snapshots.c.id == identifier).values(status=status, updated_at=now))
+    tx.execute(
+        update(share_snapshot_instances)
+        .where(share_snapshot_instances.c.snapshot_id == identifier)
+        .values(status=status, updated_at=now)
+    )
+
+
+# ---- metadata --------------------------------------------------------------------------------------------------------
+
+
+def read_metadata(deployment: Deployment, context: RequestContext, identifier: str) -> dict[str, str]:
+    with deployment.store.read() as tx:
+        find(tx, context, identifier, "share_snapshot:get_metadata")
+        return read_maps(tx, share_snapshot_metadata, _OWNER, [identifier])[identifier]
+
+
+def write_metadata(
+    deployment: Deployment, context: RequestContext, identifier: str, values: Any, *, replace: bool
+) -> dict[str, str]:
+    """Set keys (``replace``: and remove the others). Returns all."""
+    checked = check_metadata(values)
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_snapshot:update_metadata", lock=True)
+        write_map(tx, share_snapshot_metadata, _OWNER, identifier, checked, replace=replace)
+        return read_maps(tx, share_snapshot_metadata, _OWNER, [identifier])[identifier]
+
+
+def delete_metadata(deployment: Deployment, context: RequestContext, identifier: str, key: str) -> None:
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_snapshot:delete_metadata", lock=True)
+        removed = tx.execute(
+            share_snapshot_metadata.delete().where(
+                share_snapshot_metadata.c.snapshot_id == identifier, share_snapshot_metadata.c.key == key
+            )
+        )
+        if not removed.rowcount:
+            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _select() -> Select[Any]:
+    return select(share_snapshots, _PROVIDER_LOCATION.label("provider_location"))
+
+
+def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    identifiers = [record["id"] for record in records]
+    attach(records, "metadata", read_maps(tx, share_snapshot_metadata, _OWNER, identifiers))
+    return records
+
+
+def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
+    if all_projects and allows(context, "share_snapshot:list_all_projects"):
+        return [share_snapshots.c.project_id == filters["project_id"]] if "project_id" in filters else []
+    return [share_snapshots.c.project_id == context.project_id]
+
+
+def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    columns = share_snapshots.c
+    conditions: list[ColumnElement[bool]] = [columns[name] == filters[name] for name in _EXACT if name in filters]
+    conditions += [contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
+    item = share_snapshot_metadata
+    conditions += [
+        exists().where(item.c.snapshot_id == columns.id, item.c.key == key, item.c.value == value)
+        for key, value in filters.get("metadata", {}).items()
+    ]
+    return conditions

@@ -1,0 +1,152 @@
+"""Snapshots of shares that clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import openstack.exceptions
+import pytest
+
+from deployment import Deployment, wait_for
+from sharewright.clouds.contract import Cloud
+from sharewright.operations.assembly import assemble, open_secrets, service_instance_settings
+from sharewright.service_instance.instances import CloudServiceInstances
+from sharewright.settings import load
+from sharewright.store.tables import operations, share_snapshot_instances
+from steady_writer import writing
+from stories_on_clouds.machines import cloud_of, share_instance
+from tenants import Shares
+
+
+class Snapshots:
+    """Fixtures: ``red``, ``deployment``."""
+
+    @pytest.fixture
+    def cloud(self, deployment: Deployment) -> Iterator[Cloud]:
+        cloud = cloud_of(deployment)
+        yield cloud
+        cloud.close()
+
+    @pytest.fixture(scope="class")
+    def share(self, red: Shares) -> Iterator[str]:
+        share_id = red.create("snapped")
+        red.wait(share_id)
+        red.allow(share_id, red.tenant.client.address)
+        yield share_id
+        for snapshot in red.api.share_snapshots():
+            delete(red, snapshot.id)
+        red.delete(share_id)
+
+    def test_snapshot_under_a_client_that_writes(
+        self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/snapped")
+        with writing(client, "/mnt/snapped") as outcome:
+            first, second = (taken(red, share, name) for name in ("first", "second"))
+        (written,) = outcome
+        print(f"longest gap between writes: {written.gap:.2f} s, {written.lines} writes")
+        assert (written.errors, written.same) == ([], True)
+        assert client.run("cat /mnt/snapped/steady").split() == [str(line) for line in range(written.lines)]
+        client.unmount("/mnt/snapped")
+        for snapshot in (first, second):
+            row = snapshot_instance(deployment, snapshot)
+            found = cloud.volumes.find_snapshot(row.provider_location)
+            assert found is not None
+            assert (found.ready, found.volume_id) == (True, share_instance(deployment, share).volume_id)
+            told = story(deployment, snapshot)
+            assert (told.guest_round_trips, told.attempts) == (2, 1)
+            print(f"stood still for {told.facts['frozen_seconds']:.2f} s")
+        with pytest.raises(openstack.exceptions.ForbiddenException):
+            red.api.delete_share(share)
+        for snapshot in (first, second):
+            gone = snapshot_instance(deployment, snapshot).provider_location
+            delete(red, snapshot)
+            assert cloud.volumes.find_snapshot(gone) is None
+
+    def test_the_controller_dies_while_a_share_stands_still(
+        self, red: Shares, share: str, deployment: Deployment
+    ) -> None:
+        """The server lets clients go on by itself."""
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/snapped")
+        instance = share_instance(deployment, share)
+        write = "timeout -s KILL {} sh -c 'date > /mnt/snapped/{} && sync /mnt/snapped/{}'"
+        with (
+            service_instances(deployment) as (instances, channels),
+            instances.frozen(instance.share_server_id, instance.id, seconds=20) as freeze,
+        ):
+            channels.close()  # from here on nothing of the one who froze it is heard any more
+            assert client.run(write.format(3, "early", "early") + " && echo written || echo stands still").endswith(
+                "stands still\n"
+            )
+            client.run(write.format(60, "late", "late"))
+        assert not freeze.held
+        client.unmount("/mnt/snapped")
+
+    def test_the_controller_is_killed_while_it_takes_one(
+        self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        snapshot = red.api.create_share_snapshot(share_id=share, name="killed").id
+        deployment.kill()
+        deployment.start()
+        wait(red, snapshot)
+        ours = [each.id for each in cloud.volumes.list_snapshots()]
+        assert ours == [snapshot_instance(deployment, snapshot).provider_location]
+        delete(red, snapshot)
+
+
+def taken(shares: Shares, share_id: str, name: str) -> str:
+    """The id of a new snapshot that is available."""
+    snapshot = shares.api.create_share_snapshot(share_id=share_id, name=name)
+    wait(shares, snapshot.id)
+    return str(snapshot.id)
+
+
+def wait(shares: Shares, snapshot_id: str) -> None:
+    def reached() -> bool:
+        now = shares.api.get_share_snapshot(snapshot_id).status
+        if now in ("error", "error_deleting"):
+            messages = [m.user_message for m in shares.api.user_messages() if m.resource_id == snapshot_id]
+            raise AssertionError(f"snapshot {snapshot_id} is {now}: {messages}")
+        return bool(now == "available")
+
+    wait_for(f"snapshot {snapshot_id}", reached, seconds=240)
+
+
+def delete(shares: Shares, snapshot_id: str) -> None:
+    shares.api.delete_share_snapshot(snapshot_id)
+    wait_for(
+        f"snapshot {snapshot_id} gone",
+        lambda: snapshot_id not in {each.id for each in shares.api.share_snapshots()},
+        seconds=120,
+    )
+
+
+def snapshot_instance(deployment: Deployment, snapshot_id: str) -> Any:
+    columns = share_snapshot_instances.c
+    with deployment.store() as store, store.read() as tx:
+        return tx.execute(share_snapshot_instances.select().where(columns.snapshot_id == snapshot_id)).one()
+
+
+def story(deployment: Deployment, snapshot_id: str) -> Any:
+    """The operation that took a snapshot."""
+    columns = operations.c
+    with deployment.store() as store, store.read() as tx:
+        return tx.execute(
+            operations.select().where(columns.resource_id == snapshot_id, columns.kind == "create_snapshot")
+        ).one()
+
+
+@contextmanager
+def service_instances(deployment: Deployment) -> Iterator[Any]:
+    """What another controller of the same deployment talks to service VMs with, and its channels."""
+    settings = load(deployment.config)
+    backend = settings.backends["two_nics"]
+    with deployment.store() as store, closing(assemble(settings, store)) as assembly:
+        channels = assembly.channels["two_nics"]
+        options = service_instance_settings(settings, "two_nics", backend, client_ports=(2049,))
+        cloud = assembly.clouds["two_nics"]
+        yield CloudServiceInstances(store, cloud, channels, open_secrets(settings), options), channels

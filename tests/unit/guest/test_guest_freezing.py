@@ -1,0 +1,176 @@
+"""A share's file system stands still, and thaws whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest_machines import Machine, Session, document, number, rule, share
+
+from sharewright.guest.document import encode_request
+
+TOKEN = "70ce4000-0000-4000-8000-000000000001"
+OTHER = "70ce4000-0000-4000-8000-000000000002"
+
+
+@pytest.fixture
+def served(machine: Machine, session: Session) -> Session:
+    """Shares 1 and 2 are mounted."""
+    for index in (1, 2):
+        machine.add_disk(index)
+    answer = session.send(
+        encode_request("apply", document=document(1, share(1, rule("10.0.0.5")), share(2, rule("10.0.0.6"))))
+    )
+    assert [each["error"] for each in answer["state"]["shares"]] == ["", ""]
+    return session
+
+
+def freeze(session: Session, index: int = 1, token: str = TOKEN, seconds: float = 60.0) -> dict[str, Any]:
+    return session.send(encode_request("freeze", share_id=number(index), token=token, seconds=seconds))
+
+
+def thaw(session: Session, index: int = 1, token: str = TOKEN) -> dict[str, Any]:
+    return session.send(encode_request("thaw", share_id=number(index), token=token))
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_from_freeze_to_thaw(machine: Machine, served: Session) -> None:
+    assert machine.calls
+    assert freeze(served) == {"ok": True}
+    path = f"/shares/share-{number(1)}"
+    assert machine.frozen == [path]
+    # What can be written before is written before.
+    assert machine.calls == [f"sync -f {path}", f"sync -f {path}", f"fsfreeze --freeze {path}"]
+    answer = thaw(served)
+    assert (answer["ok"], answer["held"], answer["seconds"] > 0) == (True, True, True)
+    assert machine.frozen == []
+    assert thaw(served)["held"] is False
+    assert freeze(served, token=OTHER)["ok"]
+    assert thaw(served, token=OTHER)["held"] is True
+
+
+def test_the_same_again_and_another_meanwhile(machine: Machine, served: Session) -> None:
+    assert freeze(served)["ok"]
+    assert freeze(served)["ok"]  # an answer was lost
+    refused = freeze(served, 2, OTHER)
+    assert (refused["ok"], refused["error"]) == (False, "busy")
+    assert number(1) in refused["message"]
+    assert thaw(served, 2, OTHER)["held"] is False
+    assert len(machine.frozen) == 1
+    assert thaw(served)["held"] is True
+
+
+def test_the_dead_man_thaws_when_nobody_does(machine: Machine, served: Session) -> None:
+    """The controller, its connection and ``serve`` are gone."""
+    assert freeze(served, seconds=1.0)["ok"]
+    served.process.send_signal(signal.SIGKILL)
+    served.process.wait(10)
+    until(lambda: machine.frozen == [])
+    again = Session(machine)
+    try:
+        assert thaw(again)["held"] is False
+        assert freeze(again, token=OTHER)["ok"]
+        assert thaw(again, token=OTHER)["held"] is True
+    finally:
+        again.close()
+
+
+def test_the_dead_man_of_an_ended_freeze_lets_the_next_one_be(machine: Machine, served: Session) -> None:
+    assert freeze(served, seconds=1.0)["ok"]
+    until(lambda: len(dead_men(machine)) == 1)
+    assert thaw(served)["held"] is True
+    assert freeze(served, token=OTHER)["ok"]
+    until(lambda: len(dead_men(machine)) == 1)  # the first has gone
+    assert machine.frozen != []
+    assert thaw(served, token=OTHER)["held"] is True
+    until(lambda: dead_men(machine) == [])
+
+
+def test_the_connection_ends_although_the_dead_man_lives(machine: Machine, served: Session) -> None:
+    assert freeze(served, seconds=60.0)["ok"]
+    assert served.process.stdin is not None
+    assert served.process.stdout is not None
+    served.process.stdin.close()
+    assert served.process.stdout.read() == b""  # nobody else holds the pipe
+    again = Session(machine)
+    try:
+        assert thaw(again)["held"] is True  # by another connection
+    finally:
+        again.close()
+
+
+def test_another_hand_that_thaws_is_noticed(machine: Machine, served: Session) -> None:
+    assert freeze(served)["ok"]
+    machine.write("frozen", "")
+    assert thaw(served)["held"] is False
+    assert freeze(served, token=OTHER)["ok"]
+    assert thaw(served, token=OTHER)["held"] is True
+
+
+def test_what_is_not_mounted_is_not_frozen(machine: Machine, served: Session) -> None:
+    refused = freeze(served, 3)
+    assert (refused["error"], "not mounted" in refused["message"]) == ("failed", True)
+    assert machine.frozen == []
+
+
+def test_a_file_system_that_refuses(machine: Machine, served: Session) -> None:
+    machine.write("fail/fsfreeze", "fsfreeze: freeze failed: Operation not supported")
+    refused = freeze(served)
+    assert (refused["error"], "not supported" in refused["message"]) == ("failed", True)
+    (machine.root / "fail/fsfreeze").unlink()
+    assert freeze(served, token=OTHER)["ok"]
+    assert thaw(served, token=OTHER)["held"] is True
+
+
+def test_one_with_much_to_write_is_busy(machine: Machine, served: Session) -> None:
+    machine.write("fail/sync", "sync: error syncing: Input/output error")
+    assert freeze(served)["error"] == "busy"
+    assert machine.frozen == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"share_id": "../etc", "token": TOKEN, "seconds": 1.0},
+        {"share_id": number(1), "token": "x", "seconds": 1.0},
+        {"share_id": number(1), "token": TOKEN, "seconds": 0},
+        {"share_id": number(1), "token": TOKEN, "seconds": 301},
+        {"share_id": number(1), "token": TOKEN, "seconds": True},
+        {"share_id": number(1), "token": TOKEN, "seconds": 1.0, "odd": 1},
+        {"token": TOKEN},
+    ],
+)
+def test_bad_requests_are_refused(machine: Machine, served: Session, fields: dict[str, Any]) -> None:
+    assert served.send(encode_request("freeze", **fields))["error"] == "invalid"
+    assert machine.frozen == []
+
+
+def test_a_share_is_thawed_before_it_is_unmounted(machine: Machine, served: Session) -> None:
+    assert freeze(served)["ok"]
+    answer = served.send(encode_request("apply", document=document(2, share(2, rule("10.0.0.6"), create=False))))
+    assert answer["state"]["unmounted"] == [number(1)]
+    assert machine.frozen == []
+    assert thaw(served)["held"] is False
+
+
+def dead_men(machine: Machine) -> list[int]:
+    """Processes of this scratch root's program in sessions of their own."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(machine.program).encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return [pid for pid in found if os.getsid(pid) != os.getsid(0)]
