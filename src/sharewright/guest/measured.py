@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sharewright.guest.contract import GuestAddress, GuestChannels
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
 from sharewright.instruments import guest_call_duration, guest_call_errors, measured
 
@@ -24,6 +27,15 @@ class MeasuredChannels:
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         with measured(guest_call_duration, guest_call_errors, "observe"):
             return self.unmeasured.observe(address, document, timeout=timeout)
+
+    @contextmanager
+    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+        with ExitStack() as stack:
+            with measured(guest_call_duration, guest_call_errors, "freeze"):
+                freeze = stack.enter_context(
+                    self.unmeasured.frozen(address, share_id, seconds=seconds, timeout=timeout)
+                )
+            yield freeze
 
     def forget(self, server_id: str) -> None:
         self.unmeasured.forget(server_id)
