@@ -162,6 +162,10 @@ DESCRIPTIONS: dict[str, str] = {
         "Start virtlogd and libvirtd when none answers and no init system does (containers, small test machines)."
     ),
     "libvirt.volume_format": "Format of volume files. Both are sparse.",
+    "libvirt.volume_types.NAME.directory": (
+        "Directory for the volumes of this type, on a file system of its own for example. It must exist; Sharewright "
+        "makes one for its deployment in it."
+    ),
     "openstack.cloud": (
         "Entry of `clouds.yaml` (openstacksdk's places and `OS_CLIENT_CONFIG_FILE`) with URL and credentials. The keys "
         "below that are set take precedence."
@@ -261,7 +265,12 @@ DESCRIPTIONS: dict[str, str] = {
         "Name of a share's volume; `%s` is the share instance's id. Upstream: the same name."
     ),
     "backends.NAME.volume_type": (
-        "Volume type of all shares, where the cloud has such. Upstream: `cinder_volume_type`."
+        "Volume type of shares whose share type names none. OpenStack: Cinder's; empty: Cinder's default. libvirt: one "
+        "of `[libvirt.volume_types]`; empty: the state directory. Upstream: `cinder_volume_type`."
+    ),
+    "backends.NAME.volume_types": (
+        "Further volume types, for share types with `sharewright:volume_type`. Each is a pool of its own, named like "
+        "the type."
     ),
     "backends.NAME.volume_seconds": (
         "A volume must be created or deleted within this time. Upstream: `max_time_to_create_volume`, "

@@ -183,11 +183,22 @@ class Quotas(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ValueError(f"{name}: expected a whole number ≥ -1 (-1: no limit)")
 
 
+class VolumeDirectory(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where libvirt keeps the volumes of one volume type."""
+
+    directory: str = ""
+
+    def __post_init__(self) -> None:
+        if not Path(self.directory).is_absolute():
+            raise ValueError("directory: expected an absolute path")
+
+
 class Libvirt(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     uri: str = "qemu:///system"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     start_daemons: bool = True
     volume_format: Literal["raw", "qcow2"] = "raw"
+    volume_types: dict[Name, VolumeDirectory] = {}
 
 
 class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -276,6 +287,7 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     # volumes and file systems
     volume_name_template: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.%-]+$")] = "manila-share-%s"
     volume_type: str = ""
+    volume_types: tuple[str, ...] = ()
     volume_seconds: Seconds = 180.0
     volume_snapshot_name_template: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.%-]+$")] = "manila-snapshot-%s"
     snapshot_freeze_seconds: Annotated[float, Meta(gt=0, le=300)] = 20.0
@@ -316,6 +328,12 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for name in ("max_shares_per_share_server", "max_share_server_size"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")
+        if (
+            "" in self.volume_types
+            or self.volume_type in self.volume_types
+            or len(set(self.volume_types)) < len(self.volume_types)
+        ):
+            raise ValueError("volume_types: expected different names, and none that is volume_type")
         if self.cloud == "openstack" and not self.flavor:
             raise ValueError("flavor: expected the name or id of a Nova flavor")
         if self.cloud == "openstack" and self.flavors:
@@ -346,6 +364,14 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if not Path(self.state_dir).is_absolute():
             raise ValueError("state_dir: expected an absolute path")
+        for name, backend in self.backends.items():
+            for key, types in (("volume_type", (backend.volume_type,)), ("volume_types", backend.volume_types)):
+                unknown = set(types) - {"", *self.libvirt.volume_types}
+                if backend.cloud == "libvirt" and unknown:
+                    raise ValueError(
+                        f"backends.{name}.{key}: expected names that are in [libvirt.volume_types], not"
+                        f" {', '.join(sorted(unknown))}"
+                    )
 
     @property
     def state_path(self) -> Path:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from typing import Any
 import pytest
 from cloud_sites import SECONDS, LibvirtSite, instance_spec, make_network, make_port, smaller
 
-from sharewright.clouds.contract import PortSpec, ServiceSubnetSpec, VolumeSpec
+from sharewright.clouds.contract import PortSpec, ServiceSubnetSpec, SnapshotSpec, VolumeSpec
 from sharewright.clouds.libvirt.cloud import LibvirtCloud
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, CloudUnavailable
 from sharewright.progress import NoProgress
-from sharewright.settings import Libvirt
+from sharewright.settings import Libvirt, VolumeDirectory
 
 libvirt = pytest.importorskip("libvirt")
 pytestmark = pytest.mark.e2e
@@ -324,6 +325,77 @@ def test_a_libvirtd_that_is_down_is_unavailable_with_a_hint(libvirt_site: Libvir
         assert "systemctl start libvirtd" in caught.value.hint
 
 
+@pytest.fixture
+def typed_site(daemons: None) -> Iterator[tuple[LibvirtSite, Path]]:
+    """A place with the volume types "fast" and "absent", and the directory of their directories."""
+    directory = Path(tempfile.mkdtemp(prefix="sharewright-types-", dir="/var/tmp"))
+    directory.chmod(0o711)
+    (directory / "fast").mkdir(mode=0o711)
+    types = {name: VolumeDirectory(directory=str(directory / name)) for name in ("fast", "absent")}
+    place = LibvirtSite(Libvirt(accelerator="tcg", volume_types=types))
+    try:
+        yield place, directory
+    finally:
+        place.remove()
+        shutil.rmtree(directory)
+
+
+def test_volume_types_are_directories(typed_site: tuple[LibvirtSite, Path]) -> None:
+    """Volumes and their snapshots are where the type says, and count there; a purge leaves what is not ours."""
+    site, directory = typed_site
+    fast = directory / "fast"
+    (fast / "foreign").write_text("somebody else's")
+    cloud = site.open()
+    assert isinstance(cloud, LibvirtCloud)
+    plain = volume(cloud, "plain")
+    spec = VolumeSpec(name="typed", size=1, tags={}, volume_type="fast")
+    typed = cloud.volumes.ensure_volume(spec, timeout=SECONDS)
+    assert cloud.volumes.ensure_volume(spec, timeout=SECONDS) == typed
+    with pytest.raises(CloudError, match="volume type fast, not None"):
+        volume(cloud, "typed")
+    (file,) = fast.glob(f"*/{typed.id}.raw")
+    cloud.volumes.extend_volume(typed.id, 2, timeout=SECONDS)
+    assert file.stat().st_size == 2 * 2**30
+    snapshot = cloud.volumes.ensure_snapshot(SnapshotSpec(name="s", volume_id=typed.id, tags={}), timeout=SECONDS)
+    assert list(fast.glob(f"*/{snapshot.id}.*"))
+    copied = VolumeSpec(name="copy", size=2, tags={}, source_snapshot=snapshot.id)
+    assert cloud.volumes.ensure_volume(copied, timeout=SECONDS).size == 2
+    assert (cloud.volumes.capacity().provisioned, cloud.volumes.capacity("fast").provisioned) == (3, 4)
+    for name, reason in (("slow", "no volume type slow"), ("absent", "cannot be made: No such file")):
+        with pytest.raises(CloudError, match=reason):
+            cloud.volumes.capacity(name)
+        with pytest.raises(CloudError, match=reason):
+            cloud.volumes.ensure_volume(VolumeSpec(name=name, size=1, tags={}, volume_type=name), timeout=SECONDS)
+    (directory / "absent").mkdir(mode=0o711)
+    cloud.volumes.ensure_volume(VolumeSpec(name="absent", size=1, tags={}, volume_type="absent"), timeout=SECONDS)
+    assert {each.name for each in cloud.volumes.list_volumes()} == {"plain", "typed", "copy", "absent"}
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    for volume_id in (plain, typed.id):
+        cloud.compute.attach_volume(instance.id, volume_id, timeout=SECONDS)
+        found = cloud.volumes.find_volume(volume_id)
+        assert found is not None
+        assert found.instance_id == instance.id
+    disowned = volume(cloud, "disowned")
+    cloud.volumes.disown_volume(disowned, timeout=SECONDS)
+    cloud.purge(NoProgress())
+    assert [path.name for path in fast.iterdir()] == ["foreign"]
+    assert list((directory / "absent").iterdir()) == []
+
+
+def test_a_disowned_volume_keeps_its_type(typed_site: tuple[LibvirtSite, Path]) -> None:
+    site, directory = typed_site
+    cloud = site.open()
+    spec = VolumeSpec(name="typed", size=1, tags={}, volume_type="fast")
+    typed = cloud.volumes.ensure_volume(spec, timeout=SECONDS)
+    cloud.volumes.disown_volume(typed.id, timeout=SECONDS)
+    adopted = cloud.volumes.adopt_volume(typed.id, "new", {}, timeout=SECONDS)
+    assert [path.name for path in directory.glob("fast/*/*")] == [f"{adopted.id}.raw"]
+    assert cloud.volumes.capacity("fast").provisioned == 1
+    cloud.volumes.extend_volume(adopted.id, 2, timeout=SECONDS)
+    cloud.volumes.delete_volume(adopted.id, timeout=SECONDS)
+    assert list(directory.glob("fast/*/*")) == []
+
+
 def test_a_small_disk_is_a_clear_error(libvirt_site: LibvirtSite) -> None:
     state = libvirt_site.state_dir("small")
     state.mkdir(mode=0o711)
@@ -482,7 +554,7 @@ from pathlib import Path
 from sharewright.clouds.libvirt.cloud import LibvirtCloud
 from sharewright.clouds.libvirt import daemons
 from sharewright.progress import NoProgress
-from sharewright.settings import Libvirt
+from sharewright.settings import Libvirt, VolumeDirectory
 
 cloud = LibvirtCloud(Libvirt(accelerator="tcg"), deployment="daemons", state_dir=Path(sys.argv[1]))
 cloud.check()

@@ -91,6 +91,20 @@ def complaint(data: dict[str, Any]) -> str:
         ('[openstack]\nauth_url = "keystone"', 'openstack.auth_url = "keystone": expected http://'),
         ('[openstack]\npassword_file = "secret"', 'openstack.password_file = "secret": expected an absolute path'),
         ('[openstack]\nmanagement_cidrs = ["192.0.2.1/24"]', "openstack.management_cidrs"),
+        ('[backends.a]\nvolume_types = ["x", "x"]', 'volume_types = ["x", "x"]: expected different names'),
+        (
+            '[backends.a]\nvolume_types = ["x"]',
+            "backends.a.volume_types: expected names that are in [libvirt.volume_types]",
+        ),
+        (
+            '[backends.a]\nvolume_type = "x"',
+            "backends.a.volume_type: expected names that are in [libvirt.volume_types]",
+        ),
+        (
+            '[libvirt.volume_types.x]\ndirectory = "x"',
+            'libvirt.volume_types.x.directory = "x": expected an absolute path',
+        ),
+        ("[libvirt.volume_types.x]", "libvirt.volume_types.x.directory: expected an absolute path"),
         ("[backends.a]\nflavors = 1", "backends.a.flavors = 1: expected tables such as [backends.a.flavors.main]"),
         ("[backends.a.flavors.big]\nvcpus = 0", "backends.a.flavors.big.vcpus = 0: expected a whole number, 1 to 64"),
         ('[backends.a.flavors."b g"]', 'backends.a.flavors."b g": a name consists of'),

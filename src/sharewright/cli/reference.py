@@ -35,6 +35,7 @@ SECTIONS = {
     "worker": "[worker]",
     "quotas": "[quotas]: default limits of each project, -1 for none",
     "libvirt": "[libvirt]: the libvirt cloud",
+    "libvirt.volume_types.NAME": "[libvirt.volume_types.NAME]: volume types of the libvirt cloud",
     "openstack": "[openstack]: the OpenStack cloud",
     "simulated": "[simulated]: the simulated cloud",
     "backends.NAME": "[backends.NAME]: one table per backend",

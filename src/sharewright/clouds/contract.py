@@ -143,7 +143,9 @@ class Volumes(Protocol):
         """As ``disown_volume``."""
         ...
 
-    def capacity(self) -> Capacity: ...
+    def capacity(self, volume_type: str | None = None) -> Capacity:
+        """Of where volumes of that type go; None: those without one. No such type: CloudObjectMissing."""
+        ...
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import is_true, unsatisfied
 from sharewright.operations.registration import DOWN_AFTER, SHARE
+from sharewright.operations.type_specs import unasked
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import (
@@ -74,6 +75,12 @@ class Pool:
     promised: float = 0.0
 
     @property
+    def label(self) -> str:
+        """What a message calls it: the backend, or "<backend>#<pool>" for one of a backend's further pools."""
+        pool = self.host.partition("#")[2]
+        return self.backend if pool == self.backend else f"{self.backend}#{pool}"
+
+    @property
     def is_thin(self) -> bool:
         return bool(self.capabilities.get("thin_provisioning"))
 
@@ -121,7 +128,7 @@ class Scheduler:
         for pool in candidates:
             failure = service_failure(pool, services) or pool_failure(pool, request)
             if failure:
-                failures.setdefault(pool.backend, failure)
+                failures[pool.label] = failure
             else:
                 passed.append(pool)
         if not passed and silent:  # one of these might have done; ask again later
@@ -145,7 +152,7 @@ class Scheduler:
         failure = _capacity_failure(replace(pool, reserved_percentage=int(reserved)), replace(request, size=increase))
         if failure:
             raise NoValidBackend(
-                f"The share cannot grow by {increase} GiB. {pool.backend}: {failure}.",
+                f"The share cannot grow by {increase} GiB. {pool.label}: {failure}.",
                 hint="Delete what is not needed, or ask an administrator for more storage.",
             )
 
@@ -337,6 +344,7 @@ def pool_failure(pool: Pool, request: Request) -> str:
         or _affinity_failure(pool, request)
         or _protocol_failure(pool, request)
         or unsatisfied(request.extra_specs, pool.capabilities)
+        or unasked(request.extra_specs, pool.capabilities)
         or _network_failure(pool, request)
         or _capacity_failure(pool, request)
     )
@@ -404,5 +412,5 @@ def no_backend_message(request: Request, failures: Mapping[str, str]) -> str:
     what = f"No backend can take a share of {request.size} GiB, {request.protocol}, type {request.share_type}"
     if not failures:
         return f"{what}: no backend is configured."
-    reasons = "; ".join(f"{backend}: {failure}" for backend, failure in sorted(failures.items()))
+    reasons = "; ".join(f"{pool}: {failure}" for pool, failure in sorted(failures.items()))
     return f"{what}. {reasons}."

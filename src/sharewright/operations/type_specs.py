@@ -87,3 +87,10 @@ def unoffered(name: str, wanted: str, capabilities: Mapping[str, Any]) -> str:
     if offered is None or wanted in offered:
         return ""
     return f"extra spec {SCOPE}:{name} = {wanted}: the backend offers {', '.join(offered) or 'no choice'}"
+
+
+def unasked(extra_specs: Mapping[str, str], capabilities: Mapping[str, Any]) -> str:
+    """Why a pool that is only for shares that ask for its volume type is none for this type; empty when it is."""
+    if not capabilities.get("volume_type_required") or f"{SCOPE}:volume_type" in extra_specs:
+        return ""
+    return f"the share type has no {SCOPE}:volume_type, and this pool is for those that do"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound
@@ -16,7 +16,7 @@ from sharewright.operations.registration import DOWN_AFTER
 from sharewright.services import share_types
 from sharewright.services.deployment import Deployment, fetch
 from sharewright.services.policy import authorize
-from sharewright.store.tables import availability_zones, pools, workers
+from sharewright.store.tables import availability_zones, pools, share_instances, workers
 
 
 def list_services(deployment: Deployment, context: RequestContext, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,6 +57,10 @@ def list_pools(
     authorize(context, "scheduler_stats:pools:detail" if detail else "scheduler_stats:pools:index")
     with deployment.store.read() as tx:
         rows = fetch(tx, select(pools).order_by(pools.c.host))
+        size = func.sum(share_instances.c.size)
+        allocated = dict(
+            tx.execute(select(share_instances.c.host, size).group_by(share_instances.c.host)).tuples().all()
+        )
         specs: dict[str, str] = {}
         if filters.get("share_type"):
             specs = dict(share_types.choose(tx, deployment, context, filters["share_type"])["extra_specs"])
@@ -64,7 +68,7 @@ def list_pools(
     patterns = {key: _pattern(filters[key], key) for key in ("host", "backend", "pool") if filters.get(key)}
     shown = []
     for row in rows:
-        record = _pool(row)
+        record = _pool(row, allocated.get(row["host"], 0))
         if any(not pattern.fullmatch(record[key]) for key, pattern in patterns.items()):
             continue
         if specs and unsatisfied(specs, record["capabilities"]):
@@ -79,7 +83,8 @@ def list_zones(deployment: Deployment, context: RequestContext) -> list[dict[str
         return fetch(tx, select(availability_zones).order_by(availability_zones.c.name))
 
 
-def _pool(row: Mapping[str, Any]) -> dict[str, Any]:
+def _pool(row: Mapping[str, Any], allocated: int) -> dict[str, Any]:
+    """``allocated``: GiB of the shares that live in the pool."""
     host, _, rest = row["host"].partition("@")
     backend, _, pool = rest.partition("#")
     unknown = "unknown"
@@ -94,7 +99,7 @@ def _pool(row: Mapping[str, Any]) -> dict[str, Any]:
             "share_backend_name": row["capabilities"].get("share_backend_name", backend),
             "total_capacity_gb": unknown if row["total_capacity"] is None else row["total_capacity"],
             "free_capacity_gb": unknown if row["free_capacity"] is None else row["free_capacity"],
-            "allocated_capacity_gb": row["provisioned_capacity"],
+            "allocated_capacity_gb": float(allocated),
             "provisioned_capacity_gb": row["provisioned_capacity"],
             "reserved_percentage": row["reserved_percentage"],
             "timestamp": row["reported_at"].isoformat(timespec="microseconds"),

@@ -305,7 +305,12 @@ class FakeOpenStack:
             case "GET", ["scheduler-stats", "get_pools"]:
                 if self.pools is None:
                     return 403, {"forbidden": {"message": "Policy doesn't allow it to be performed.", "code": 403}}
-                return 200, {"pools": [{"name": "pool", "capabilities": each} for each in self.pools]}
+                wanted = asked.query.get("volume_type", [None])[0]
+                chosen = [each for each in self.pools if wanted in (None, each.get("volume_type"))]
+                if wanted and not chosen:
+                    message = f"Volume type with name {wanted} could not be found."
+                    return 404, {"itemNotFound": {"message": message, "code": 404}}
+                return 200, {"pools": [{"name": "pool", "capabilities": each} for each in chosen]}
             case "GET", ["messages"] if asked.query["resource_uuid"][0] in {**self.volumes, **self.snapshots}:
                 return 200, {"messages": [{"id": "m", "user_message": each} for each in self.messages]}
             case "GET", ["attachments"] | ["attachments", "detail"]:

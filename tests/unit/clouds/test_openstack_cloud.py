@@ -312,6 +312,11 @@ def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World
     assert (capacity.total, capacity.free) == (200.0, 80.0)
     fake.volume_quota = 1
     assert World(fake).volumes.capacity().free == 0
+    fake.volume_quota = 1000
+    fake.pools[0] = fake.pools[0] | {"volume_type": "fast"}
+    assert World(fake).volumes.capacity("fast").free == 40.0
+    with pytest.raises(CloudObjectMissing, match="slow"):
+        World(fake).volumes.capacity("slow")
     fake.volume_quota = -1
     fake.quota = -1
     fake.pools = [{"total_capacity_gb": "infinite", "free_capacity_gb": "unknown"}]

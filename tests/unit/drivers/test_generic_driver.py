@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from sharewright.clouds.contract import TAG_OWNER, InstanceSpec
+from sharewright.clouds.contract import TAG_OWNER, Capacity, InstanceSpec
 from sharewright.drivers.generic.document import build_document
 from sharewright.drivers.generic.driver import GenericDriver
 from sharewright.drivers.generic.pools import pool_stats
@@ -595,6 +595,39 @@ class TestServers:
         assert pool.capabilities["driver_handles_share_servers"] is True
         assert pool.capabilities["storage_protocol"] == "NFS"
         assert "simulated" in pool.capabilities["vendor_name"]
+        assert pool.capabilities["volume_type_required"] is False
+
+    def test_a_pool_for_each_volume_type(self, sqlite_store: Store, tmp_path: Path) -> None:
+        with make_world(
+            sqlite_store, tmp_path / "state", volume_types=("fast",), reserved_share_percentage=20,
+            reserved_share_extend_percentage=5,
+        ) as world:  # fmt: skip
+            driver = world.assembly.drivers[BACKEND]
+            fast = world.add_share_type("fast", sharewright__volume_type="fast")
+            world.request_share(size=3, share_type_id=fast)
+            world.run()
+            found = {pool.pool: pool for pool in driver.pools()}
+        assert found.keys() == {BACKEND, "fast"}
+        assert [found[name].provisioned_capacity for name in (BACKEND, "fast")] == [0.0, 3.0]
+        assert [found[name].capabilities["volume_types"] for name in (BACKEND, "fast")] == [[], ["fast"]]
+        assert found["fast"].capabilities["volume_type_required"] is True
+        names = ("reserved_percentage", "reserved_snapshot_percentage", "reserved_share_extend_percentage")
+        assert [found["fast"].capabilities[name] for name in names] == [20, 20, 5]
+
+    def test_a_volume_type_that_the_cloud_has_not_is_no_pool(self, sqlite_store: Store, tmp_path: Path) -> None:
+        class Volumes:
+            def capacity(self, volume_type: str | None = None) -> Capacity:
+                if volume_type is not None:
+                    raise CloudObjectMissing(f"There is no volume type {volume_type}.", hint="Make it.")
+                return Capacity(total=1.0, free=1.0)
+
+        class Typeless:
+            name = "openstack"
+            volumes = Volumes()
+
+        with make_world(sqlite_store, tmp_path / "state", volume_types=("fast",)) as world:
+            settings = world.settings.backends[BACKEND]
+        assert [pool.pool for pool in pool_stats(BACKEND, settings, Typeless())] == [BACKEND]  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(("extend", "from_snapshot", "told"), [(0, 0, (30, 30)), (10, 20, (10, 20))])
     def test_what_is_reserved(self, world: World, extend: int, from_snapshot: int, told: tuple[int, int]) -> None:

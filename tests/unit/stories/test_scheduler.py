@@ -118,6 +118,7 @@ def request(**values: Any) -> Request:
     return Request(**row)
 
 
+FAST: Mapping[str, Any] = {"volume_types": ["fast"], "volume_type_required": True}
 THIN: Mapping[str, Any] = {"thin_provisioning": True, "max_over_subscription_ratio": 2.0}
 
 
@@ -131,6 +132,13 @@ class TestChecks:
             ({}, {"extra_specs": {"availability_zones": "mars, nova"}}, ""),
             ({}, {"extra_specs": {"availability_zones": "mars"}}, "for availability zones mars, not nova"),
             ({}, {"protocol": "CIFS"}, "protocol CIFS: the backend offers NFS"),
+            ({"capabilities": FAST}, {"extra_specs": {"sharewright:volume_type": "fast"}}, ""),
+            ({"capabilities": FAST}, {}, "the share type has no sharewright:volume_type"),
+            (
+                {"capabilities": FAST},
+                {"extra_specs": {"sharewright:volume_type": "slow"}},
+                "sharewright:volume_type = slow: the backend offers fast",
+            ),
             ({"capabilities": {"storage_protocol": "NFS_CIFS"}}, {"protocol": "cifs"}, ""),
             ({}, {"extra_specs": {"driver_handles_share_servers": "False"}}, "driver_handles_share_servers = False"),
             ({}, {"share_network_id": None}, "share network: none is given"),

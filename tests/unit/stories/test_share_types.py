@@ -88,6 +88,28 @@ def test_a_flavor_that_was_taken_from_the_configuration(world: World, sqlite_sto
     world.check_empty()
 
 
+def test_a_volume_type_is_a_pool(sqlite_store: Store, tmp_path: Path) -> None:
+    with make_world(sqlite_store, tmp_path / "state", volume_types=("fast",)) as world:
+        types = {name: world.add_share_type(name, sharewright__volume_type=name) for name in ("fast", "slow")}
+        plain, fast, slow = (
+            world.request_share(share_type_id=share_type)
+            for share_type in (world.share_type_id, types["fast"], types["slow"])
+        )
+        world.run()
+        assert world.share(plain).host == f"sharewright@{BACKEND}#{BACKEND}"
+        assert world.share(fast).host == f"sharewright@{BACKEND}#fast"
+        assert world.share(plain).share_server_id == world.share(fast).share_server_id
+        assert world.cloud.volumes.capacity("fast").provisioned == 1
+        assert world.share(slow).status == "error"
+        (message,) = world.messages(slow)
+        for failure in (f"{BACKEND}: ", f"{BACKEND}#fast: "):
+            assert f"{failure}extra spec sharewright:volume_type = slow: the backend offers" in message.detail
+        world.request_extend(fast, 2)
+        world.run()
+        assert world.cloud.volumes.capacity("fast").provisioned == 2
+        assert world.cloud.volumes.capacity().provisioned == 1
+
+
 def test_shares_at_once_never_share_the_last_place(store: Store, tmp_path: Path) -> None:
     with make_world(store, tmp_path / "state", max_shares_per_share_server=3, max_share_server_size=8) as world:
         world.cloud.set_delay("ensure_instance", 0.1)

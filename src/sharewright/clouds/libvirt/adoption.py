@@ -16,7 +16,7 @@ import structlog
 
 from sharewright.clouds.libvirt import image_files
 from sharewright.clouds.libvirt.layout import Layout
-from sharewright.clouds.libvirt.pool import GIBIBYTE, Pool
+from sharewright.clouds.libvirt.pool import GIBIBYTE, Pools
 from sharewright.clouds.libvirt.records import Record, Records, sync_directory
 from sharewright.errors import CloudError, CloudObjectMissing
 from sharewright.identifiers import new_id
@@ -28,8 +28,8 @@ Kind = Literal["volume", "snapshot"]
 class Adoption:
     """Every method runs under the lock of volumes."""
 
-    def __init__(self, layout: Layout, pool: Pool, volumes: Records, snapshots: Records) -> None:
-        self._pool = pool
+    def __init__(self, layout: Layout, pools: Pools, volumes: Records, snapshots: Records) -> None:
+        self._pools = pools
         self._ours: dict[Kind, Records] = {"volume": volumes, "snapshot": snapshots}
         self._disowned = Records(layout.records / "disowned")
 
@@ -40,7 +40,7 @@ class Adoption:
         old_id, record = self._find("volume", reference)
         if record is None:
             record = self._loose_file(reference)
-        with image_files.open_image(self._pool.path(record["file"])) as descriptor:
+        with image_files.open_image(self._pools.path(record)) as descriptor:
             image_files.keep_writers_out(descriptor)
             format_ = record["format"] or image_files.probe_format(descriptor)
             size = _whole_gibibytes(image_files.read_size(descriptor, format_), reference)
@@ -51,6 +51,7 @@ class Adoption:
             "size": size,
             "file": f"{volume_id}.{format_}",
             "format": format_,
+            "pool": record.get("pool"),
             "tags": {**record["tags"], **tags},
             "instance_id": None,
             "source_snapshot": None,
@@ -68,7 +69,7 @@ class Adoption:
             )
         if self._ours["volume"].get(record["volume_id"]) is None:
             raise CloudError(f"Snapshot {reference} is not one of a volume of ours.", hint="Adopt its volume first.")
-        with image_files.open_image(self._pool.path(record["file"])) as descriptor:
+        with image_files.open_image(self._pools.path(record)) as descriptor:
             image_files.read_size(descriptor, record["format"])
         adopted = {
             **record,
@@ -96,7 +97,7 @@ class Adoption:
     def report_rest(self) -> None:
         """At a purge: name the files that are not ours and so stay."""
         names = {record["file"]: record["name"] for record in self._disowned.all().values()}
-        for path in sorted(self._pool.directory.iterdir()):
+        for path in sorted(path for pool in self._pools.all() for path in pool.directory.iterdir()):
             LOG.warning("a file that is not ours was kept", path=str(path), disowned=names.get(path.name, ""))
 
     # ---- inside ----
@@ -131,12 +132,12 @@ class Adoption:
         """A stand-in for the record of a file that the operator put into the directory."""
         missing = CloudObjectMissing(
             f"There is no volume {reference} that is nobody's.",
-            hint=f"Name a disowned one by its id or name, or a file in {self._pool.directory} by its name.",
+            hint=f"Name a disowned one by its id or name, or a file in {self._pools.default.directory} by its name.",
         )
         if not reference or reference.startswith(".") or "/" in reference or "\0" in reference:
             raise missing
         try:
-            state = self._pool.path(reference).lstat()
+            state = self._pools.default.path(reference).lstat()
         except (OSError, ValueError):
             raise missing from None
         every = [*self._ours["volume"].all().values(), *self._ours["snapshot"].all().values()]
@@ -148,12 +149,12 @@ class Adoption:
 
     def _half_adopted(self, state: os.stat_result) -> bool:
         """Whether the other name is in our directory and no record has it: left by an adoption that died."""
-        named = [path for path in self._pool.directory.iterdir() if path.lstat().st_ino == state.st_ino]
+        named = [path for path in self._pools.default.directory.iterdir() if path.lstat().st_ino == state.st_ino]
         ours = {record["file"] for record in self._ours["volume"].all().values()}
         return len(named) == state.st_nlink and not any(path.name in ours for path in named)
 
     def _take(self, kind: Kind, key: str, adopted: Record, old_id: str | None, old: Record, reference: str) -> Record:
-        source, target = self._pool.path(old["file"]), self._pool.path(adopted["file"])
+        source, target = self._pools.path(old), self._pools.path(adopted)
         if source != target:
             try:
                 os.link(source, target, follow_symlinks=False)
@@ -173,11 +174,12 @@ class Adoption:
         adopted = record.get("adopted")
         if adopted is None:
             return
-        source, target = self._pool.path(adopted["file"]), self._pool.path(record["file"])
+        target = self._pools.path(record)
+        source = target.with_name(adopted["file"])
         if source != target and _same_file(source, target):
             source.unlink()
             sync_directory(source.parent)
-            self._pool.refresh()
+            self._pools.of(record).refresh()
         old_id = adopted["id"]
         if old_id is None:
             return

@@ -10,6 +10,7 @@ from sharewright.clouds.libvirt.connection import Connection, traversal_problem
 from sharewright.clouds.libvirt.daemons import Daemons
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.networks import LibvirtNetworks
+from sharewright.clouds.libvirt.pool import Pools
 from sharewright.clouds.libvirt.records import Locks
 from sharewright.clouds.libvirt.storage import LibvirtVolumes
 from sharewright.errors import CloudError
@@ -38,10 +39,14 @@ class LibvirtCloud:
         locks = Locks(layout.locks)
         self._networks = LibvirtNetworks(self._connection, layout, locks)
         self._compute = LibvirtCompute(self._connection, layout, locks, self._networks, settings.accelerator)
+        self._pools = Pools(
+            self._connection, layout, {name: each.directory for name, each in settings.volume_types.items()}
+        )
         self._volumes = LibvirtVolumes(
             self._connection,
             layout,
             locks,
+            self._pools,
             settings.volume_format,
             holds=self._compute.holds,
             domain=self._compute.active_domain,
@@ -76,10 +81,14 @@ class LibvirtCloud:
         with self._connection.use("asking for its version") as connection:
             connection.getVersion()
         self._connection.mend()
-        problem = traversal_problem(self._layout.volumes)
-        if problem:
-            raise CloudError(f"QEMU's user cannot pass through {problem} to the volumes.", hint=f"chmod o+x {problem}.")
-        self._volumes.ensure_pool()
+        for pool in self._pools.all():
+            pool.make_directory()
+            problem = traversal_problem(pool.directory)
+            if problem:
+                raise CloudError(
+                    f"QEMU's user cannot pass through {problem} to the volumes.", hint=f"chmod o+x {problem}."
+                )
+        self._volumes.ensure_pools()
         self._networks.restore()
 
     def accelerator(self) -> str:

@@ -1,12 +1,13 @@
-"""The directory with the files of volumes and snapshots, and the storage pool that libvirt has on it.
+"""The directories with the files of volumes and snapshots, and the storage pools that libvirt has on them.
 
-The pool knows volumes only; libvirt forgets, until a refresh, what is put into the directory by others, QEMU included.
+A pool knows volumes only; libvirt forgets, until a refresh, what is put into the directory by others, QEMU included.
 """
 
 from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import libvirt
 
 from sharewright.clouds.libvirt.connection import Connection, missing_is_fine
 from sharewright.clouds.libvirt.layout import Layout
+from sharewright.clouds.libvirt.records import Record
 from sharewright.clouds.libvirt.xml import add, parse, render
-from sharewright.errors import CloudCapacityExceeded, CloudError
+from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing
 
 GIBIBYTE = 2**30
 RESERVE_BYTES = 256 * 2**20  # below this the host's file system must not be filled any further
@@ -25,16 +27,27 @@ RESERVE_BYTES = 256 * 2**20  # below this the host's file system must not be fil
 class Pool:
     """Used under the lock of volumes, except for what only looks at files."""
 
-    def __init__(self, connection: Connection, layout: Layout) -> None:
+    def __init__(self, connection: Connection, name: str, directory: Path) -> None:
         self._connection = connection
-        self._name = layout.pool
-        self.directory = layout.volumes
+        self._name = name
+        self.directory = directory
 
     def path(self, file: str) -> Path:
         return self.directory / file
 
+    def make_directory(self) -> None:
+        """As Layout.make, but not what the configuration says is there: CloudError when that is missing."""
+        try:
+            self.directory.mkdir(mode=0o711, exist_ok=True)
+        except OSError as error:
+            raise CloudError(
+                f"The directory {self.directory} for volumes cannot be made: {error.strerror}.",
+                hint="Make the directory that [libvirt.volume_types] names, or mount what belongs there.",
+            ) from error
+
     def space(self) -> tuple[float, float]:
         """Bytes of the host's file system: all, and free."""
+        self.make_directory()
         state = os.statvfs(self.directory)
         return float(state.f_blocks * state.f_frsize), float(state.f_bavail * state.f_frsize)
 
@@ -51,6 +64,7 @@ class Pool:
 
     def open(self) -> Any:
         """libvirt's pool, defined and active."""
+        self.make_directory()
         with self._connection.use("preparing the storage pool") as connection:
             try:
                 pool = connection.storagePoolLookupByName(self._name)
@@ -119,3 +133,35 @@ class Pool:
 
     def _is_ours(self, pool: Any) -> bool:
         return parse(pool.XMLDesc(0)).findtext("target/path") == str(self.directory)
+
+
+class Pools:
+    """The pools of a deployment: one in the state directory, and one for each volume type of the configuration."""
+
+    def __init__(self, connection: Connection, layout: Layout, directories: Mapping[str, str]) -> None:
+        self.default = Pool(connection, layout.pool, layout.volumes)
+        self._named = {
+            name: Pool(connection, f"{layout.pool}-{name}", Path(directory) / layout.deployment)
+            for name, directory in directories.items()
+        }
+
+    def all(self) -> tuple[Pool, ...]:
+        return (self.default, *self._named.values())
+
+    def named(self, volume_type: str | None) -> Pool:
+        """The pool of a volume type; None: the one in the state directory. CloudObjectMissing."""
+        if not volume_type:
+            return self.default
+        if volume_type not in self._named:
+            raise CloudObjectMissing(
+                f"There is no volume type {volume_type}: it has no directory on this host.",
+                hint=f"Name one in the configuration: [libvirt.volume_types.{volume_type}].",
+            )
+        return self._named[volume_type]
+
+    def of(self, record: Record) -> Pool:
+        """The pool with a volume's or snapshot's file."""
+        return self.named(record.get("pool"))
+
+    def path(self, record: Record) -> Path:
+        return self.of(record).path(record["file"])

@@ -13,6 +13,7 @@ one in use QEMU copies it while the guest writes on (block_jobs.py). A record sa
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from sharewright.clouds.contract import SnapshotSpec, VolumeSnapshot, VolumeSpec
 from sharewright.clouds.libvirt import block_jobs, disks, image_files
 from sharewright.clouds.libvirt.connection import MISSING, Connection
 from sharewright.clouds.libvirt.layout import Layout
-from sharewright.clouds.libvirt.pool import GIBIBYTE, Pool
+from sharewright.clouds.libvirt.pool import GIBIBYTE, Pools
 from sharewright.clouds.libvirt.records import Locks, Record, Records
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudError, CloudObjectMissing, CloudUnavailable, DeadlineExceeded
@@ -50,14 +51,14 @@ class Snapshots:
         connection: Connection,
         layout: Layout,
         locks: Locks,
-        pool: Pool,
+        pools: Pools,
         volumes: HeldVolumes,
         domain: Callable[[str], Any],
     ) -> None:
         self._connection = connection
         self._deployment = layout.deployment
         self._locks = locks
-        self._pool = pool
+        self._pools = pools
         self._volumes = volumes
         self._domain = domain
         self.records = Records(layout.records / "snapshots")
@@ -103,7 +104,7 @@ class Snapshots:
 
     def find(self, snapshot_id: str) -> VolumeSnapshot | None:
         record = self.records.get(snapshot_id)
-        if record is None or (record["ready"] and not self._pool.path(record["file"]).exists()):
+        if record is None or (record["ready"] and not self._pools.path(record).exists()):
             return None
         return _snapshot(snapshot_id, record)
 
@@ -143,7 +144,7 @@ class Snapshots:
                 f"Volume {spec.name} of {spec.size} GiB is too small for snapshot {record['name']}.",
                 hint=f"It needs {record['size']} GiB.",
             )
-        descriptor = stack.enter_context(image_files.open_image(self._pool.path(record["file"])))
+        descriptor = stack.enter_context(image_files.open_image(self._pools.path(record)))
         image_files.read_size(descriptor, record["format"])  # QEMU wrote it: no other file may be drawn in
         return descriptor, record["format"]
 
@@ -151,7 +152,7 @@ class Snapshots:
         """Under the lock of volumes, when no machine runs any more."""
         for snapshot_id, record in self.records.all().items():
             with self._connection.use(f"deleting snapshot {record['name']}"):
-                self._pool.remove(record["file"])
+                self._pools.of(record).remove(record["file"])
             self.records.remove(snapshot_id)
 
     # ---- making ----
@@ -170,6 +171,7 @@ class Snapshots:
             "size": volume["size"],
             "file": f"{snapshot_id}.{format_}",
             "format": format_,
+            "pool": volume.get("pool"),
             "tags": tags,
             "attempt": new_id(),
             "instance_id": None if domain is None else volume["instance_id"],
@@ -179,9 +181,9 @@ class Snapshots:
         with self._locks.hold(LOCK):
             if old is not None:
                 self._unlink(old)
-            elif self._pool.path(record["file"]).exists():
+            elif self._pools.path(record).exists():
                 raise CloudError(
-                    f"{self._pool.path(record['file'])}, the place for snapshot {spec.name}, is not ours.",
+                    f"{self._pools.path(record)}, the place for snapshot {spec.name}, is not ours.",
                     hint="Adopt it (manage) or move it away.",
                 )
             self.records.put(snapshot_id, record)
@@ -197,14 +199,14 @@ class Snapshots:
 
     def _copy(self, snapshot_id: str, record: Record, volume: Record, end: float) -> Record:
         what = f"snapshot {record['name']}"
-        with image_files.open_image(self._pool.path(volume["file"])) as source:
+        with image_files.open_image(self._pools.path(volume)) as source:
             image_files.keep_writers_out(source)
             size = image_files.read_size(source, volume["format"])
             image_files.copy_image(
                 source,
-                self._pool.path(record["file"]),
+                self._pools.path(record),
                 end=end,
-                check_room=lambda needed: self._pool.check_room(needed, what),
+                check_room=lambda needed: self._pools.of(record).check_room(needed, what),
             )
         return self._update({**record, "size": _gibibytes(size), "begun": True, "ready": True}, snapshot_id)
 
@@ -225,11 +227,12 @@ class Snapshots:
 
     def _begin_now(self, domain: Any, instance_id: str, records: Mapping[str, Record]) -> dict[str, Record]:
         volumes = {key: self._volumes.present(record["volume_id"]) for key, record in records.items()}
-        needed = 0
+        needed: Counter[str | None] = Counter()
         for volume in volumes.values():
-            with image_files.open_image(self._pool.path(volume["file"])) as descriptor:
-                needed += image_files.allocated(descriptor)
-        self._pool.check_room(needed, "a snapshot")
+            with image_files.open_image(self._pools.path(volume)) as descriptor:
+                needed[volume.get("pool")] += image_files.allocated(descriptor)
+        for name, more in needed.items():
+            self._pools.named(name).check_room(more, "a snapshot")
         sizes = {key: disks.size(domain, record["volume_id"]) for key, record in records.items()}
         begun = {
             key: {
@@ -242,9 +245,7 @@ class Snapshots:
         }
         self._jobs.put(instance_id, {"snapshots": list(records)})
         try:
-            block_jobs.begin(
-                domain, {record["volume_id"]: self._pool.path(record["file"]) for record in records.values()}
-            )
+            block_jobs.begin(domain, {record["volume_id"]: self._pools.path(record) for record in records.values()})
         except libvirt.libvirtError as error:
             if error.get_error_code() in MISSING or not _active(domain):
                 raise CloudUnavailable(
@@ -262,7 +263,7 @@ class Snapshots:
         if ended is None:
             return record
         if ended:
-            image_files.sync_file(self._pool.path(record["file"]))
+            image_files.sync_file(self._pools.path(record))
             return self._update({**record, "ready": True}, snapshot_id)
         self._remove(snapshot_id, record)
         return None
@@ -273,14 +274,14 @@ class Snapshots:
         domain = self._domain(record["instance_id"])
         if domain is None or domain.ID() != record["run"]:
             return False
-        file = str(self._pool.path(record["file"]))
+        file = str(self._pools.path(record))
         if file in block_jobs.running(domain).values():
             return None
         outcome = block_jobs.last_outcome(domain)
         success = outcome is not None and outcome.success and outcome.size == record["total"]
         if not success:
             LOG.warning("a snapshot has failed", snapshot=record["name"], reason=outcome.reason if outcome else "")
-        return success and self._pool.path(record["file"]).exists()
+        return success and self._pools.path(record).exists()
 
     def _conclude_last(self, instance_id: str) -> None:
         """Before another job: libvirt tells how the last one ended, but not how the one before it did."""
@@ -311,7 +312,7 @@ class Snapshots:
         """End the job that writes the snapshot's file, if there is one; return when it is gone."""
         if record["ready"] or record["instance_id"] is None:
             return
-        file = str(self._pool.path(record["file"]))
+        file = str(self._pools.path(record))
         with (
             self._locks.hold(_jobs_lock(record["instance_id"]), timeout=max(0.0, end - time.monotonic())),
             self._connection.use(f"ending the copying of snapshot {record['name']}"),
@@ -334,7 +335,7 @@ class Snapshots:
         return record
 
     def _check_file(self, record: Record) -> None:
-        path = self._pool.path(record["file"])
+        path = self._pools.path(record)
         if not path.exists():
             raise CloudObjectMissing(
                 f"The file {path} of snapshot {record['name']} is gone.", hint="Delete the snapshot."
@@ -361,10 +362,10 @@ class Snapshots:
 
     def _unlink(self, record: Record) -> None:
         try:
-            self._pool.path(record["file"]).unlink(missing_ok=True)
+            self._pools.path(record).unlink(missing_ok=True)
         except OSError as error:
             raise CloudError(
-                f"Cannot delete {self._pool.path(record['file'])}: {error.strerror}.", hint="Remove it by hand."
+                f"Cannot delete {self._pools.path(record)}: {error.strerror}.", hint="Remove it by hand."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Volumes: sparse files in a libvirt storage pool of the deployment's own.
+"""Volumes: sparse files in libvirt storage pools of the deployment's own, one for each volume type.
 
 Locks, in the order in which they are taken: an instance's (compute only), a volume's, a domain's jobs, that of volumes'
 records and files. The last is held for moments only; copying holds just the volume's.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from sharewright.clouds.contract import (
@@ -24,7 +25,7 @@ from sharewright.clouds.libvirt import block_jobs, disks, image_files
 from sharewright.clouds.libvirt.adoption import Adoption
 from sharewright.clouds.libvirt.connection import Connection
 from sharewright.clouds.libvirt.layout import Layout
-from sharewright.clouds.libvirt.pool import GIBIBYTE, Pool
+from sharewright.clouds.libvirt.pool import GIBIBYTE, Pools
 from sharewright.clouds.libvirt.records import Locks, Record, Records
 from sharewright.clouds.libvirt.snapshots import Snapshots
 from sharewright.clouds.tags import tags_to_store
@@ -48,6 +49,7 @@ class LibvirtVolumes:
         connection: Connection,
         layout: Layout,
         locks: Locks,
+        pools: Pools,
         format_: Literal["raw", "qcow2"],
         holds: Callable[[str, str], bool],
         domain: Callable[[str], Any],
@@ -58,10 +60,10 @@ class LibvirtVolumes:
         self._format = format_
         self._holds = holds
         self._domain = domain
-        self._pool = Pool(connection, layout)
+        self._pools = pools
         self._records = Records(layout.records / "volumes")
-        self._snapshots = Snapshots(connection, layout, locks, self._pool, self, domain)
-        self._adoption = Adoption(layout, self._pool, self._records, self._snapshots.records)
+        self._snapshots = Snapshots(connection, layout, locks, pools, self, domain)
+        self._adoption = Adoption(layout, pools, self._records, self._snapshots.records)
 
     # ---- volumes ----
 
@@ -78,10 +80,10 @@ class LibvirtVolumes:
                 _check_agreement(record, spec)
             if record is None or not record["ready"]:
                 record = self._make(volume_id, record, spec, tags, end)
-            elif not self._pool.path(record["file"]).exists():
+            elif not self._pools.path(record).exists():
                 # Making an empty one in its place would hide the loss.
                 raise CloudError(
-                    f"The file {self._pool.path(record['file'])} of volume {spec.name} is gone.",
+                    f"The file {self._pools.path(record)} of volume {spec.name} is gone.",
                     hint="Restore it from a backup.",
                 )
         return self._volume(volume_id, record)
@@ -89,7 +91,7 @@ class LibvirtVolumes:
     def find_volume(self, volume_id: str) -> Volume | None:
         cloud_calls.count += 1
         record = self._records.get(volume_id)
-        if record is None or (record["ready"] and not self._pool.path(record["file"]).exists()):
+        if record is None or (record["ready"] and not self._pools.path(record).exists()):
             return None
         return self._volume(volume_id, record)
 
@@ -128,11 +130,12 @@ class LibvirtVolumes:
                     self._records.put(volume_id, record)
         return self._volume(volume_id, record)
 
-    def capacity(self) -> Capacity:
+    def capacity(self, volume_type: str | None = None) -> Capacity:
         cloud_calls.count += 1
-        total, free = self._pool.space()
+        pool = self._pools.named(volume_type)
+        total, free = pool.space()
         records = [*self._records.all().values(), *self._snapshots.records.all().values()]
-        provisioned = sum(record["size"] for record in records)
+        provisioned = sum(record["size"] for record in records if self._pools.of(record) is pool)
         return Capacity(total=total / GIBIBYTE, free=free / GIBIBYTE, provisioned=float(provisioned))
 
     # ---- snapshots ----
@@ -216,7 +219,7 @@ class LibvirtVolumes:
     def present(self, volume_id: str) -> Record:
         """The record of a volume that can be used; CloudObjectMissing otherwise."""
         record = self._records.get(volume_id)
-        if record is None or not record["ready"] or not self._pool.path(record["file"]).exists():
+        if record is None or not record["ready"] or not self._pools.path(record).exists():
             raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
         return record
 
@@ -247,11 +250,12 @@ class LibvirtVolumes:
                 self._records.put(volume_id, {**record, "instance_id": None})
 
     def path(self, record: Record) -> str:
-        return str(self._pool.path(record["file"]))
+        return str(self._pools.path(record))
 
-    def ensure_pool(self) -> None:
+    def ensure_pools(self) -> None:
         with self._locks.hold(LOCK):
-            self._pool.open()
+            for pool in self._pools.all():
+                pool.open()
 
     def purge(self) -> None:
         """Delete every volume, every snapshot and the pool. Files that are not ours stay, and are named in the log."""
@@ -259,14 +263,19 @@ class LibvirtVolumes:
             self._snapshots.purge()
             for volume_id, record in self._records.all().items():
                 self._delete(volume_id, record)
-            self._pool.undefine()
             self._adoption.report_rest()
+            for pool in self._pools.all():
+                pool.undefine()
+                if pool is not self._pools.default:
+                    with suppress(OSError):  # files that are not ours are left in it
+                        pool.directory.rmdir()
 
     # ---- inside ----
 
     def _make(
         self, volume_id: str, record: Record | None, spec: VolumeSpec, tags: dict[str, str], end: float
     ) -> Record:
+        pool = self._pools.named(spec.volume_type)
         with ExitStack() as stack:
             source = None
             format_: str = self._format
@@ -275,13 +284,14 @@ class LibvirtVolumes:
             file = f"{volume_id}.{format_}"
             with self._locks.hold(LOCK, timeout=max(0.0, end - time.monotonic())):
                 if source is None:
-                    self._pool.check_room(spec.size * METADATA_SHARE * GIBIBYTE, f"a volume of {spec.size} GiB")
-                self._clear(record, file, spec.name)
+                    pool.check_room(spec.size * METADATA_SHARE * GIBIBYTE, f"a volume of {spec.size} GiB")
+                self._clear(record, pool.path(file), spec.name)
                 record = {
                     "name": spec.name,
                     "size": spec.size,
                     "file": file,
                     "format": format_,
+                    "pool": spec.volume_type or None,
                     "tags": tags,
                     "instance_id": None,
                     "source_snapshot": spec.source_snapshot,
@@ -290,9 +300,9 @@ class LibvirtVolumes:
                 self._records.put(volume_id, record)
                 with self._connection.use(f"making volume {spec.name}"):
                     # What a crash left was never given to anybody: begin anew.
-                    self._pool.remove(file)
+                    pool.remove(file)
                     if source is None:
-                        self._pool.create(file, format_, spec.size)
+                        pool.create(file, format_, spec.size)
             if source is not None:
                 self._copy(source, record, end)
         record = {**record, "ready": True}
@@ -300,34 +310,32 @@ class LibvirtVolumes:
             self._records.put(volume_id, record)
         return record
 
-    def _clear(self, record: Record | None, file: str, name: str) -> None:
+    def _clear(self, record: Record | None, path: Path, name: str) -> None:
         """Make sure that what is at the file's place is ours to remove: a record is always written before its file."""
         if record is not None:
-            if record["file"] != file:
+            if self._pools.path(record) != path:
                 with self._connection.use(f"making volume {name}"):
-                    self._pool.remove(record["file"])
-        elif self._pool.path(file).exists():
+                    self._pools.of(record).remove(record["file"])
+        elif path.exists():
             raise CloudError(
-                f"{self._pool.path(file)}, the place for volume {name}, is a file that is not ours.",
+                f"{path}, the place for volume {name}, is a file that is not ours.",
                 hint="Adopt it (manage) or move it away.",
             )
 
     def _copy(self, source: int, record: Record, end: float) -> None:
         """The snapshot's content, grown to the volume's size."""
-        name, target = record["name"], self._pool.path(record["file"])
-        image_files.copy_image(
-            source, target, end=end, check_room=lambda size: self._pool.check_room(size, f"volume {name}")
-        )
+        name, pool, target = record["name"], self._pools.of(record), self._pools.path(record)
+        image_files.copy_image(source, target, end=end, check_room=lambda size: pool.check_room(size, f"volume {name}"))
         with self._locks.hold(LOCK), self._connection.use(f"growing volume {name}"):
             if image_files.read_size(source, record["format"]) < record["size"] * GIBIBYTE:
-                self._pool.stored(record["file"]).resize(record["size"] * GIBIBYTE, 0)
+                pool.stored(record["file"]).resize(record["size"] * GIBIBYTE, 0)
         image_files.sync_file(target)
 
     def _extend(self, volume_id: str, record: Record, size: int) -> None:
-        name = record["name"]
+        name, pool = record["name"], self._pools.of(record)
         with self._connection.use(f"extending volume {name}"):
             domain = self.running(volume_id, record)
-            stored = self._pool.stored(record["file"])
+            stored = pool.stored(record["file"])
             actual = disks.size(domain, volume_id) if domain is not None else int(stored.info()[1])
             wanted = size * GIBIBYTE
             if size < record["size"] or wanted < actual:
@@ -337,7 +345,7 @@ class LibvirtVolumes:
                     hint="Make a smaller one and copy.",
                 )
             if wanted > actual:
-                self._pool.check_room((wanted - actual) * METADATA_SHARE, f"{size} GiB for volume {name}")
+                pool.check_room((wanted - actual) * METADATA_SHARE, f"{size} GiB for volume {name}")
                 if domain is None:
                     stored.resize(wanted, 0)
                     domain = self.running(volume_id, record)  # started meanwhile, with the old size in mind
@@ -359,7 +367,7 @@ class LibvirtVolumes:
         # Who dies after this leaves a volume that is still found and can still be deleted.
         self._records.put(volume_id, {**record, "ready": False})
         with self._connection.use(f"deleting volume {record['name']}"):
-            self._pool.remove(record["file"])
+            self._pools.of(record).remove(record["file"])
         self._records.remove(volume_id)
 
     def _check_free(self, volume_id: str, record: Record) -> None:
@@ -391,6 +399,11 @@ def _check_agreement(record: Record, spec: VolumeSpec) -> None:
     if record["size"] != spec.size:
         raise CloudError(
             f"Volume {spec.name} exists with {record['size']} GiB, not {spec.size}.", hint="Delete it first."
+        )
+    if record.get("pool") != (spec.volume_type or None):
+        raise CloudError(
+            f"Volume {spec.name} exists with volume type {record.get('pool')}, not {spec.volume_type}.",
+            hint="Delete it first.",
         )
     source = record.get("source_snapshot")
     if source != spec.source_snapshot:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
+from openstack.block_storage.v3.stats import Pools
 from openstack.block_storage.v3.volume import Volume as CinderVolume
 from openstack.connection import Connection as Sdk
+from openstack.resource import QueryParameters
 
 from sharewright.clouds.contract import Capacity, Tags, Volume, VolumeSpec, cloud_calls
 from sharewright.clouds.openstack.cinder import AVAILABLE, DETACHING, IN_USE, MOVING, metadata_of, name_of
@@ -159,16 +161,17 @@ class OpenStackVolumes(OpenStackSnapshots):
         _refuse_held(found)
         self._let_go("volume", found, deadline)
 
-    def capacity(self) -> Capacity:
-        """Total and free room of all of Cinder's pools, where our user may see them (role admin), and never more than
-        our project's quota leaves; ``provisioned`` is what our project has in volumes and snapshots."""
+    def capacity(self, volume_type: str | None = None) -> Capacity:
+        """Total and free room of Cinder's pools (of those that take the type), where our user may see them (role
+        admin), and never more than our project's quota leaves; ``provisioned`` is what our project has in volumes and
+        snapshots, of any type."""
         cloud_calls.count += 1
         limits = self._connection.call(
             "asking for Cinder's limits", lambda sdk: block_storage(sdk).get_limits().absolute
         )
         used = float(limits.total_gigabytes_used or 0)
         quota = limits.max_total_volume_gigabytes
-        total, free = self._pools()
+        total, free = self._pools(volume_type)
         if quota is not None and quota >= 0:
             left = max(0.0, quota - used)
             total = float(quota) if total is None else min(total, float(quota))
@@ -250,14 +253,12 @@ class OpenStackVolumes(OpenStackSnapshots):
             " known to be right (openstack volume set --state).",
         )
 
-    def _pools(self) -> tuple[float | None, float | None]:
-        """Total and free GiB of all pools; None when unknown, or not for us to see."""
+    def _pools(self, volume_type: str | None) -> tuple[float | None, float | None]:
+        """Total and free GiB of all pools, or of those that take a type; None when unknown, or not for us to see."""
         if not self._sees_pools:
             return None, None
         try:
-            pools = self._connection.call(
-                "asking for Cinder's pools", lambda sdk: list(block_storage(sdk).backend_pools(detail=True))
-            )
+            pools = self._connection.call("asking for Cinder's pools", lambda sdk: list(_list_pools(sdk, volume_type)))
         except CloudError as error:
             if status_of(error) != 403:
                 raise
@@ -265,6 +266,19 @@ class OpenStackVolumes(OpenStackSnapshots):
             return None, None
         sizes = [dict(each.capabilities or {}) for each in pools]
         return _sum(sizes, "total_capacity_gb"), _sum(sizes, "free_capacity_gb")
+
+
+class _TypedPools(Pools):
+    """openstacksdk's, which can ask Cinder (3.35) for those that take a volume type only."""
+
+    _query_mapping = QueryParameters("volume_type")
+    _max_microversion = "3.35"
+
+
+def _list_pools(sdk: Sdk, volume_type: str | None) -> Iterable[Pools]:
+    if volume_type is None:
+        return block_storage(sdk).backend_pools()
+    return _TypedPools.list(block_storage(sdk), volume_type=volume_type)
 
 
 def holders(volume: CinderVolume) -> list[str]:

@@ -32,6 +32,8 @@ CREATE INDEX IF NOT EXISTS snapshots_volume ON snapshots (volume_id);
 -- Which snapshot a volume was made from; the snapshot may be gone.
 CREATE TABLE IF NOT EXISTS sources (volume_id TEXT PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
   snapshot_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS volume_types (volume_id TEXT PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+  name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS subnets (
   id TEXT PRIMARY KEY, network_id TEXT NOT NULL UNIQUE, deployment TEXT NOT NULL, service INTEGER NOT NULL,
   name TEXT NOT NULL, cidr TEXT NOT NULL, gateway TEXT, project_id TEXT, tags TEXT NOT NULL, routed_to TEXT,

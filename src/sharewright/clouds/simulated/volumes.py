@@ -32,6 +32,16 @@ def _refuse_held(row: sqlite3.Row) -> None:
         raise CloudError(f"Volume {row['name']} is attached to instance {row['instance_id']}.", hint="Detach it first.")
 
 
+def _promised(tx: sqlite3.Connection, volume_type: str | None) -> int:
+    """GiB of all volumes of a type."""
+    found = tx.execute(
+        "SELECT coalesce(sum(size), 0) FROM volumes LEFT JOIN volume_types ON volume_id = volumes.id"
+        " WHERE coalesce(volume_types.name, '') = ?",
+        (volume_type or "",),
+    )
+    return int(found.fetchone()[0])
+
+
 class SimulatedVolumes(SimulatedSnapshots):
     """Contract Volumes."""
 
@@ -93,7 +103,8 @@ class SimulatedVolumes(SimulatedSnapshots):
                     f"Volume {row['name']} has {row['size']} GiB and is never shrunk to {size}.",
                     hint="Make a smaller one and copy.",
                 )
-            self._check_room(tx, size - row["size"])
+            kind = tx.execute("SELECT name FROM volume_types WHERE volume_id = ?", (volume_id,)).fetchone()
+            self._check_room(tx, size - row["size"], kind["name"] if kind else None)
             tx.execute("UPDATE volumes SET size = ? WHERE id = ?", (size, volume_id))
             row = self._row(tx, volume_id)
         return _volume(row)
@@ -115,9 +126,10 @@ class SimulatedVolumes(SimulatedSnapshots):
                 (NOBODY, without_ours(row["tags"]), volume_id),
             )
 
-    def capacity(self) -> Capacity:
+    def capacity(self, volume_type: str | None = None) -> Capacity:
+        """Any name is a volume type, and each has the whole capacity to itself."""
         with self._state.call("capacity"), self._state.transaction(write=False) as tx:
-            promised = float(tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0])
+            promised = float(_promised(tx, volume_type))
         return Capacity(total=self._capacity, free=max(0.0, self._capacity - promised), provisioned=promised)
 
     # ---- for tests ----
@@ -136,7 +148,7 @@ class SimulatedVolumes(SimulatedSnapshots):
 
     def _make(self, tx: sqlite3.Connection, spec: VolumeSpec, tags: Tags) -> sqlite3.Row:
         source = find_source(tx, self._deployment, spec) if spec.source_snapshot else None
-        self._check_room(tx, spec.size)
+        self._check_room(tx, spec.size, spec.volume_type)
         volume_id = new_id()
         columns = ("filesystem_uuid", "filesystem_type", "filesystem_size")
         filesystem = [source[column] if source else None for column in columns]
@@ -145,6 +157,8 @@ class SimulatedVolumes(SimulatedSnapshots):
             " filesystem_size) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (volume_id, self._deployment, spec.name, spec.size, dump(tags), *filesystem),
         )
+        if spec.volume_type:
+            tx.execute("INSERT INTO volume_types VALUES (?, ?)", (volume_id, spec.volume_type))
         if source:
             tx.execute("INSERT INTO sources VALUES (?, ?)", (volume_id, source["id"]))
         return self._row(tx, volume_id)
@@ -161,8 +175,8 @@ class SimulatedVolumes(SimulatedSnapshots):
             raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
         return row
 
-    def _check_room(self, tx: sqlite3.Connection, more: int) -> None:
-        promised = tx.execute("SELECT coalesce(sum(size), 0) FROM volumes").fetchone()[0]
+    def _check_room(self, tx: sqlite3.Connection, more: int, volume_type: str | None) -> None:
+        promised = _promised(tx, volume_type)
         if more > 0 and promised + more > self._capacity:
             raise CloudCapacityExceeded(
                 f"No room for {more} GiB more: {promised:g} of {self._capacity:g} GiB are taken.",

@@ -84,7 +84,7 @@ class GenericDriver:
         return self._backend
 
     def pools(self) -> Sequence[PoolStats]:
-        return [pool_stats(self._backend, self._settings, self._cloud)]
+        return pool_stats(self._backend, self._settings, self._cloud)
 
     # ---- share servers ----
 

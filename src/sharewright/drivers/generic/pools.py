@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from typing import get_args
 
+import structlog
+
 from sharewright import __version__
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import PoolStats
+from sharewright.errors import CloudObjectMissing
 from sharewright.guest.document import FilesystemType, Squash
 from sharewright.settings import Backend
 
+log = structlog.get_logger()
 
-def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
-    """One pool per backend, named like it. ``capabilities`` has the names that Manila's share types refer to."""
-    capacity = cloud.volumes.capacity()
+
+def pool_stats(name: str, settings: Backend, cloud: Cloud) -> list[PoolStats]:
+    """A pool for the backend's default volume type, named like the backend, and one for each further type, named like
+    the type. A further type that the cloud does not have is left out."""
+    pools = [_pool(name, name, settings, cloud)]
+    for volume_type in settings.volume_types:
+        try:
+            pools.append(_pool(volume_type, name, settings, cloud, volume_type=volume_type))
+        except CloudObjectMissing as error:
+            log.warning("a volume type has no pool", backend=name, volume_type=volume_type, reason=error.message)
+    return pools
+
+
+def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type: str | None = None) -> PoolStats:
+    """``capabilities`` has the names that Manila's share types refer to. ``volume_type``: only shares that ask for this
+    one go there."""
+    used = volume_type or settings.volume_type
+    capacity = cloud.volumes.capacity(used or None)
     reserved = settings.reserved_share_percentage
     return PoolStats(
-        pool=name,
+        pool=pool,
         total_capacity=capacity.total,
         free_capacity=capacity.free,
         provisioned_capacity=capacity.provisioned,
         reserved_percentage=reserved,
         capabilities={
             "share_backend_name": name,
-            "pool_name": name,
+            "pool_name": pool,
             "vendor_name": "Sharewright (simulated)" if cloud.name == "simulated" else "Sharewright",
             "driver_version": __version__,
             "storage_protocol": "NFS",
@@ -33,7 +52,8 @@ def pool_stats(name: str, settings: Backend, cloud: Cloud) -> PoolStats:
             "revert_to_snapshot_support": False,
             "mount_snapshot_support": False,
             "replication_type": None,
-            "volume_types": None,
+            "volume_types": [used] if used else [],
+            "volume_type_required": volume_type is not None,
             "server_flavors": None if settings.cloud == "openstack" else list(settings.flavors),
             "filesystems": list(get_args(FilesystemType)),
             "squash_modes": list(get_args(Squash)),
