@@ -39,11 +39,12 @@ SENDERS = 10
 
 
 @contextmanager
-def installed() -> Iterator[Deployment]:
+def installed(more: str = "") -> Iterator[Deployment]:
+    """A deployment of its own; ``more``: of its configuration."""
     directory = Path("/var/tmp") / f"sharewright-bench-{os.getpid()}"
     directory.mkdir(mode=0o711)
     configuration = (
-        f'[worker]\nreconcile_seconds = 600\nunused_server_seconds = 36000\n[backends.bench]\nimage = "{IMAGE}"\n'
+        f'[worker]\nreconcile_seconds = 600\nunused_server_seconds = 36000\n{more}[backends.bench]\nimage = "{IMAGE}"\n'
     )
     users = {"admin": ("admin", "admin member reader"), "tenant": ("tenant", "member reader")}
     deployment = Deployment(directory, configuration, name="swbench", users=users)

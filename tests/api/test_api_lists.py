@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sharewright.identifiers import utcnow
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.registration import register
-from sharewright.store.tables import pools, shares, workers
+from sharewright.store.tables import pools, share_instances, shares, workers
 
 
 def fill(site: Site, count: int, user: str = "alice", **values: Any) -> list[str]:
@@ -295,6 +295,12 @@ def test_pools(any_site: Site) -> None:
                 )
             )  # fmt: skip
 
+    for size in (1, 2):
+        share = any_site.share(size=size)
+        with any_site.store.begin() as tx:
+            placed = share_instances.update().where(share_instances.c.share_id == share["id"])
+            tx.execute(placed.values(host="node1@alpha#pool"))
+
     def names(query: str = "", path: str = "/v2/scheduler-stats/pools") -> list[str]:
         found = any_site.expect(200, "GET", f"{path}?{query}", user="root")["pools"]
         return [pool["name"] for pool in found]
@@ -311,6 +317,7 @@ def test_pools(any_site: Site) -> None:
     shown = detail["capabilities"]
     assert (shown["total_capacity_gb"], shown["free_capacity_gb"], shown["reserved_percentage"]) == (100.0, 40.0, 5)
     assert shown["share_backend_name"] == "alpha"
+    assert (shown["provisioned_capacity_gb"], shown["allocated_capacity_gb"]) == (70.0, 3.0)
     (summary,) = any_site.expect(200, "GET", "/v2/scheduler-stats/pools?backend=alpha", user="root")["pools"]
     assert set(summary) == {"name", "host", "backend", "pool"}
     any_site.expect(400, "GET", "/v2/scheduler-stats/pools?backend=(", user="root")

@@ -347,7 +347,7 @@ def test_volume_types_are_directories(typed_site: tuple[LibvirtSite, Path]) -> N
     (fast / "foreign").write_text("somebody else's")
     cloud = site.open()
     assert isinstance(cloud, LibvirtCloud)
-    plain = volume(cloud, "plain")
+    volume(cloud, "plain")
     spec = VolumeSpec(name="typed", size=1, tags={}, volume_type="fast")
     typed = cloud.volumes.ensure_volume(spec, timeout=SECONDS)
     assert cloud.volumes.ensure_volume(spec, timeout=SECONDS) == typed
@@ -369,17 +369,26 @@ def test_volume_types_are_directories(typed_site: tuple[LibvirtSite, Path]) -> N
     (directory / "absent").mkdir(mode=0o711)
     cloud.volumes.ensure_volume(VolumeSpec(name="absent", size=1, tags={}, volume_type="absent"), timeout=SECONDS)
     assert {each.name for each in cloud.volumes.list_volumes()} == {"plain", "typed", "copy", "absent"}
-    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
-    for volume_id in (plain, typed.id):
-        cloud.compute.attach_volume(instance.id, volume_id, timeout=SECONDS)
-        found = cloud.volumes.find_volume(volume_id)
-        assert found is not None
-        assert found.instance_id == instance.id
     disowned = volume(cloud, "disowned")
     cloud.volumes.disown_volume(disowned, timeout=SECONDS)
     cloud.purge(NoProgress())
     assert [path.name for path in fast.iterdir()] == ["foreign"]
     assert list((directory / "absent").iterdir()) == []
+
+
+def test_a_machine_has_volumes_of_several_types(typed_site: tuple[LibvirtSite, Path]) -> None:
+    site, _ = typed_site
+    cloud = site.open()
+    assert isinstance(cloud, LibvirtCloud)
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    for name in ("", "fast"):
+        spec = VolumeSpec(name=f"v{name}", size=1, tags={}, volume_type=name or None)
+        made = cloud.volumes.ensure_volume(spec, timeout=SECONDS)
+        cloud.compute.attach_volume(instance.id, made.id, timeout=SECONDS)
+        assert cloud.volumes.extend_volume(made.id, 2, timeout=SECONDS).instance_id == instance.id
+        snapshot = SnapshotSpec(name=f"s{name}", volume_id=made.id, tags={})
+        taken = cloud.volumes.ensure_snapshot(snapshot, timeout=SECONDS)
+        assert cloud.volumes.await_snapshot(taken.id, timeout=SECONDS).size == 2
 
 
 def test_a_disowned_volume_keeps_its_type(typed_site: tuple[LibvirtSite, Path]) -> None:

@@ -24,6 +24,9 @@ from tenants import Shares, Tenant
 
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
 DEPLOYMENT = "swtest"
+VOLUME_TYPE = "second"
+FLAVOR = "broad"
+FLAVOR_MIB = 640
 
 CONFIGURATION = f"""
 [worker]
@@ -33,9 +36,17 @@ sweep_seconds = 20
 stats_seconds = 10
 unused_server_seconds = 3600
 
+[libvirt.volume_types.{VOLUME_TYPE}]
+directory = "DIRECTORY"
+
 [backends.two_nics]
 image = "{IMAGE}"
+volume_types = ["{VOLUME_TYPE}"]
 service_network_cidr = "10.252.0.0/18"
+
+[backends.two_nics.flavors.{FLAVOR}]
+vcpus = 2
+memory_mib = {FLAVOR_MIB}
 
 [backends.one_nic]
 image = "{IMAGE}"
@@ -55,9 +66,11 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert os.geteuid() == 0, "The e2e tests need root."
     directory = Path("/var/tmp") / f"sharewright-e2e-{os.getpid()}"
     directory.mkdir(mode=0o711)
+    volumes = directory / VOLUME_TYPE
+    volumes.mkdir(mode=0o711)
     made = Deployment(
         directory,
-        CONFIGURATION,
+        CONFIGURATION.replace("DIRECTORY", str(volumes)),
         name=DEPLOYMENT,
         users={
             "admin": ("admin", "admin member reader"),
@@ -127,6 +140,31 @@ class LibvirtMachines:
 @pytest.fixture(scope="session")
 def machines() -> LibvirtMachines:
     return LibvirtMachines()
+
+
+class LibvirtKinds:
+    """Kinds, of this host."""
+
+    volume_type = VOLUME_TYPE
+    flavor = FLAVOR
+    memory_mib = FLAVOR_MIB
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def volume_type_of(self, volume_id: str) -> str:
+        """Where its file is."""
+        (file,) = self._directory.glob(f"*/*/{volume_id}.*")
+        return file.parent.parent.name
+
+    def memory_of(self, server_id: str) -> int:
+        with domain(server_id) as found:
+            return int(found.maxMemory() // 1024)
+
+
+@pytest.fixture(scope="session")
+def kinds(deployment: Deployment) -> LibvirtKinds:
+    return LibvirtKinds(deployment.directory)
 
 
 @pytest.fixture(scope="session")

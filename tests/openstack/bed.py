@@ -135,6 +135,22 @@ class Bed:
             raise_exc=True,
         )
 
+    def second_volume_type(self) -> str:
+        """Another volume type of what the bed has; its name."""
+        volumes = cast(Any, self.sdk.block_storage)
+        specs = next(iter(volumes.types())).extra_specs
+        made = volumes.create_type(name=f"{self.mark}-second", extra_specs=specs)
+        self._undo.callback(volumes.delete_type, made)
+        return str(made.name)
+
+    def flavor(self, like: str, **changes: int) -> str:
+        """Another flavor; its name."""
+        model = self.sdk.compute.find_flavor(like, ignore_missing=False)
+        values = {"ram": model.ram, "vcpus": model.vcpus, "disk": model.disk} | changes
+        made = self.sdk.compute.create_flavor(name=f"{self.mark}-flavor", **values)
+        self._undo.callback(self.sdk.compute.delete_flavor, made)
+        return str(made.name)
+
     def _remove_default_group(self, project_id: str) -> None:
         for group in self.sdk.network.security_groups(project_id=project_id):
             self.sdk.network.delete_security_group(group)

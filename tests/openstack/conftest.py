@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -36,6 +37,7 @@ unused_server_seconds = 3600
 cloud = "openstack"
 flavor = "{FLAVOR}"
 service_network_cidr = "10.251.0.0/18"
+volume_types = ["VOLUME_TYPE"]
 
 [backends.one_nic]
 cloud = "openstack"
@@ -57,8 +59,31 @@ def bed() -> Iterator[Bed]:
         yield bed
 
 
+class OpenStackKinds:
+    """Kinds, made by the administrator."""
+
+    memory_mib = 640
+
+    def __init__(self, bed: Bed) -> None:
+        self._sdk = bed.sdk
+        self.volume_type = bed.second_volume_type()
+        self.flavor = bed.flavor(FLAVOR, ram=self.memory_mib)
+
+    def volume_type_of(self, volume_id: str) -> str:
+        return str(cast(Any, self._sdk.block_storage).get_volume(volume_id).volume_type)
+
+    def memory_of(self, server_id: str) -> int:
+        server = self._sdk.compute.find_server(f"manila-{server_id}", ignore_missing=False, all_projects=True)
+        return int(self._sdk.compute.get_server(server.id).flavor.ram)
+
+
 @pytest.fixture(scope="session")
-def deployment(bed: Bed, postgres: PostgresCluster) -> Iterator[CloudDeployment]:
+def kinds(bed: Bed) -> OpenStackKinds:
+    return OpenStackKinds(bed)
+
+
+@pytest.fixture(scope="session")
+def deployment(bed: Bed, postgres: PostgresCluster, kinds: OpenStackKinds) -> Iterator[CloudDeployment]:
     build_image(IMAGE, progress=print)
     directory = Path("/var/tmp") / f"sharewright-openstack-{os.getpid()}"
     directory.mkdir(mode=0o711)
@@ -66,7 +91,13 @@ def deployment(bed: Bed, postgres: PostgresCluster) -> Iterator[CloudDeployment]
     url = postgres.create_database(migrated=False)
     with (
         ExitStack() as stack,
-        deployed(bed, directory, CONFIGURATION, database_url=url, tenants=tenants) as deployment,
+        deployed(
+            bed,
+            directory,
+            CONFIGURATION.replace("VOLUME_TYPE", kinds.volume_type),
+            database_url=url,
+            tenants=tenants,
+        ) as deployment,
     ):
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         stack.callback(lambda: print(deployment.tail(300)))

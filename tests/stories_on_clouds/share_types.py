@@ -1,4 +1,4 @@
-"""A share type per backend, so that a test chooses the layout."""
+"""Share types of the tests: one per backend, so that a test chooses the layout, and others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from deployment import Deployment
 
 
 def make_share_types(deployment: Deployment) -> None:
+    for backend in ("two_nics", "one_nic"):
+        make_share_type(deployment, backend, share_backend_name=backend, snapshot_support="True")
+
+
+def make_share_type(deployment: Deployment, name: str, **extra_specs: str) -> str:
+    """The new type's id. ``__`` in a spec's name stands for a colon."""
+    specs = {"driver_handles_share_servers": "True"}
+    specs |= {key.replace("__", ":"): value for key, value in extra_specs.items()}
     with deployment.sdk("admin") as sdk:
-        for backend in ("two_nics", "one_nic"):
-            specs = {
-                "driver_handles_share_servers": "True",
-                "share_backend_name": backend,
-                "snapshot_support": "True",
-            }
-            body = {"share_type": {"name": backend, "extra_specs": specs}}
-            sdk.shared_file_system.post("/types", json=body, raise_exc=True)
+        body = {"share_type": {"name": name, "extra_specs": specs}}
+        made = sdk.shared_file_system.post("/types", json=body, raise_exc=True)
+    return str(made.json()["share_type"]["id"])

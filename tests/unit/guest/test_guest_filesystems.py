@@ -105,17 +105,16 @@ def test_serials(machine: Machine) -> None:
     machine.write("run/udev/data/b65:0", "S:disk/by-id/x\nE:ID_SCSI_SERIAL=from-udev\n")
     serials = disk_serials(host_of(machine), {})
     assert serials == {"sdb": serial(1), "vdc": serial(2)[:20], "nvme0n1": "nvme-serial", "sdq": "from-udev"}
-    assert match(serials, serial(1)) == ["sdb"]
-    assert match(serials, serial(2)) == ["vdc"]
-    assert match(serials, serial(1)[:19]) == []
-    assert match(serials, "nothing") == []
+    assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
+    assert match(serials, [serial(2)]) == {serial(2): ["vdc"]}
+    assert match(serials, [serial(1)[:19], "nothing"]) == {serial(1)[:19]: [], "nothing": []}
 
 
 def test_waiting_ends_as_soon_as_the_disk_is_there(machine: Machine) -> None:
     timer = threading.Timer(0.4, lambda: machine.add_disk(1))
     timer.start()
     serials = wait_for_disks(host_of(machine), [serial(1)], seconds=100_000)
-    assert match(serials, serial(1)) == ["sdb"]
+    assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
     timer.join()
 
 

@@ -140,5 +140,5 @@ def test_the_size_is_waited_for_and_asked_for(machine: Machine) -> None:
     finally:
         done.set()
         thread.join()
-    assert match(serials, serial(1)) == ["sdb"]
+    assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
     assert Path(machine.root / "sys/block/sdb/size").read_text() == f"{128 * MIB // 512}\n"

@@ -97,7 +97,7 @@ class Adoption:
     def report_rest(self) -> None:
         """At a purge: name the files that are not ours and so stay."""
         names = {record["file"]: record["name"] for record in self._disowned.all().values()}
-        for path in sorted(path for pool in self._pools.all() for path in pool.directory.iterdir()):
+        for path in (path for pool in self._pools.all() for path in pool.files()):
             LOG.warning("a file that is not ours was kept", path=str(path), disowned=names.get(path.name, ""))
 
     # ---- inside ----
@@ -149,7 +149,7 @@ class Adoption:
 
     def _half_adopted(self, state: os.stat_result) -> bool:
         """Whether the other name is in our directory and no record has it: left by an adoption that died."""
-        named = [path for path in self._pools.default.directory.iterdir() if path.lstat().st_ino == state.st_ino]
+        named = [path for path in self._pools.default.files() if path.lstat().st_ino == state.st_ino]
         ours = {record["file"] for record in self._ours["volume"].all().values()}
         return len(named) == state.st_nlink and not any(path.name in ours for path in named)
 

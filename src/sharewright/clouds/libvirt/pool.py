@@ -35,6 +35,9 @@ class Pool:
     def path(self, file: str) -> Path:
         return self.directory / file
 
+    def files(self) -> list[Path]:
+        return sorted(self.directory.iterdir()) if self.directory.is_dir() else []
+
     def make_directory(self) -> None:
         """As Layout.make, but not what the configuration says is there: CloudError when that is missing."""
         try:

@@ -132,10 +132,9 @@ class LibvirtVolumes:
 
     def capacity(self, volume_type: str | None = None) -> Capacity:
         cloud_calls.count += 1
-        pool = self._pools.named(volume_type)
-        total, free = pool.space()
+        total, free = self._pools.named(volume_type).space()
         records = [*self._records.all().values(), *self._snapshots.records.all().values()]
-        provisioned = sum(record["size"] for record in records if self._pools.of(record) is pool)
+        provisioned = sum(record["size"] for record in records if record.get("pool") == (volume_type or None))
         return Capacity(total=total / GIBIBYTE, free=free / GIBIBYTE, provisioned=float(provisioned))
 
     # ---- snapshots ----

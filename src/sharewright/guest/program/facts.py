@@ -64,12 +64,13 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
         serials = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS), sizes=sizes)
     if wait:
         small = {serials[name] for name in small_disks(host, serials, sizes)}
-        still = sorted(serial for serial in wanted if not match(serials, serial) or serial in small)
+        still = sorted(serial for serial, names in match(serials, wanted).items() if not names or serial in small)
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
     found = {}
+    names = match(serials, wanted)
     for share in shares:
-        found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in match(serials, share.serial)]
+        found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in names[share.serial]]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)
     return found

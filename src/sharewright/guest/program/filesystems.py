@@ -8,6 +8,10 @@ import os
 from .desired import Share, share_of
 from .host import STATE, CommandFailed, Host, polls
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MIB = 1024 * 1024
 NEITHER_DISK = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
 MARKS = f"{STATE}/formatting"  # one file per format in progress
@@ -100,11 +104,13 @@ def _serial(host: Host, name: str) -> str:
     return ""
 
 
-def match(serials: dict[str, str], wanted: str) -> list[str]:
-    """Names of the disks with that serial. virtio-blk keeps 20 characters of it, so a serial of just 20 matches the
-    start of a longer one; whole matches come before those."""
-    whole = [name for name, serial in serials.items() if serial == wanted]
-    return whole or [name for name, serial in serials.items() if len(serial) == 20 and wanted.startswith(serial)]
+def match(serials: dict[str, str], wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Each serial that is wanted → names of the disks with it. virtio-blk keeps 20 characters of a serial, so one of
+    just 20 matches the start of a longer one; whole matches come before those."""
+    names: dict[str, list[str]] = {}
+    for name, serial in serials.items():
+        names.setdefault(serial, []).append(name)
+    return {serial: names.get(serial) or names.get(serial[:20], []) for serial in wanted}
 
 
 def disk_size(host: Host, name: str) -> int:
@@ -122,9 +128,9 @@ def small_disks(host: Host, serials: dict[str, str], sizes: dict[str, int]) -> l
     """Names of the disks that have fewer bytes than ``sizes`` (by serial) says."""
     return [
         name
-        for serial, size in sizes.items()
-        for name in match(serials, serial)
-        if is_small(disk_size(host, name), size)
+        for serial, names in match(serials, sizes).items()
+        for name in names
+        if is_small(disk_size(host, name), sizes[serial])
     ]
 
 
@@ -139,7 +145,7 @@ def wait_for_disks(
     for left in polls(seconds, 0.1):
         serials = disk_serials(host, serials)
         small = small_disks(host, serials, sizes or {})
-        if not small and all(match(serials, serial) for serial in wanted):
+        if not small and all(match(serials, wanted).values()):
             break
         for name in small:
             host.poke(f"/sys/block/{name}/device/rescan", "1")
