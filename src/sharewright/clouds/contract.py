@@ -79,11 +79,13 @@ class VolumeSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """GiB. None means unknown. ``provisioned`` is the sum of the sizes promised, which thin volumes may not use yet."""
+    """GiB. None means unknown. ``provisioned`` is the sum of the sizes promised, which thin volumes may not use yet.
+    ``quota``: what may still be promised at most, however thin; None: no such limit."""
 
     total: float | None
     free: float | None
     provisioned: float = 0.0
+    quota: float | None = None
 
 
 class Volumes(Protocol):

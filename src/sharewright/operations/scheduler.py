@@ -95,13 +95,17 @@ class Pool:
     @property
     def available(self) -> float | None:
         """GiB that may still be promised; None is unknown."""
-        if self.total_capacity is None or self.free_capacity is None:
-            return None
-        if self.is_thin:
-            promised = self.provisioned_capacity + self.promised
-            by_promise = (self.total_capacity - self.reserved) * self.ratio - promised
-            return min(by_promise, (self.free_capacity - self.reserved) * self.ratio)
-        return self.free_capacity - self.reserved - self.promised
+        limits = []
+        if self.capabilities.get("free_quota_gb") is not None:  # the cloud's quota: not a GiB more, however thin
+            limits.append(float(self.capabilities["free_quota_gb"]) - self.promised)
+        if self.total_capacity is not None and self.free_capacity is not None:
+            if self.is_thin:
+                promised = self.provisioned_capacity + self.promised
+                limits.append((self.total_capacity - self.reserved) * self.ratio - promised)
+                limits.append((self.free_capacity - self.reserved) * self.ratio)
+            else:
+                limits.append(self.free_capacity - self.reserved - self.promised)
+        return min(limits, default=None)
 
 
 class Scheduler:

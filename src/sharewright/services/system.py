@@ -57,10 +57,9 @@ def list_pools(
     authorize(context, "scheduler_stats:pools:detail" if detail else "scheduler_stats:pools:index")
     with deployment.store.read() as tx:
         rows = fetch(tx, select(pools).order_by(pools.c.host))
-        size = func.sum(share_instances.c.size)
-        allocated = dict(
-            tx.execute(select(share_instances.c.host, size).group_by(share_instances.c.host)).tuples().all()
-        )
+        size = func.sum(share_instances.c.size).label("size")
+        query = select(share_instances.c.host, size).group_by(share_instances.c.host)
+        allocated = {row.host: row.size for row in tx.execute(query)}
         specs: dict[str, str] = {}
         if filters.get("share_type"):
             specs = dict(share_types.choose(tx, deployment, context, filters["share_type"])["extra_specs"])

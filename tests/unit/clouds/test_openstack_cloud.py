@@ -304,14 +304,15 @@ def test_a_volume_that_cannot_be_deleted_says_why(fake: FakeOpenStack, world: Wo
 def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World) -> None:
     fake.add_volume("v", DEPLOYMENT, size=10)
     capacity = world.volumes.capacity()
-    assert (capacity.total, capacity.free, capacity.provisioned) == (1000.0, 990.0, 10.0)
+    assert (capacity.total, capacity.free, capacity.provisioned, capacity.quota) == (1000.0, 990.0, 10.0, 990.0)
     world.volumes.capacity()
     assert len(fake.asked("GET", "get_pools")) == 1  # refused once is refused
     fake.pools = [{"total_capacity_gb": 100.0, "free_capacity_gb": 40.0}] * 2
     capacity = World(fake).volumes.capacity()
-    assert (capacity.total, capacity.free) == (200.0, 80.0)
+    assert (capacity.total, capacity.free, capacity.quota) == (200.0, 80.0, 990.0)
     fake.volume_quota = 1
-    assert World(fake).volumes.capacity().free == 0
+    capacity = World(fake).volumes.capacity()
+    assert (capacity.free, capacity.quota) == (0, 0)
     fake.volume_quota = 1000
     fake.pools[0] = fake.pools[0] | {"volume_type": "fast"}
     assert World(fake).volumes.capacity("fast").free == 40.0
@@ -321,7 +322,7 @@ def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World
     fake.quota = -1
     fake.pools = [{"total_capacity_gb": "infinite", "free_capacity_gb": "unknown"}]
     capacity = World(fake).volumes.capacity()
-    assert (capacity.total, capacity.free, capacity.provisioned) == (None, None, 10.0)
+    assert (capacity.total, capacity.free, capacity.provisioned, capacity.quota) == (None, None, 10.0, None)
 
 
 # ---- servers ----

@@ -152,6 +152,8 @@ class TestChecks:
             ({"capabilities": THIN}, {"size": 100}, ""),
             ({"capabilities": THIN}, {"size": 101}, "capacity: 101 GiB asked for, 100.0 GiB available"),
             ({"capabilities": THIN, "provisioned_capacity": 195.0}, {}, "5.0 GiB available"),
+            ({"capabilities": {**THIN, "free_quota_gb": 8.0}, "promised": 1.0}, {}, "7.0 GiB available"),
+            ({"capabilities": {"free_quota_gb": 9.0}, "free_capacity": None}, {}, "9.0 GiB available"),
             ({"capabilities": THIN, "provisioned_capacity": 180.0, "promised": 15.0}, {}, "5.0 GiB available"),
             ({"capabilities": THIN}, {"size": 60, "extra_specs": {"thin_provisioning": "False"}}, "thin_provisioning"),
         ],

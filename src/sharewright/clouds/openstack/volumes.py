@@ -172,14 +172,15 @@ class OpenStackVolumes(OpenStackSnapshots):
         used = float(limits.total_gigabytes_used or 0)
         quota = limits.max_total_volume_gigabytes
         total, free = self._pools(volume_type)
+        left: float | None = None
         if quota is not None and quota >= 0:
             left = max(0.0, quota - used)
             total = float(quota) if total is None else min(total, float(quota))
             free = left if free is None else min(free, left)
         count = limits.max_total_volumes
         if count is not None and 0 <= count <= (limits.total_volumes_used or 0):
-            free = 0.0
-        return Capacity(total=total, free=free, provisioned=used)
+            left = free = 0.0
+        return Capacity(total=total, free=free, provisioned=used, quota=left)
 
     # ---- for compute ----
 

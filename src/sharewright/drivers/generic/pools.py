@@ -63,6 +63,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "ipv6_support": False,
             "thin_provisioning": True,
             "max_over_subscription_ratio": settings.max_over_subscription_ratio,
+            "free_quota_gb": capacity.quota,
             "reserved_percentage": reserved,
             "reserved_snapshot_percentage": settings.reserved_share_from_snapshot_percentage or reserved,
             "reserved_share_extend_percentage": settings.reserved_share_extend_percentage or reserved,
