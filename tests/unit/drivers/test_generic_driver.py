@@ -637,7 +637,7 @@ class TestServers:
             reserved_share_extend_percentage=extend,
             reserved_share_from_snapshot_percentage=from_snapshot,
         )
-        pool = pool_stats(BACKEND, settings, world.cloud)
+        (pool,) = pool_stats(BACKEND, settings, world.cloud)
         assert pool.reserved_percentage == 30
         capabilities = pool.capabilities
         assert told == (capabilities["reserved_share_extend_percentage"], capabilities["reserved_snapshot_percentage"])
