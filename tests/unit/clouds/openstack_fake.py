@@ -59,6 +59,7 @@ class FakeOpenStack:
         self.volume_quota = 10
         self.snapshot_quota = 10
         self.pools: list[dict[str, Any]] | None = None  # None: only administrators may see them
+        self.volume_types: list[dict[str, Any]] = []
         self.outcome = {
             "volume": "available",
             "extend": "",  # the status from before
@@ -305,12 +306,9 @@ class FakeOpenStack:
             case "GET", ["scheduler-stats", "get_pools"]:
                 if self.pools is None:
                     return 403, {"forbidden": {"message": "Policy doesn't allow it to be performed.", "code": 403}}
-                wanted = asked.query.get("volume_type", [None])[0]
-                chosen = [each for each in self.pools if wanted in (None, each.get("volume_type"))]
-                if wanted and not chosen:
-                    message = f"Volume type with name {wanted} could not be found."
-                    return 404, {"itemNotFound": {"message": message, "code": 404}}
-                return 200, {"pools": [{"name": "pool", "capabilities": each} for each in chosen]}
+                return 200, {"pools": [{"name": "pool", "capabilities": each} for each in self.pools]}
+            case "GET", ["types"]:
+                return 200, {"volume_types": self.volume_types}
             case "GET", ["messages"] if asked.query["resource_uuid"][0] in {**self.volumes, **self.snapshots}:
                 return 200, {"messages": [{"id": "m", "user_message": each} for each in self.messages]}
             case "GET", ["attachments"] | ["attachments", "detail"]:

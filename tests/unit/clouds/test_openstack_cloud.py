@@ -314,8 +314,13 @@ def test_capacity_from_pools_or_from_the_quota(fake: FakeOpenStack, world: World
     capacity = World(fake).volumes.capacity()
     assert (capacity.free, capacity.quota) == (0, 0)
     fake.volume_quota = 1000
-    fake.pools[0] = fake.pools[0] | {"volume_type": "fast"}
-    assert World(fake).volumes.capacity("fast").free == 40.0
+    fake.pools[0] = fake.pools[0] | {"volume_backend_name": "ssd"}
+    fake.volume_types = [
+        {"id": "1", "name": "fast", "extra_specs": {"volume_backend_name": "ssd"}},
+        {"id": "2", "name": "any", "extra_specs": {}},
+    ]
+    for name, free in (("fast", 40.0), ("1", 40.0), ("any", 80.0)):
+        assert World(fake).volumes.capacity(name).free == free
     with pytest.raises(CloudObjectMissing, match="slow"):
         World(fake).volumes.capacity("slow")
     fake.volume_quota = -1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from openstack.block_storage.v3.stats import Pools
 from openstack.block_storage.v3.volume import Volume as CinderVolume
 from openstack.connection import Connection as Sdk
-from openstack.resource import QueryParameters
 
 from sharewright.clouds.contract import Capacity, Tags, Volume, VolumeSpec, cloud_calls
 from sharewright.clouds.openstack.cinder import AVAILABLE, DETACHING, IN_USE, MOVING, metadata_of, name_of
@@ -259,7 +258,7 @@ class OpenStackVolumes(OpenStackSnapshots):
         if not self._sees_pools:
             return None, None
         try:
-            pools = self._connection.call("asking for Cinder's pools", lambda sdk: list(_list_pools(sdk, volume_type)))
+            pools = self._connection.call("asking for Cinder's pools", lambda sdk: _list_pools(sdk, volume_type))
         except CloudError as error:
             if status_of(error) != 403:
                 raise
@@ -269,17 +268,20 @@ class OpenStackVolumes(OpenStackSnapshots):
         return _sum(sizes, "total_capacity_gb"), _sum(sizes, "free_capacity_gb")
 
 
-class _TypedPools(Pools):
-    """openstacksdk's, which can ask Cinder (3.35) for those that take a volume type only."""
-
-    _query_mapping = QueryParameters("volume_type")
-    _max_microversion = "3.35"
-
-
-def _list_pools(sdk: Sdk, volume_type: str | None) -> Iterable[Pools]:
+def _list_pools(sdk: Sdk, volume_type: str | None) -> list[Pools]:
+    """All pools, or those of the backend that a type names. Cinder's own filter by type (3.35) fails for pools that are
+    provisioned thinly: its capacity filter adds a size that this request has not."""
+    pools = list(block_storage(sdk).backend_pools())
     if volume_type is None:
-        return block_storage(sdk).backend_pools()
-    return _TypedPools.list(block_storage(sdk), volume_type=volume_type)
+        return pools
+    found = [each for each in block_storage(sdk).types() if volume_type in (each.name, each.id)]
+    if not found:
+        raise CloudObjectMissing(
+            f"Cinder has no volume type {volume_type} that Sharewright's project may use.",
+            hint="openstack volume type list shows them; set the backend's volume_type and volume_types.",
+        )
+    wanted = (found[0].extra_specs or {}).get("volume_backend_name")
+    return [each for each in pools if wanted in (None, (each.capabilities or {}).get("volume_backend_name"))]
 
 
 def holders(volume: CinderVolume) -> list[str]:
