@@ -20,7 +20,7 @@ OPTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Generic module": {
         "smb_template_config_path": ("`$state_path/smb.conf`", "Dropped: upstream declares it and uses it nowhere."),
         "volume_name_template": ("`manila-share-%s`", "`backends.NAME.volume_name_template`"),
-        "volume_snapshot_name_template": ("`manila-snapshot-%s`", "Open: comes with snapshots."),
+        "volume_snapshot_name_template": ("`manila-snapshot-%s`", "`backends.NAME.volume_snapshot_name_template`"),
         "share_mount_path": ("`/shares`", "Fixed: `/shares`. Nothing but Sharewright's program looks at it."),
         "max_time_to_create_volume": ("180", "`backends.NAME.volume_seconds`"),
         "max_time_to_extend_volume": ("180", "`backends.NAME.volume_seconds`"),

@@ -7,7 +7,7 @@ such a row to exist: a library user without share servers may bring ids of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -149,10 +149,12 @@ class ServiceInstances(Protocol):
         round trips. Errors as of ``apply``, and GuestBusy while another share of the server is frozen."""
         ...
 
-    def ensure_running(self, server_id: str, progress: Progress) -> bool:
+    def ensure_running(self, server_id: str, progress: Progress, *, ask: Callable[[], object] | None = None) -> bool:
         """One look at the server's health and, when it needs it, one act of healing: a stopped VM is started; a
         running one that stays silent for ``heal_tries`` looks is rebooted hard, with growing pauses between reboots;
-        one whose ports were deleted is deleted too.
+        one whose ports were deleted is deleted too. ``ask`` is a call to the guest that the caller wants to make
+        anyway: where nothing speaks against the guest, it is made in place of a greeting, and its answer shows as well
+        that the guest is there. It may be left out, or made and fail.
 
         True: the guest answers now. False: it does not; look again later, or replace the VM when it is missing. Raises
         CloudUnavailable and CloudError when the cloud cannot tell.

@@ -67,6 +67,12 @@ class HealthMemory:
             health.probing = True
             return False
 
+    def is_suspect(self, server_id: str) -> bool:
+        """Whether it did not answer the last time."""
+        with self._lock:
+            health = self._servers.get(server_id)
+            return health is not None and health.healthy is False
+
     def succeeded(self, server_id: str) -> None:
         now = time.monotonic()
         with self._lock:

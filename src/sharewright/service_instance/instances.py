@@ -28,6 +28,7 @@ from sharewright.errors import (
     CloudObjectMissing,
     DeadlineExceeded,
     GuestBusy,
+    GuestError,
     GuestUnreachable,
     LeaseLost,
     NotFound,
@@ -353,7 +354,7 @@ class CloudServiceInstances:
 
     # ---- healed ----
 
-    def ensure_running(self, server_id: str, progress: Progress) -> bool:
+    def ensure_running(self, server_id: str, progress: Progress, *, ask: Callable[[], object] | None = None) -> bool:
         with self._store.read() as tx:
             record = records.find(tx, server_id)
         if record is None or record.instance_id is None:
@@ -380,7 +381,7 @@ class CloudServiceInstances:
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
             return self._answers_after_boot(record, progress)
         try:
-            answers = self._answers(server_id)
+            answers = self._answers(server_id, ask)
         except GuestBusy:  # at work, not silent: a slow mount must not count towards a reboot
             log.info("service instance is busy", share_server=server_id)
             return False
@@ -400,8 +401,19 @@ class CloudServiceInstances:
         present = {port.id for port in self._cloud.networks.list_ports()}
         return [port.role for port in missing if port.port_id not in present]
 
-    def _answers(self, server_id: str) -> bool:
+    def _answers(self, server_id: str, ask: Callable[[], object] | None) -> bool:
         """One short try. Not subject to the refusal of other callers: its result is what ends that."""
+        self._address(server_id)  # with it the health is learnt
+        if ask is not None and not self._health.is_suspect(server_id):
+            try:
+                ask()
+                return True
+            except GuestBusy:
+                raise
+            except GuestUnreachable as error:  # or it is only slow; a greeting tells
+                log.info("service instance does not answer a look", share_server=server_id, reason=error.message)
+            except GuestError:  # a refusal is an answer
+                return True
         try:
             address = self._address(server_id)
             with self._watching(server_id):

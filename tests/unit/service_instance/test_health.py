@@ -175,6 +175,56 @@ def test_a_healthy_server_is_left_alone(world: World) -> None:
     assert world.cloud.calls() == {"find_instance": 1, "guest.wait_ready": 1}
 
 
+class Asked:
+    """A call that the caller of ensure_running wants to make; it fails with the given errors first."""
+
+    def __init__(self, instances: CloudServiceInstances, server: str, *errors: Exception) -> None:
+        self.times = 0
+        self._call = lambda: instances.observe(server, document(server))
+        self._errors = list(errors)
+
+    def __call__(self) -> None:
+        self.times += 1
+        if self._errors:
+            raise self._errors.pop()
+        self._call()
+
+
+def test_what_the_caller_asks_anyway_is_greeting_enough(world: World) -> None:
+    instances = world.instances()
+    server = make_server(world, instances)
+    world.cloud.reset_calls()
+    asked = Asked(instances, server)
+    assert instances.ensure_running(server, NoProgress(), ask=asked)
+    assert world.cloud.calls() == {"find_instance": 1, "guest.observe": 1}
+    assert asked.times == 1
+
+
+@pytest.mark.parametrize(("error", "greetings"), [(GuestUnreachable("slow"), 1), (GuestError("refused"), 0)])
+def test_a_call_that_fails_says_less_than_a_greeting(world: World, error: GuestError, greetings: int) -> None:
+    """A long silence may be that call's own fault, and must not count towards a reboot; a refusal is an answer."""
+    instances = world.instances()
+    server = make_server(world, instances)
+    world.cloud.reset_calls()
+    assert instances.ensure_running(server, NoProgress(), ask=Asked(instances, server, error))
+    assert world.cloud.calls().get("guest.wait_ready", 0) == greetings
+    assert healing_begun(world, server) == (0, None)
+    assert stored(world, server)[0] is True
+
+
+def test_one_that_was_silent_is_greeted_first(world: World) -> None:
+    """So that it keeps its healer for a short probe, not for the time of a whole call."""
+    instances = world.instances()
+    server = make_server(world, instances)
+    silence(world)
+    world.cloud.fail("guest.observe", GuestUnreachable)
+    asked = Asked(instances, server)
+    assert not instances.ensure_running(server, NoProgress(), ask=asked)
+    assert not instances.ensure_running(server, NoProgress(), ask=asked)
+    assert asked.times == 1
+    assert healing_begun(world, server)[0] == 2
+
+
 def test_a_stopped_vm_is_started(world: World) -> None:
     instances = world.instances()
     server = make_server(world, instances)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -41,8 +42,14 @@ def heal(
     server = instances.find(server_id)
     if server is None:
         return False
+    seen: list[State | None] = []
+
+    def look(server: ServiceInstance = server) -> None:
+        with suppress(NotFound):  # the server's row is going; said below
+            seen.append(_observe(store, instances, server))
+
     with progress.step("running"):
-        running = instances.ensure_running(server_id, progress)
+        running = instances.ensure_running(server_id, progress, ask=look)
     if not running:
         # Only the cloud's own word that it is gone: a VM that is merely silent may still write to the volumes.
         if cloud.compute.find_instance(server.instance_id) is not None:
@@ -51,7 +58,7 @@ def heal(
         server = make_again()
     with progress.step("guest"):
         try:
-            state = _observe(store, instances, server)
+            state = seen[0] if seen else _observe(store, instances, server)
             if state is not None:  # as it should be, volumes included: the cloud need not be asked
                 _record(store, server, state, progress)
                 return True
