@@ -40,7 +40,7 @@ class MetricsEndpoint:
         deployment.register(DeploymentCollector(store, most_detailed_shares=settings.most_detailed_shares))
         self._applications: dict[str, Application] = {
             "/metrics": make_wsgi_app(REGISTRY),
-            "/deployment": make_wsgi_app(deployment),
+            "/deployment": _one_at_a_time(make_wsgi_app(deployment)),
         }
         try:
             self._server = _Server(settings.listen, number)
@@ -79,6 +79,17 @@ class MetricsEndpoint:
         except Exception as error:
             log.warning("metrics cannot be told", path=environ["PATH_INFO"], exc_info=error)
             return _say(start_response, "503 Service Unavailable", "The database did not answer.\n")
+
+
+def _one_at_a_time(application: Application) -> Application:
+    """However many ask: an answer about many shares takes memory while it is made."""
+    lock = threading.Lock()
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        with lock:
+            return application(environ, start_response)
+
+    return answer
 
 
 def _say(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:

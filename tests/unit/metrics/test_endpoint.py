@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
 
 from scrapes import scrape
 from sharewright.errors import ConfigurationError
@@ -47,6 +50,17 @@ def test_a_database_that_does_not_answer_is_an_error_not_an_empty_page(sqlite_st
         with sqlite_store.begin() as tx:
             tx.exec_driver_sql("ALTER TABLE gone RENAME TO pools")
         assert status(f"{endpoint.url}/deployment") == 200
+
+
+def test_one_answer_about_the_deployment_is_made_at_a_time(sqlite_store: Store) -> None:
+    asking: list[int] = []
+    event.listen(sqlite_store._reader, "before_cursor_execute", lambda *_: asking.append(threading.get_ident()))
+    with MetricsEndpoint(sqlite_store, Metrics()) as endpoint, ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(status, [f"{endpoint.url}/deployment"] * 24)) == {200}
+    each = len(asking) // 24
+    assert each >= 5
+    turns = [set(asking[start : start + each]) for start in range(0, len(asking), each)]
+    assert [len(threads) for threads in turns] == [1] * 24, "no two at once"
 
 
 def test_a_taken_port_is_told(sqlite_store: Store) -> None:
