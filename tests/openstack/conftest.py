@@ -74,7 +74,8 @@ class OpenStackKinds:
 
     def memory_of(self, server_id: str) -> int:
         server = self._sdk.compute.find_server(f"manila-{server_id}", ignore_missing=False, all_projects=True)
-        return int(self._sdk.compute.get_server(server.id).flavor.ram)
+        answer = self._sdk.compute.get(f"/servers/{server.id}", microversion="2.47")  # with the flavor's numbers
+        return int(answer.json()["server"]["flavor"]["ram"])
 
 
 @pytest.fixture(scope="session")

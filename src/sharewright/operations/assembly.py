@@ -120,6 +120,8 @@ def with_cloud(settings: Settings, cloud: str) -> Settings:
             backend,
             cloud=chosen,
             image="" if backend.cloud == "openstack" else backend.image,  # Glance's name is no path
+            # libvirt knows only those of its own section, and Cinder's are others.
+            **({"volume_type": "", "volume_types": ()} if chosen == "libvirt" != backend.cloud else {}),
         )
         for name, backend in settings.backends.items()
     }

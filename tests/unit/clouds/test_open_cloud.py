@@ -33,3 +33,10 @@ def test_opening_contacts_nobody(tmp_path: Path) -> None:
 def test_an_openstack_backend_can_be_simulated() -> None:
     settings = Settings(backends={"a": Backend(cloud="openstack", flavor="f", image="service")})
     assert with_cloud(settings, "simulated").backends["a"] == Backend(cloud="simulated", flavor="f")
+
+
+def test_volume_types_of_another_cloud_are_none_of_libvirts() -> None:
+    backend = Backend(cloud="openstack", flavor="f", volume_type="rbd", volume_types=("fast",))
+    settings = Settings(backends={"a": backend})
+    assert with_cloud(settings, "libvirt").backends["a"] == Backend(cloud="libvirt", flavor="f")
+    assert with_cloud(settings, "simulated").backends["a"].volume_types == ("fast",)
