@@ -12,6 +12,7 @@ from typing import Any
 
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
 from sharewright.guest.package import build_program
+from sharewright.guest.program.host import Host
 
 TOOLS = Path(__file__).with_name("guest_tools.py")
 SERVER_ID = "5a1e6c0e-0000-4000-8000-00000000cafe"
@@ -155,6 +156,16 @@ class Machine:
     @property
     def mounted(self) -> list[str]:
         return [line.split()[4] for line in self.read("proc/self/mountinfo").splitlines() if "/shares/" in line]
+
+
+class CountingHost(Host):
+    """The program's view of its machine, counting the files that it reads."""
+
+    reads = 0
+
+    def read_bytes(self, path: str) -> bytes:
+        self.reads += 1
+        return super().read_bytes(path)
 
 
 class Session:
