@@ -128,7 +128,7 @@ class World:
             )
         return identifier
 
-    def request_share(self, size: int = 1, **values: Any) -> str:
+    def request_share(self, size: int = 1, *, hints: dict[str, Any] | None = None, **values: Any) -> str:
         """Rows, quota and operation of an accepted POST /shares. Returns the share's id."""
         share_id = new_id()
         now = utcnow()
@@ -164,7 +164,7 @@ class World:
                     **instance_columns(self._extra_specs(tx, row["share_type_id"])),
                 )
             )
-            self._enqueue(tx, "create_share", share_id)
+            self._enqueue(tx, "create_share", share_id, {"scheduler_hints": hints} if hints else None)
         return share_id
 
     @staticmethod
@@ -172,6 +172,14 @@ class World:
         columns = share_type_extra_specs.c
         query = select(columns.key, columns.value).where(columns.share_type_id == share_type_id)
         return {spec.key: spec.value for spec in tx.execute(query)}
+
+    def request_clone(self, snapshot_id: str, size: int | None = None, **values: Any) -> str:
+        """An accepted POST /shares with a snapshot_id."""
+        snapshot = self.snapshot(snapshot_id)
+        parent = self.share(snapshot.share_id)
+        copied = {name: getattr(parent, name) for name in ("share_type_id", "share_network_id", "availability_zone")}
+        hints = {"only_host": parent.host}
+        return self.request_share(size or snapshot.size, snapshot_id=snapshot_id, hints=hints, **copied, **values)
 
     def request_rule(self, share_id: str, access_to: str, level: str = "rw") -> str:
         """An accepted allow_access."""

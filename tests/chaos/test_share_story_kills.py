@@ -216,6 +216,26 @@ def test_killed_while_taking_a_snapshot(sqlite_template: Path) -> None:
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 12
 
 
+def test_killed_while_making_a_share_from_a_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        snapshot = world.request_snapshot(with_share(world))
+        world.run()
+        return snapshot
+
+    def act(world: World, snapshot: str) -> None:
+        world.request_clone(snapshot, 2)
+
+    def examine(ruin: Ruin) -> None:
+        (clone,) = [row for row in ruin.world.rows(shares) if row.snapshot_id is not None]
+        assert (clone.status, clone.size) == ("available", 2)
+        assert ruin.made()["mkfs"] == 2  # the parent's, and the copy's UUID once
+        assert ruin.made()["volume"] == 2
+        assert ruin.world.exports(clone.id) == []
+        assert ruin.world.messages(clone.id) == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 15
+
+
 def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:
     def prepare(world: World) -> str:
         snapshot = world.request_snapshot(with_share(world))

@@ -45,7 +45,7 @@ SHARE: Final = Resource(
         Field("id", Identifier, summary=True),
         Field("name", Name, summary=True, create=True, update=True, aliases=("display_name",)),
         Field("description", str | None, create=True, update=True, aliases=("display_description",), accepts=Name),
-        Field("size", PositiveInteger, create=True, required=True),
+        Field("size", PositiveInteger, create=True, accepts=PositiveInteger | None),
         Field("share_proto", Identifier, source="protocol", key="protocol", create=True, required=True),
         Field("status", str),
         Field("created_at", Timestamp, source=timestamp("created_at")),

@@ -47,13 +47,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``uuid`` is chosen by the controller and never changes. ``create``: our journal says that the volume is new; the
     guest formats it only if it also carries no signature. A volume that already carries ``uuid`` is simply used.
-    ``size`` is what the share should have, in bytes: a smaller file system grows to it, mounted, once its disk has
-    grown; a larger one stays as it is. 0: any size will do."""
+    ``clone_of``: the volume began as a copy of another share's file system, of that UUID; it gets ``uuid`` before it is
+    mounted, and is never formatted. ``size`` is what the share should have, in bytes: a smaller file system grows to
+    it, mounted, once its disk has grown; a larger one stays as it is. 0: any size will do."""
 
     type: FilesystemType
     uuid: str
     create: bool = False
     size: int = 0
+    clone_of: str = ""
 
 
 class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +77,8 @@ class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``. Protocol
-    ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules here."""
+    ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules here. ``by_serial``:
+    another disk may carry the same UUID for now, so a boot must not find this one by its UUID."""
 
     id: str
     serial: str
@@ -83,6 +86,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocol: Literal["NFS", "NONE"]
     rules: tuple[Rule, ...] = ()
     squash: Squash = "no_root_squash"
+    by_serial: bool = False
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,10 +119,10 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ShareState(msgspec.Struct, frozen=True):
     """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
-    ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it. With ``disk_small``
-    (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its old size.
-    ``exported`` is False for a share without rules, which is not exported to anybody. Sizes are those of the file
-    system; None: it is not mounted, or did not answer in time. ``bytes_read`` and ``bytes_written`` are what NFS
+    ``clone_failed``, ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it.
+    With ``disk_small`` (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its
+    old size. ``exported`` is False for a share without rules, which is not exported to anybody. Sizes are those of the
+    file system; None: it is not mounted, or did not answer in time. ``bytes_read`` and ``bytes_written`` are what NFS
     clients read and wrote since its exports were last changed.
 
     ``move``, of one with a successor: ``copying``, ``ready``, ``moved`` (for good), ``stopped``, ``late`` (a switch was

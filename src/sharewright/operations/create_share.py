@@ -81,6 +81,8 @@ class CreateShare(BaseStory):
             if unscheduled
             else Detail.NO_SHARE_SERVER
             if server_failed
+            else Detail.DRIVER_FAILED_CREATING_FROM_SNAP
+            if share.snapshot_id is not None
             else Detail.UNKNOWN_ERROR,
             error=error,
         )

@@ -32,6 +32,7 @@ class ShareRow:
     backend: str | None
     server_id: str | None
     wanted: bool
+    snapshot_id: str | None
 
 
 def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
@@ -49,6 +50,7 @@ def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
             share_instances.c.wanted,
+            shares.c.snapshot_id,
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
         .where(shares.c.id == share_id)

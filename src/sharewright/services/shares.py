@@ -16,6 +16,7 @@ from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, contains, count, fetch_page
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
 from sharewright.services.work import submit
@@ -45,6 +46,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
 _EXACT: Final = (
     "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host", "snapshot_id",
 )  # fmt: skip
+COPY_SECONDS: Final = 20.0  # for each GiB of a share that is made from a snapshot: some clouds copy all of it
 _PUBLIC_RULES: Final = frozenset(
     {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
 )
@@ -106,7 +108,8 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     """Accept a new share: its rows, the quota and the operation in one transaction.
 
     ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
-    availability_zone, is_public, metadata, scheduler_hints (which the operation honours).
+    availability_zone, is_public, metadata, scheduler_hints (which the operation honours). With snapshot_id the share is
+    made from that, and takes over what is not given.
     """
     authorize(context, "share:create")
     if values.get("is_public"):
@@ -120,7 +123,12 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
         authorize(context, "share:create_on_host")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
+        source = read_source(tx, context, values)
+        if source is not None:
+            values = source.values
         share_type = types.choose(tx, deployment, context, values.get("share_type"))
+        if source is not None:
+            source.check_type(share_type["id"])
         specs = share_type["extra_specs"]
         check_size(specs, values["size"])
         for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
@@ -157,6 +165,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 progress=None,
                 availability_zone=zone,
                 share_network_id=network_id,
+                snapshot_id=source.snapshot_id if source is not None else None,
                 created_at=now,
                 **{name: _is_true(specs, name) for name in _SUPPORT},
             )
@@ -170,12 +179,16 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 share_network_id=network_id,
                 size=values["size"],
                 created_at=now,
-                **instance_columns(specs),
+                **(source.instance if source is not None else instance_columns(specs)),
             )
         )
         write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
+        seconds = 0.0
+        if source is not None:
+            hints["only_host"] = source.host  # where its snapshot is
+            seconds = COPY_SECONDS * values["size"]
         payload = {"scheduler_hints": hints} if hints else {}
-        submit(tx, deployment, context, "create_share", "share", identifier, payload)
+        submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=seconds)
         record = _complete(tx, [find(tx, context, identifier)])[0]
     deployment.wake()
     return record
@@ -417,8 +430,6 @@ def _parse_hints(hints: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
     """What names a thing that cannot exist here yet."""
-    if values.get("snapshot_id"):
-        raise NotFound(f"Snapshot {str(values['snapshot_id'])[:64]} could not be found.")
     if values.get("share_group_id"):
         raise NotFound(f"Share group {str(values['share_group_id'])[:64]} could not be found.")
 

@@ -25,8 +25,9 @@ def submit(
     payload: Mapping[str, Any] | None = None,
     *,
     quiet_seconds: float = 0.0,
+    more_seconds: float = 0.0,
 ) -> str:
-    """Enqueue one operation under the request's id and return its id."""
+    """Enqueue one operation under the request's id and return its id. ``more_seconds``: beyond the usual deadline."""
     return enqueue(
         tx,
         kind,
@@ -34,7 +35,7 @@ def submit(
         resource_id=resource_id,
         context=context,
         payload=payload,
-        seconds=deployment.settings.worker.operation_seconds,
+        seconds=deployment.settings.worker.operation_seconds + more_seconds,
         quiet_seconds=quiet_seconds,
     )
 

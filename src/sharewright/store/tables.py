@@ -175,6 +175,7 @@ share_instances = Table(
     Column("volume_attached", Boolean, nullable=False, default=False),
     Column("filesystem_uuid", ID),
     Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: the volume is new, may be formatted
+    Column("clone_of", ID),  # the volume began as a copy of this file system: never to be formatted
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
     # What the guest said last (guest/document.py, ShareState); null: it does not know.
     Column("bytes_total", BigInteger),

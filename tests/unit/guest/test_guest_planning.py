@@ -11,7 +11,8 @@ from guest_machines import CLIENT_MAC, MANAGEMENT_MAC, document, firewall, numbe
 from sharewright.guest.document import Document
 from sharewright.guest.program.desired import Desired, parse_document
 from sharewright.guest.program.exports import HEADER, clients
-from sharewright.guest.program.filesystems import Disk, Superblock, fstab_line
+from sharewright.guest.program.filesystems import Disk, Superblock
+from sharewright.guest.program.fstab import fstab_line
 from sharewright.guest.program.host import Refusal
 from sharewright.guest.program.planning import Facts, Mount, Plan, make_plan
 
@@ -349,7 +350,9 @@ def test_drift_is_seen() -> None:
 def test_foreign_fstab_lines_are_kept() -> None:
     facts = served(1)
     facts.fstab = (
-        "# mine\n\n/dev/vda1 / ext4 rw 0 1\n" + fstab_line(desired(document(1, share(3))).shares[0]) + "\nlast"
+        "# mine\n\n/dev/vda1 / ext4 rw 0 1\n"
+        + fstab_line(desired(document(1, share(3))).shares[0], f"UUID={number(0xF503)}")
+        + "\nlast"
     )
     plan = make_plan(facts, desired(document(2, share(1, rule("10.0.0.5")))))
     (written,) = [action.text for action in plan.actions if action.kind == "write_fstab"]

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -322,6 +322,48 @@ def test_delete_snapshot_with_a_call_that_fails(laboratory: Laboratory, moment: 
 def test_delete_snapshot_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
     run = laboratory.run
     assert run(a_share_with_a_snapshot, act_delete_snapshot, CloudUnavailable, moment, examine_snapshot_deleted) >= 1
+
+
+# ---- shares from snapshots ----
+
+
+def act_clone(world: World, share: str) -> None:
+    (snapshot,) = world.rows(share_snapshots)
+    world.request_clone(snapshot.id, 2)
+
+
+def clone_of(world: World, parent: str) -> Any:
+    (clone,) = [row for row in world.rows(shares) if row.id != parent]
+    return clone
+
+
+def examine_clone_or_error(world: World, parent: str) -> None:
+    clone = clone_of(world, parent)
+    if clone.status == "available":
+        examine_clone(world, parent)
+    else:
+        assert clone.status == "error"
+        assert "Sabotage" in world.messages(clone.id)[0].detail
+        assert len(world.cloud.volumes.list_volumes()) == 1
+    assert world.share(parent).status == "available"
+    assert world.exports(parent) == [["10.20.0.99/32", "ro"]]
+
+
+def examine_clone(world: World, parent: str) -> None:
+    clone = clone_of(world, parent)
+    assert (clone.status, clone.size, world.messages(clone.id)) == ("available", 2, [])
+    assert world.instance(clone.id).clone_of == world.instance(parent).filesystem_uuid
+    assert world.exports(clone.id) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_clone_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share_with_a_snapshot, act_clone, CloudError, moment, examine_clone_or_error) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_clone_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share_with_a_snapshot, act_clone, CloudUnavailable, moment, examine_clone) >= 4
 
 
 # ---- delete ----

@@ -5,8 +5,8 @@ when asked for and on a blank volume; older generations are refused; mounts and 
 what the document leaves out is unexported and unmounted, never wiped.
 
 Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
-``guest.thaw`` for whole calls;
-``guest.mkfs``, ``guest.mount``, ``guest.grow``, ``guest.export``, ``guest.unmount`` for one share's step.
+``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.mount``, ``guest.grow``, ``guest.export``,
+``guest.unmount`` for one share's step.
 """
 
 from __future__ import annotations
@@ -251,6 +251,12 @@ class SimulatedGuests:
             )
             formatted = True
             changed.append(f"format {share.id}")
+        elif found == share.filesystem.clone_of:
+            failure = self._failure(tx, "guest.identify")
+            if failure:
+                return _failed(share, "clone_failed", failure)
+            tx.execute("UPDATE volumes SET filesystem_uuid = ? WHERE id = ?", (share.filesystem.uuid, volume["id"]))
+            changed.append(f"identify {share.id}")
         elif found != share.filesystem.uuid:
             if share.filesystem.create:
                 return _failed(share, "not_blank", f"the volume carries file system {found}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from sharewright.errors import NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
@@ -48,16 +48,23 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 share_instances.c.filesystem_ready,
                 share_instances.c.size,
                 share_instances.c.squash,
+                share_instances.c.clone_of,
+                share_instances.c.volume_attached,
+                share_instances.c.wanted,
                 shares.c.protocol,
             )
             .join(shares, shares.c.id == share_instances.c.share_id)
             .where(
                 share_instances.c.share_server_id == server_id,
-                share_instances.c.wanted.is_(True),
-                share_instances.c.volume_attached.is_(True),
+                or_(
+                    and_(share_instances.c.wanted.is_(True), share_instances.c.volume_attached.is_(True)),
+                    share_instances.c.clone_of.is_not(None),
+                ),
             )
             .order_by(share_instances.c.created_at, share_instances.c.id)
         ).all()
+        # Copies that may carry another share's UUID still, whether they are attached already or not.
+        doubled = {row.clone_of for row in instances if row.clone_of is not None and not row.filesystem_ready}
         rules_by_share: dict[str, list[Rule]] = defaultdict(list)
         for rule in tx.execute(
             select(
@@ -88,13 +95,16 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 filesystem=Filesystem(
                     row.filesystem_type,
                     row.filesystem_uuid,
-                    create=not row.filesystem_ready,
+                    create=not row.filesystem_ready and row.clone_of is None,
                     size=row.size * GIBIBYTE,
+                    clone_of="" if row.filesystem_ready else row.clone_of or "",
                 ),
                 protocol=row.protocol,
                 rules=tuple(rules_by_share[row.share_id]),
                 squash=row.squash,
+                by_serial=row.filesystem_uuid in doubled,
             )
             for row in instances
+            if row.wanted and row.volume_attached
         ),
     )

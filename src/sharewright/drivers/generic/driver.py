@@ -135,6 +135,9 @@ class GenericDriver:
         record = read_instance(self._store, share_instance_id)
         volume_id = record.volume_id or self._ensure_volume(record, progress).id
         if not record.volume_attached:
+            if record.snapshot_id is not None:
+                with progress.step("parent"):  # from here on a boot cannot take the copy for its parent
+                    self._converge(self._server(server_id), progress)
             with progress.step("attach"):
                 self._instances.attach_volume(server_id, volume_id, progress)
                 # From here on every document of the server holds the share.
@@ -209,11 +212,13 @@ class GenericDriver:
 
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
         volume_type = record.volume_type or self._settings.volume_type or None
+        source = self._snapshots.source(record.snapshot_id) if record.snapshot_id is not None else None
         with progress.step("volume"):
             volume = self._cloud.volumes.ensure_volume(
                 VolumeSpec(
                     name=self._volume_name(record.id),
-                    size=record.size,
+                    # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
+                    size=max(record.size, source.size) if source is not None else record.size,
                     tags={
                         TAG_DEPLOYMENT: self._cloud.deployment,
                         TAG_BACKEND: self._backend,
@@ -221,8 +226,12 @@ class GenericDriver:
                     },
                     volume_type=volume_type,
                     availability_zone=record.availability_zone,
+                    source_snapshot=source.snapshot_id if source is not None else None,
                 ),
-                timeout=self._within(self._settings.volume_seconds, progress),
+                # Some clouds copy within this call, and that takes the time that it takes.
+                timeout=progress.remaining
+                if source is not None
+                else self._within(self._settings.volume_seconds, progress),
             )
             remember(
                 self._store,
@@ -231,7 +240,10 @@ class GenericDriver:
                 volume_id=volume.id,
                 volume_serial=volume.serial,
                 volume_type=volume_type,
-                filesystem_type=record.filesystem_type or self._settings.filesystem,
+                filesystem_type=source.filesystem_type
+                if source is not None
+                else record.filesystem_type or self._settings.filesystem,
+                clone_of=source.filesystem_uuid if source is not None else None,
                 # Known before the volume is formatted: after a crash in between, the guest finds this UUID and stops.
                 filesystem_uuid=derived_id("filesystem", record.id),
             )
@@ -324,7 +336,15 @@ class GenericDriver:
                 volume = self._cloud.volumes.find_volume(volume.id)
                 if last or (volume is not None and volume.instance_id is None):
                     raise
-        remember(self._store, progress, record.id, volume_id=None, volume_serial=None, volume_attached=False)
+        remember(
+            self._store,
+            progress,
+            record.id,
+            volume_id=None,
+            volume_serial=None,
+            volume_attached=False,
+            clone_of=None,
+        )
 
     @staticmethod
     def _within(seconds: float, progress: Progress) -> float:

@@ -48,7 +48,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "storage_protocol": "NFS",
             "driver_handles_share_servers": True,
             "snapshot_support": True,
-            "create_share_from_snapshot_support": False,
+            "create_share_from_snapshot_support": True,
             "revert_to_snapshot_support": False,
             "mount_snapshot_support": False,
             "replication_type": None,

@@ -12,7 +12,7 @@ from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances
+from sharewright.store.tables import share_instances, shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class InstanceRecord:
     filesystem_type: str | None
     filesystem_uuid: str | None
     filesystem_ready: bool
+    snapshot_id: str | None
+    clone_of: str | None
     wanted: bool
 
 
@@ -51,8 +53,10 @@ def _query() -> Select[Any]:
         columns.filesystem_type,
         columns.filesystem_uuid,
         columns.filesystem_ready,
+        shares.c.snapshot_id,
+        columns.clone_of,
         columns.wanted,
-    )
+    ).join(shares, shares.c.id == columns.share_id)
 
 
 def _record(row: Row[Any]) -> InstanceRecord:

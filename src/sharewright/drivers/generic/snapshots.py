@@ -34,6 +34,16 @@ class SnapshotRecord:
     filesystem_uuid: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a share is made from: the cloud's snapshot, the size of its volume in GiB, and the file system in it."""
+
+    snapshot_id: str
+    size: int
+    filesystem_type: str
+    filesystem_uuid: str
+
+
 class VolumeSnapshots:
     """One backend's. ``within`` bounds a number of seconds by the work's deadline; ``freeze_seconds`` is the longest
     that a file system stands still."""
@@ -89,6 +99,27 @@ class VolumeSnapshots:
         record = self._find(snapshot_instance_id)
         if record is not None:
             self._discard(record, progress, thorough=True)
+
+    def source(self, snapshot_id: str) -> Source:
+        """Raises NotFound when a snapshot is gone, or is not to be had."""
+        columns = share_snapshot_instances.c
+        with self._store.read() as tx:
+            row = tx.execute(
+                select(
+                    columns.provider_location,
+                    columns.volume_size,
+                    columns.filesystem_type,
+                    columns.filesystem_uuid,
+                ).where(columns.snapshot_id == snapshot_id, columns.consistent.is_(True))
+            ).one_or_none()
+        if row is None or row.provider_location is None:
+            raise NotFound(f"Snapshot {snapshot_id}, which the share was to be made from, does not exist any more.")
+        return Source(
+            snapshot_id=row.provider_location,
+            size=row.volume_size,
+            filesystem_type=row.filesystem_type,
+            filesystem_uuid=row.filesystem_uuid,
+        )
 
     # ---- parts ----
 

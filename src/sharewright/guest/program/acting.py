@@ -8,6 +8,7 @@ import time
 
 from . import extension, usage
 from . import facts as observing
+from .cloning import give_identity
 from .desired import Desired, Share, mount_path
 from .exports import found_entries, wanted_entries
 from .filesystems import MARKS, finish_format, make_filesystem, mount_options
@@ -20,6 +21,7 @@ from .unmounting import UNMOUNT_SECONDS, unmount
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
 FAILURES = {
     "format": "mkfs_failed",
+    "identify": "clone_failed",
     "mount": "mount_failed",
     "release": "mount_failed",
     "finish_format": "mount_failed",
@@ -218,6 +220,8 @@ def _act_on_share(host: Host, action: Action, plan: Plan, outcome: Outcome) -> N
         if action.kind == "format" and share and disk:
             make_filesystem(host, share, disk)
             outcome.formatted.add(share.id)
+        elif action.kind == "identify" and share and disk:
+            give_identity(host, share, disk)
         elif action.kind == "mount" and share and disk:
             mount(host, share, disk.device, disk.number)
         elif action.kind == "finish_format" and share:

@@ -51,7 +51,20 @@ class Successor:
 
 
 class Share:
-    __slots__ = ("clients", "create", "filesystem", "id", "rules", "serial", "size", "squash", "successor", "uuid")
+    __slots__ = (
+        "by_serial",
+        "clients",
+        "clone_of",
+        "create",
+        "filesystem",
+        "id",
+        "rules",
+        "serial",
+        "size",
+        "squash",
+        "successor",
+        "uuid",
+    )
 
     def __init__(
         self,
@@ -65,6 +78,8 @@ class Share:
         squash: str = "no_root_squash",
         size: int = 0,
         successor: Successor | None = None,
+        clone_of: str = "",
+        by_serial: bool = False,
     ) -> None:
         self.id = id
         self.serial = serial
@@ -76,6 +91,8 @@ class Share:
         self.squash = squash
         self.size = size
         self.successor = successor
+        self.clone_of = clone_of
+        self.by_serial = by_serial
 
     @property
     def path(self) -> str:
@@ -269,14 +286,22 @@ def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
 
 
 def _share(value: object) -> Share:
-    table = _table(value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash", "successor"))
-    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size"))
+    table = _table(
+        value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash", "successor", "by_serial")
+    )
+    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
     create = filesystem.get("create", False)
     if not isinstance(create, bool):
         _wrong("filesystem.create", create, "true or false")
     protocol = _one_of(table["protocol"], "protocol", ("NFS", "NONE"))
     if protocol == "NONE" and table.get("rules"):
         raise Refusal("invalid", "A share of protocol NONE is only mounted; it cannot have rules.")
+    clone_of = filesystem.get("clone_of", "")
+    if clone_of and create:
+        raise Refusal("invalid", "A file system is either a copy or to be made, not both.")
+    by_serial = table.get("by_serial", False)
+    if not isinstance(by_serial, bool):
+        _wrong("share.by_serial", by_serial, "true or false")
     return Share(
         _text(table["id"], "share.id", UUID),
         _text(table["serial"], "share.serial", SERIAL),
@@ -287,6 +312,8 @@ def _share(value: object) -> Share:
         squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
         size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
         successor=_successor(table.get("successor"), str(filesystem["type"])),
+        clone_of=_text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
+        by_serial=by_serial,
     )
 
 

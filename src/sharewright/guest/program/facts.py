@@ -16,6 +16,7 @@ from .filesystems import (
     wait_for_disks,
 )
 from .firewall import interfaces, loaded_text
+from .fstab import find_link
 from .growing import filesystem_size
 from .host import RUN, SHARES, Host
 from .planning import Facts, Mount
@@ -73,6 +74,8 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
         found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in names[share.serial]]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)
+            if share.by_serial:
+                disk.link = find_link(host, disk.device, share.serial)
     return found
 
 

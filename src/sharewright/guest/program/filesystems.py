@@ -1,11 +1,11 @@
-"""Disks and file systems: recognising, finding by serial, making sure that a disk is blank, formatting, /etc/fstab."""
+"""Disks and file systems: recognising, finding by serial, making sure that a disk is blank, formatting."""
 
 from __future__ import annotations
 
 import json
 import os
 
-from .desired import Share, share_of
+from .desired import Share
 from .host import STATE, CommandFailed, Host, polls
 
 TYPE_CHECKING = False
@@ -26,9 +26,10 @@ SLACK = 32 * MIB
 
 class Superblock:
     """What a disk's own first sectors say. ``complete`` is False for a file system whose making was cut short. ``size``
-    in bytes, 0 when it is not known; ``log_bytes``: what an xfs keeps of it for its log."""
+    in bytes, 0 when it is not known; ``log_bytes``: what an xfs keeps of it for its log; ``sums_by_uuid``: the
+    checksums of an ext4 begin with its UUID."""
 
-    __slots__ = ("block_bytes", "complete", "log_bytes", "size", "type", "uuid")
+    __slots__ = ("block_bytes", "complete", "log_bytes", "size", "sums_by_uuid", "type", "uuid")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Superblock:
         size: int = 0,
         block_bytes: int = 0,
         log_bytes: int = 0,
+        sums_by_uuid: bool = False,
     ) -> None:
         self.type = type
         self.uuid = uuid
@@ -46,13 +48,15 @@ class Superblock:
         self.size = size
         self.block_bytes = block_bytes
         self.log_bytes = log_bytes
+        self.sums_by_uuid = sums_by_uuid
 
 
 class Disk:
     """A disk of a share. ``number`` is major:minor; ``content`` says why the disk is not blank, "" when it is, None
-    when nobody looked (it is only looked at before formatting). ``size`` and ``filesystem_size`` in bytes."""
+    when nobody looked (it is only looked at before formatting). ``size`` and ``filesystem_size`` in bytes. ``link``: a
+    name in /dev/disk/by-id that holds the serial, where one was looked for."""
 
-    __slots__ = ("content", "device", "filesystem_size", "number", "size", "superblock")
+    __slots__ = ("content", "device", "filesystem_size", "link", "number", "size", "superblock")
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class Disk:
         self.content = content
         self.size = size
         self.filesystem_size = superblock.size if superblock is not None else 0
+        self.link = ""
 
 
 def mount_options(share: Share) -> str:
@@ -179,12 +184,21 @@ def read_superblock(host: Host, device: str) -> Superblock | None:
 
 
 def _ext4(head: bytes) -> Superblock:
-    """ext4's superblock is at 1024: blocks at 4 (and 0x150 with the feature 64bit), log of their size at 24."""
+    """ext4's superblock is at 1024: blocks at 4 (and 0x150 with the feature 64bit), log of their size at 24, features
+    at 0x60 (incompat: 0x2000 is metadata_csum_seed) and 0x64 (ro_compat: 0x400 is metadata_csum)."""
     block = 1024 << min(int.from_bytes(head[1048:1052], "little"), 16)
     blocks = int.from_bytes(head[1028:1032], "little")
     if int.from_bytes(head[1120:1124], "little") & 0x80:
         blocks += int.from_bytes(head[1360:1364], "little") << 32
-    return Superblock("ext4", _dashed(head[1128:1144]), size=blocks * block, block_bytes=block)
+    seed = int.from_bytes(head[1120:1124], "little") & 0x2000
+    sums = int.from_bytes(head[1124:1128], "little") & 0x400
+    return Superblock(
+        "ext4",
+        _dashed(head[1128:1144]),
+        size=blocks * block,
+        block_bytes=block,
+        sums_by_uuid=bool(sums and not seed),
+    )
 
 
 def _xfs(head: bytes) -> Superblock:
@@ -278,31 +292,3 @@ def finish_format(host: Host, share: Share) -> None:
     host.sync_directory(path)
     host.remove(f"{MARKS}/{share.id}.json")
     host.sync_directory(host.at(MARKS))
-
-
-# ---- /etc/fstab ------------------------------------------------------------------------------------------------------
-
-
-def fstab_line(share: Share) -> str:
-    """A mount at boot, with no controller: nofail keeps a missing volume from stopping the boot, and the NFS server
-    waits for those that are there. No fsck: replaying the journal is enough, and repairs are for people."""
-    boot = "nofail,x-systemd.device-timeout=30s,x-systemd.before=nfs-server.service"
-    return f"UUID={share.uuid} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
-
-
-def split_fstab(text: str) -> tuple[list[str], dict[str, str]]:
-    """Foreign lines as they are, and share id → our line. Ours are those whose mount point is a share's."""
-    foreign, ours = [], {}
-    for line in text.splitlines():
-        fields = line.split()
-        share_id = share_of(fields[1]) if len(fields) >= 2 and not line.lstrip().startswith("#") else None
-        if share_id is None:
-            foreign.append(line)
-        else:
-            ours[share_id] = line
-    return foreign, ours
-
-
-def fstab_text(before: str, shares: list[Share]) -> str:
-    foreign, _ = split_fstab(before)
-    return "".join(f"{line}\n" for line in [*foreign, *(fstab_line(share) for share in shares)])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .desired import Desired, Share
 from .exports import clients_of, exports_text, found_entries, wanted_entries
-from .filesystems import Disk, fstab_text, is_small, split_fstab
+from .filesystems import Disk, Superblock, is_small
 from .firewall import firewall_text
+from .fstab import fstab_text, is_line_of, split_fstab
 
 # What is wrong with a share that is served all the same, at the size that it had.
 STILL_SERVED = ("disk_small", "grow_failed")
@@ -120,7 +121,7 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
     for share in sorted(desired.shares, key=lambda item: item.id):
         plan.rule_errors[share.id] = clients_of(share)[1]
         problem = _plan_share(facts, share, plan, serials)
-        if f"UUID={share.uuid}" in at_boot.get(share.id, "").split():
+        if is_line_of(at_boot.get(share.id, ""), share):
             plan.lasting.add(share.id)
         if (
             problem is None
@@ -177,7 +178,10 @@ def _plan_share(facts: Facts, share: Share, plan: Plan, serials: dict[str, list[
     begun = facts.marks.get(share.id) == (share.serial, share.uuid)
     found = disk.superblock
     ours = found is not None and found.type == share.filesystem and found.uuid == share.uuid
-    if found is None or not ours or not found.complete:
+    if _is_clone(share, found) and mount is None:
+        words = f"make {disk.device}, a copy of {share.clone_of}, {share.filesystem} {share.uuid}"
+        plan.actions.append(Action("identify", words, share=share, disk=disk))
+    elif found is None or not ours or not found.complete:
         carries = f"carries {found.type} {found.uuid}" if found else disk.content or "carries no file system"
         if not share.create:
             return "filesystem_mismatch", f"{disk.device} should carry {share.uuid} but {carries}."
@@ -196,6 +200,16 @@ def _plan_share(facts: Facts, share: Share, plan: Plan, serials: dict[str, list[
     if begun:
         plan.actions.append(Action("finish_format", f"open the root of share {share.id}", share=share))
     return _plan_growth(share, disk, plan)
+
+
+def _is_clone(share: Share, found: Superblock | None) -> bool:
+    """Whether a disk is the copy that the document expects, as it came from the cloud."""
+    return (
+        found is not None
+        and found.complete
+        and found.type == share.filesystem
+        and found.uuid == share.clone_of != share.uuid
+    )
 
 
 def _plan_growth(share: Share, disk: Disk, plan: Plan) -> tuple[str, str] | None:
@@ -222,7 +236,8 @@ def _plan_flush(facts: Facts, plan: Plan) -> None:
 def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
     """What makes /etc/fstab, /etc/exports and the kernel's exports those of the established shares."""
     actions = []
-    fstab = fstab_text(facts.fstab, established)
+    links = {share.id: disk.link for share in established for disk in facts.disks.get(share.serial, [])}
+    fstab = fstab_text(facts.fstab, established, links)
     if fstab != facts.fstab and split_fstab(fstab)[1] != split_fstab(facts.fstab)[1]:
         actions.append(Action("write_fstab", "write /etc/fstab", text=fstab))
     exports = exports_text(established)
