@@ -7,7 +7,13 @@ from deployment import Deployment
 
 def make_share_types(deployment: Deployment) -> None:
     for backend in ("two_nics", "one_nic"):
-        make_share_type(deployment, backend, share_backend_name=backend, snapshot_support="True")
+        make_share_type(
+            deployment,
+            backend,
+            share_backend_name=backend,
+            snapshot_support="True",
+            create_share_from_snapshot_support="True",
+        )
 
 
 def make_share_type(deployment: Deployment, name: str, **extra_specs: str) -> str:

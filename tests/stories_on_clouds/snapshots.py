@@ -44,8 +44,12 @@ class Snapshots:
     ) -> None:
         client = red.tenant.client
         client.mount(red.export(share), "/mnt/snapped")
+        lines = "wc -l < /mnt/snapped/steady"
         with writing(client, "/mnt/snapped") as outcome:
-            first, second = (taken(red, share, name) for name in ("first", "second"))
+            before = int(client.run(lines))
+            first = taken(red, share, "first")
+            after = int(client.run(lines))
+            second = taken(red, share, "second")
         (written,) = outcome
         print(f"longest gap between writes: {written.gap:.2f} s, {written.lines} writes")
         assert (written.errors, written.same) == ([], True)
@@ -61,10 +65,39 @@ class Snapshots:
             print(f"stood still for {told.facts['frozen_seconds']:.2f} s")
         with pytest.raises(openstack.exceptions.ForbiddenException):
             red.api.delete_share(share)
+        self.made_from_it(red, share, first, between=(before, after))
         for snapshot in (first, second):
             gone = snapshot_instance(deployment, snapshot).provider_location
             delete(red, snapshot)
             assert cloud.volumes.find_snapshot(gone) is None
+
+    def made_from_it(self, red: Shares, share: str, snapshot: str, *, between: tuple[int, int]) -> None:
+        """A larger share holds what the snapshot's moment was: all that clients had been promised, and no half line."""
+        client = red.tenant.client
+        made = red.api.create_share(
+            name="copy",
+            share_protocol=red.protocol,
+            size=3,
+            share_type=red.api.get_share(share).share_type,
+            share_network_id=red.tenant.share_network_id,
+            snapshot_id=snapshot,
+        )
+        red.wait(made.id)
+        red.allow(made.id, client.address)
+        client.mount(red.export(made.id), "/mnt/copy")
+        client.mount(red.export(share), "/mnt/snapped")
+        copied = client.run("cat /mnt/copy/steady").split()
+        assert copied == [str(line) for line in range(len(copied))]
+        assert between[0] <= len(copied) <= between[1]
+        kib = int(client.run("df -k --output=size /mnt/copy | tail -1"))
+        assert 0.9 * 3 * 2**20 < kib <= 3 * 2**20
+        original = client.run("sha256sum < /mnt/snapped/steady")
+        client.run("echo other > /mnt/copy/steady; fallocate -l 2G /mnt/copy/large; sync /mnt/copy")
+        assert client.run("sha256sum < /mnt/snapped/steady") == original
+        assert "large" not in client.run("ls /mnt/snapped")
+        client.unmount("/mnt/copy")
+        client.unmount("/mnt/snapped")
+        red.delete(made.id)
 
     def test_the_controller_dies_while_a_share_stands_still(
         self, red: Shares, share: str, deployment: Deployment

@@ -18,7 +18,8 @@ from sharewright.guest.program import moving
 from sharewright.guest.program.copying import OutOfTime, Pass, compare
 from sharewright.guest.program.desired import Desired, Share, Successor
 from sharewright.guest.program.ext4 import DoesNotFit, Geometry, inodes_of_copy, read_geometry, write_identities
-from sharewright.guest.program.filesystems import Disk, fstab_line, read_superblock
+from sharewright.guest.program.filesystems import Disk, read_superblock
+from sharewright.guest.program.fstab import fstab_line
 from sharewright.guest.program.handles import generation
 from sharewright.guest.program.host import CommandFailed
 from sharewright.guest.program.planning import Facts, Mount

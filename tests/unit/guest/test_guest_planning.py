@@ -350,9 +350,7 @@ def test_drift_is_seen() -> None:
 def test_foreign_fstab_lines_are_kept() -> None:
     facts = served(1)
     facts.fstab = (
-        "# mine\n\n/dev/vda1 / ext4 rw 0 1\n"
-        + fstab_line(desired(document(1, share(3))).shares[0], f"UUID={number(0xF503)}")
-        + "\nlast"
+        "# mine\n\n/dev/vda1 / ext4 rw 0 1\n" + fstab_line(desired(document(1, share(3))).shares[0]) + "\nlast"
     )
     plan = make_plan(facts, desired(document(2, share(1, rule("10.0.0.5")))))
     (written,) = [action.text for action in plan.actions if action.kind == "write_fstab"]

@@ -11,11 +11,13 @@ from .host import Host
 LINKS = "/dev/disk/by-id"
 
 
-def fstab_line(share: Share, source: str) -> str:
-    """nofail keeps a missing volume from stopping the boot, and the NFS server waits for those that are there. No fsck:
+def fstab_line(share: Share, source: str = "") -> str:
+    """``source`` names the disk; the file system's UUID when it is not given.
+
+    nofail keeps a missing volume from stopping the boot, and the NFS server waits for those that are there. No fsck:
     replaying the journal is enough, and repairs are for people."""
     boot = "nofail,x-systemd.device-timeout=30s,x-systemd.before=nfs-server.service"
-    return f"{source} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
+    return f"{source or f'UUID={share.uuid}'} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
 
 
 def split_fstab(text: str) -> tuple[list[str], dict[str, str]]:

@@ -28,7 +28,8 @@ from .ext4 import (
     write_identities,
     write_uuid,
 )
-from .filesystems import MOUNT_OPTIONS, content_of, fstab_line, read_superblock, split_fstab
+from .filesystems import MOUNT_OPTIONS, content_of, read_superblock
+from .fstab import fstab_line, is_line_of, split_fstab
 from .host import MOVES, PROGRAM, STATE, CommandFailed, Host, Refusal, polls
 from .planning import Facts
 
@@ -71,7 +72,7 @@ def _has_moved(share: Share, facts: Facts) -> bool:
         return any(disk.superblock is not None and disk.superblock.uuid == new.uuid for disk in disks)
     # The disk that may be the share's is missing. Only this VM's own fstab, which names the new one before the switch,
     # can tell that it is not; to serve the old one by mistake would lose what was written since.
-    named = f"UUID={share.uuid}" in split_fstab(facts.fstab)[1].get(share.id, "").split()
+    named = is_line_of(split_fstab(facts.fstab)[1].get(share.id, ""), share)
     return new.step != "copy" and not named
 
 
