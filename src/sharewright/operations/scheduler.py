@@ -58,6 +58,7 @@ class Request:
     share_network_id: str | None = None
     zones: frozenset[str | None] = frozenset()
     hints: Hints | None = None
+    from_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,8 @@ class Scheduler:
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
             services = read_services(tx)
         passed: list[Pool] = []
+        if request.from_snapshot:
+            candidates = [_with_reserve(pool, "reserved_snapshot_percentage") for pool in candidates]
         for pool in candidates:
             failure = service_failure(pool, services) or pool_failure(pool, request)
             if failure:
@@ -152,8 +155,9 @@ class Scheduler:
             pool = next((pool for pool in read_pools(tx, list(self._drivers), without="") if pool.host == host), None)
         if pool is None:
             return
-        reserved = pool.capabilities.get("reserved_share_extend_percentage", pool.reserved_percentage)
-        failure = _capacity_failure(replace(pool, reserved_percentage=int(reserved)), replace(request, size=increase))
+        failure = _capacity_failure(
+            _with_reserve(pool, "reserved_share_extend_percentage"), replace(request, size=increase)
+        )
         if failure:
             raise NoValidBackend(
                 f"The share cannot grow by {increase} GiB. {pool.label}: {failure}.",
@@ -179,6 +183,11 @@ class Scheduler:
             with self._store.begin() as tx:
                 write_pools(tx, self._settings, name, stats)
         return failures, silent
+
+
+def _with_reserve(pool: Pool, name: str) -> Pool:
+    """The pool with the part reserved that is so for shares from snapshots, or for extending."""
+    return replace(pool, reserved_percentage=int(pool.capabilities.get(name, pool.reserved_percentage)))
 
 
 def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequence[PoolStats]) -> None:
@@ -216,6 +225,7 @@ def read_request(tx: Connection, share_id: str) -> Request:
             shares.c.protocol,
             shares.c.share_network_id,
             shares.c.share_type_id,
+            shares.c.snapshot_id,
             # What the user asked for; the zone of the chosen backend comes later.
             share_instances.c.availability_zone,
             share_instances.c.id.label("instance_id"),
@@ -248,6 +258,7 @@ def read_request(tx: Connection, share_id: str) -> Request:
         availability_zone=row.availability_zone,
         share_network_id=row.share_network_id,
         zones=zones,
+        from_snapshot=row.snapshot_id is not None,
     )
 
 

@@ -159,6 +159,18 @@ def test_only_where_its_snapshot_is(sqlite_world: World) -> None:
     assert f"{pool.host} is asked for" in sqlite_world.messages(clone)[0].detail
 
 
+def test_the_part_that_is_reserved_for_them_counts(sqlite_world: World) -> None:
+    _, snapshot = a_snapshot(sqlite_world)
+    with sqlite_world.store.begin() as tx:
+        (pool,) = tx.execute(pools.select()).all()
+        capabilities = pool.capabilities | {"reserved_snapshot_percentage": 100}
+        tx.execute(update(pools).values(capabilities=capabilities))
+    clone = sqlite_world.request_clone(snapshot)
+    sqlite_world.run()
+    assert sqlite_world.share(clone).status == "error"
+    assert "capacity: 1 GiB asked for, 0.0 GiB available" in sqlite_world.messages(clone)[0].detail
+
+
 class TestFailures:
     def test_a_snapshot_that_was_deleted_before(self, world: World) -> None:
         _, snapshot = a_snapshot(world)
