@@ -204,6 +204,8 @@ def examine_openstack(host: Host, settings: Settings) -> Iterator[Finding]:
             if backend.cloud != "openstack":
                 continue
             try:
+                for volume_type in filter(None, (backend.volume_type, *backend.volume_types)):
+                    cloud.volumes.capacity(volume_type)
                 cloud.compute.check(backend.flavor, backend.image)
                 check_admin_network(cloud, backend)
             except SharewrightError as error:
@@ -234,6 +236,16 @@ def examine_room(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding(level="warning", subject="disk", text=f"{text}; shares are sparse files and grow there.")
     else:
         yield Finding(level="ok", subject="disk", text=text)
+    for name, each in settings.libvirt.volume_types.items():
+        directory = Path(each.directory)
+        if host.file(directory) is None:
+            yield Finding(
+                level="problem", subject=f"volume type {name}", text=f"there is no directory {directory}.",
+                fix="Make it, or mount the file system that belongs there.",
+            )  # fmt: skip
+        else:
+            room = host.free_bytes(directory) / 2**30
+            yield Finding(level="ok", subject=f"volume type {name}", text=f"{room:.0f} GiB free for {directory}")
     memory = host.available_memory_mib()
     if memory < LEAST_MEMORY_MIB:
         yield Finding(

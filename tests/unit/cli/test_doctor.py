@@ -21,7 +21,7 @@ from sharewright.cli.doctor import (
     examine_state_dir,
 )
 from sharewright.cli.host import FileFacts, ThisHost
-from sharewright.settings import Api, Backend, Database, Identity, Libvirt, Settings
+from sharewright.settings import Api, Backend, Database, Identity, Libvirt, Settings, VolumeDirectory
 
 
 @dataclass
@@ -113,6 +113,15 @@ def test_what_is_missing_is_told_with_a_fix(host: FakeHost, subject: str, level:
     (finding,) = [each for each in everything(host) if each.level != "ok"]
     assert (finding.subject, finding.level) == (subject, level)
     assert fix in finding.fix
+
+
+def test_a_volume_type_without_its_directory() -> None:
+    types = {"fast": VolumeDirectory(directory="/srv/fast"), "large": VolumeDirectory(directory="/srv/large")}
+    settings = msgspec.structs.replace(SETTINGS, libvirt=Libvirt(volume_types=types))
+    host = FakeHost()
+    host.files["/srv/large"] = host.files["/state"]
+    levels = {each.subject: each.level for each in examine_room(host, settings)}
+    assert (levels["volume type fast"], levels["volume type large"]) == ("problem", "ok")
 
 
 def test_every_program_names_its_package() -> None:

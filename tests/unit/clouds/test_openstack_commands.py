@@ -57,6 +57,11 @@ def test_doctor_names_what_is_wrong(fake: FakeNeutron, tmp_path: Path) -> None:
     unknown = msgspec.structs.replace(settings, backends={"b": Backend(cloud="openstack", flavor="none such")})
     assert "none such" in findings(unknown)["backend b"].text
 
+    fake.pools = []
+    backend = Backend(cloud="openstack", flavor="tiny", volume_types=("fast",))
+    typed = msgspec.structs.replace(settings, backends={"b": backend})
+    assert "no volume type fast" in findings(typed)["backend b"].text
+
     fake.quota = 0
     assert findings(settings)["volumes"].level == "warning"
 
