@@ -14,13 +14,13 @@ from typing import Any, Final
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, case, func, literal_column, or_, select
+from sqlalchemy import Connection, Table, case, func, literal_column, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.states import OperationState
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, pools, share_instances, share_servers, shares, workers
+from sharewright.store.tables import operations, pools, share_instances, share_servers, share_snapshots, shares, workers
 
 GIBIBYTE: Final = 2**30
 SERVER: Final = ("share_server_id", "project_id", "backend")
@@ -57,6 +57,7 @@ FAMILIES: Final = {
             ("kind", "state"),
         ),
         Family("sharewright_shares", "Shares by status", ("status",)),
+        Family("sharewright_share_snapshots", "Snapshots of shares by status", ("status",)),
         Family(
             "sharewright_detailed_metrics",
             "1: those of each share and share server are told; 0: there are more than metrics.most_detailed_shares",
@@ -185,11 +186,12 @@ class DeploymentCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         now = utcnow()
         with self._store.read() as tx:
-            by_status = _count_shares(tx)
+            by_status = _count(tx, shares)
             answer = _Answer(detailed=sum(by_status.values()) <= self._most and self._most > 0)
             answer.add("detailed_metrics", (), float(answer.detailed))
-            for status, number in by_status.items():
-                answer.add("shares", (status,), number)
+            for name, numbers in (("shares", by_status), ("share_snapshots", _count(tx, share_snapshots))):
+                for status, number in numbers.items():
+                    answer.add(name, (status,), number)
             _collect_operations(tx, answer, now)
             _collect_sums(tx, answer, now)
             if answer.detailed:
@@ -198,9 +200,9 @@ class DeploymentCollector(Collector):
         yield from answer.families.values()
 
 
-def _count_shares(tx: Connection) -> dict[str, int]:
-    """By status."""
-    query = select(shares.c.status, func.count().label("number")).group_by(shares.c.status)
+def _count(tx: Connection, table: Table) -> dict[str, int]:
+    """Rows by status."""
+    query = select(table.c.status, func.count().label("number")).group_by(table.c.status)
     return {row.status: row.number for row in tx.execute(query)}
 
 

@@ -118,6 +118,14 @@ def test_what_the_guests_told_at_the_last_look(world: World) -> None:
     assert told.sum("sharewright_share_server_usage_timestamp_seconds", share_server_id=server) > 0
 
 
+def test_snapshots(world: World) -> None:
+    share = world.request_share(1)
+    world.run()
+    world.request_snapshot(share)
+    world.run()
+    assert tell(world).sum("sharewright_share_snapshots", status="available") == 1
+
+
 def test_the_queue_by_what_holds_it(world: World) -> None:
     now = utcnow()
     with world.store.begin() as tx:
