@@ -53,6 +53,20 @@ operation_attempt_duration: Final = Histogram(
     buckets=SECONDS_OF_WORK,
     registry=REGISTRY,
 )
+operation_wait: Final = Histogram(
+    "sharewright_operation_wait_seconds",
+    "Time from the request for an operation until a worker first took it",
+    ("kind",),
+    buckets=(0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0),
+    registry=REGISTRY,
+)
+operation_duration: Final = Histogram(
+    "sharewright_operation_duration_seconds",
+    "Time from the request for an operation until its end, all waiting included; outcome: succeeded, failed",
+    ("kind", "outcome"),
+    buckets=SECONDS_OF_WORK,
+    registry=REGISTRY,
+)
 operation_failures: Final = Counter(
     "sharewright_operation_failures",
     "Operations that failed for good, by the class of the reason",

@@ -34,7 +34,8 @@ LAST_BACK_OFF = 30.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A claimed operation with what the runner needs besides. ``failure`` is set when its failure is final already;
-    ``steps`` is the number of journal rows so far, ``sql_statements`` what claiming cost."""
+    ``steps`` is the number of journal rows so far, ``sql_statements`` what claiming cost, ``age`` the seconds since the
+    operation was asked for."""
 
     operation: Operation
     priority: int = 0
@@ -44,6 +45,7 @@ class Claim:
     last_error: str | None = None
     steps: int = 0
     sql_statements: int = 0
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,7 @@ def _claim(
             last_error=row.error,
             steps=_steps(tx, row.id) if attempts > 1 else 0,
             sql_statements=statements.count - before,
+            age=max(0.0, (now - row.created_at).total_seconds()),
         )
 
 

@@ -19,7 +19,13 @@ import structlog
 from sharewright import settings as configuration
 from sharewright.clouds.contract import Cloud, cloud_requests
 from sharewright.drivers.contract import ShareDriver
-from sharewright.instruments import operation_attempt_duration, operation_claims, operations_running
+from sharewright.instruments import (
+    operation_attempt_duration,
+    operation_claims,
+    operation_duration,
+    operation_wait,
+    operations_running,
+)
 from sharewright.logging import bound
 from sharewright.operations import leases
 from sharewright.operations.contract import Story
@@ -28,6 +34,7 @@ from sharewright.operations.leases import Claim
 from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.registration import beat, register_worker
 from sharewright.operations.runner import CRASH_LIMIT, DATABASE_FAULTS, GRACE_SECONDS, Runner
+from sharewright.states import OperationState
 from sharewright.store.database import CHANNEL, Store, ring_for
 
 log = structlog.get_logger()
@@ -190,6 +197,8 @@ class Worker:
         started = time.perf_counter()
         outcome = "lost"
         operation_claims.labels(operation.kind).inc()
+        if operation.attempts == 1:
+            operation_wait.labels(operation.kind).observe(claim.age)
         operations_running.labels(operation.kind).inc()
         try:
             with bound(request_id=operation.request_id, operation_id=operation.id):
@@ -208,7 +217,10 @@ class Worker:
             log.error("defect in the runner", operation=operation.id, exc_info=error)
         finally:
             operations_running.labels(operation.kind).dec()
-            operation_attempt_duration.labels(operation.kind, outcome).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            operation_attempt_duration.labels(operation.kind, outcome).observe(seconds)
+            if outcome in (OperationState.SUCCEEDED, OperationState.FAILED):
+                operation_duration.labels(operation.kind, outcome).observe(claim.age + seconds)
             with self._lock:
                 if self._running.get(operation.id) is journal:
                     del self._running[operation.id]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from scrapes import scrape_registry
 from sharewright.errors import CloudCapacityExceeded, CloudUnavailable
+from sharewright.identifiers import utcnow
 from sharewright.instruments import REGISTRY
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
 from sharewright.operations.maintenance import Maintenance
@@ -18,6 +21,7 @@ from sharewright.operations.queue import enqueue
 from sharewright.operations.worker import Worker
 from sharewright.progress import Progress
 from sharewright.store.database import Store
+from sharewright.store.tables import operations
 from story_world import BACKEND, World, make_world
 
 
@@ -101,13 +105,20 @@ def test_attempts_of_a_worker(world: World) -> None:
     story = Parks()
     with Worker(world.store, {story.kind: story}, world.settings) as worker:
         with world.store.begin() as tx:
-            enqueue(tx, story.kind, resource_type="thing", resource_id="one")
+            asked = enqueue(tx, story.kind, resource_type="thing", resource_id="one")
+            long_ago = utcnow() - timedelta(seconds=100)
+            tx.execute(update(operations).where(operations.c.id == asked).values(created_at=long_ago))
         assert story.ended.wait(60)
         assert worker.stop(60)
     attempts = "sharewright_operation_attempt_duration_seconds_count"
     assert counts.since("sharewright_operation_claims_total", kind="parks") == 2
     assert counts.since(attempts, kind="parks", outcome="queued") == 1
     assert counts.since(attempts, kind="parks", outcome="succeeded") == 1
+    assert counts.since("sharewright_operation_wait_seconds_count", kind="parks") == 1
+    whole = "sharewright_operation_duration_seconds"
+    assert counts.since(f"{whole}_count", kind="parks", outcome="succeeded") == 1
+    waited = counts.since("sharewright_operation_wait_seconds_sum", kind="parks")
+    assert counts.since(f"{whole}_sum", kind="parks") >= waited >= 100
     assert scrape_registry(REGISTRY).sum("sharewright_operations_running", kind="parks") == 0
 
 

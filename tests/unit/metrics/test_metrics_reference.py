@@ -51,6 +51,7 @@ def test_names_follow_the_conventions() -> None:
 
 def test_alerts_ask_for_what_is_told() -> None:
     labels = {row.name: set(row.labels) for row in ROWS}
+    labels |= {f"{row.name}_bucket": {*row.labels, "le"} for row in ROWS if row.kind == "histogram"}
     for rule in alert_rules():
         for name, selector in re.findall(r"(sharewright_\w+)(?:\{([^}]*)\})?", rule["expr"]):
             assert name in labels, rule["alert"]
