@@ -9,7 +9,7 @@ import structlog
 from sharewright import __version__
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import PoolStats
-from sharewright.errors import CloudObjectMissing
+from sharewright.errors import CloudError, CloudUnavailable
 from sharewright.guest.document import FilesystemType, Squash
 from sharewright.settings import Backend
 
@@ -18,12 +18,14 @@ log = structlog.get_logger()
 
 def pool_stats(name: str, settings: Backend, cloud: Cloud) -> list[PoolStats]:
     """A pool for the backend's default volume type, named like the backend, and one for each further type, named like
-    the type. A further type that the cloud does not have is left out."""
+    the type. A further type that the cloud does not have, or cannot use, is left out."""
     pools = [_pool(name, name, settings, cloud)]
     for volume_type in settings.volume_types:
         try:
             pools.append(_pool(volume_type, name, settings, cloud, volume_type=volume_type))
-        except CloudObjectMissing as error:
+        except CloudUnavailable:
+            raise
+        except CloudError as error:
             log.warning("a volume type has no pool", backend=name, volume_type=volume_type, reason=error.message)
     return pools
 
