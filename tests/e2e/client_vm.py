@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class ClientVm:
 
     cloud: Cloud
     machine: ClientMachine
+    beside: Callable[[str], ClientVm] | None = field(default=None, repr=False)
     _ssh: paramiko.SSHClient | None = field(default=None, repr=False)
 
     @property
@@ -37,10 +39,15 @@ class ClientVm:
 
     @classmethod
     def boot(cls, cloud: Cloud, subnet: Subnet, name: str, image: str, directory: Path) -> ClientVm:
-        """Start it; return before it has booted. ``directory`` keeps its keys."""
+        """Start it; return before it has booted. ``directory`` keeps its keys; ``beside(name)`` boots another one on
+        the same network."""
         machine = ClientMachine(cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client")
         machine.ensure()
-        return cls(cloud, machine)
+
+        def beside(other: str) -> ClientVm:
+            return cls.boot(cloud, subnet, other, image, directory.with_name(other))
+
+        return cls(cloud, machine, beside)
 
     def wait(self, seconds: float = 240) -> ClientVm:
         """Connect, as soon as sshd answers."""

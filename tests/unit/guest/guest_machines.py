@@ -10,7 +10,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
+import msgspec
+
+from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share, State, encode_request
 from sharewright.guest.package import build_program
 from sharewright.guest.program.host import Host
 
@@ -199,3 +201,9 @@ class Session:
             if stream is not None:
                 stream.close()
         return status
+
+
+def apply(session: Session, value: Document, call: str = "apply") -> State:
+    answer = session.send(encode_request(call, document=value))
+    assert answer["ok"], answer
+    return msgspec.convert(answer["state"], State)

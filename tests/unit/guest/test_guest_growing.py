@@ -6,21 +6,14 @@ import subprocess
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
-from guest_machines import MIB, Machine, Session, document, number, rule, serial, share
+from guest_machines import MIB, Machine, Session, apply, document, number, rule, serial, share
 
-from sharewright.guest.document import Document, ShareState, State, encode_request
+from sharewright.guest.document import ShareState, State
 from sharewright.guest.program.filesystems import match, read_superblock, wait_for_disks
 from sharewright.guest.program.host import Host
 
 CLIENT = rule("10.0.0.5")
-
-
-def apply(session: Session, wanted: Document) -> State:
-    answer = session.send(encode_request("apply", document=wanted))
-    assert answer["ok"], answer
-    return msgspec.convert(answer["state"], State)
 
 
 def only(state: State) -> ShareState:

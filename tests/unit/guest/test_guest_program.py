@@ -22,6 +22,7 @@ from guest_machines import (
     MIB,
     Machine,
     Session,
+    apply,
     document,
     firewall,
     number,
@@ -29,18 +30,12 @@ from guest_machines import (
     share,
 )
 
-from sharewright.guest.document import Document, State, encode_request
+from sharewright.guest.document import State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
 from sharewright.guest.program import acting
 from sharewright.guest.program.desired import parse_document
 from sharewright.guest.program.host import CommandFailed, Host
 from sharewright.guest.program.unmounting import unmount
-
-
-def apply(session: Session, value: Document, call: str = "apply") -> State:
-    answer = session.send(encode_request(call, document=value))
-    assert answer["ok"], answer
-    return msgspec.convert(answer["state"], State)
 
 
 def refusal(session: Session, **request: Any) -> tuple[str, str]:
@@ -172,6 +167,19 @@ def test_an_interrupted_format_is_taken_up_again(machine: Machine, session: Sess
     machine.write(f"var/lib/sharewright/formatting/{number(1)}.json", json.dumps(mark))
     assert apply(session, document(1, share(1))).shares[0].formatted
     assert not (machine.root / f"var/lib/sharewright/formatting/{number(1)}.json").exists()
+
+
+def test_a_thousand_rules_are_one_call_of_exportfs(machine: Machine, session: Session) -> None:
+    machine.add_disk(1)
+    apply(session, document(1, share(1, rule("10.0.0.5"))))
+    machine.calls  # noqa: B018 - forgets them
+    many = [rule(f"10.1.{number // 250}.{number % 250 + 1}") for number in range(998)]
+    many += [rule("10.1.0.0/16", "ro"), rule("nonsense")]
+    (state,) = apply(session, document(2, share(1, *many))).shares
+    assert (state.exported, list(state.rule_errors)) == (True, ["nonsense-rw"])
+    assert [call for call in machine.calls if call.startswith("exportfs")] == ["exportfs -ra"]
+    assert apply(session, document(3, share(1, *many))).changed == ()
+    assert machine.calls == []
 
 
 def test_a_busy_share_is_reported_and_unmounted_later(

@@ -16,6 +16,7 @@ from .firewall import SAVED, forbid_forwarding, load
 from .growing import grow
 from .host import MOVES, CommandFailed, Host
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
+from .revoking import revoke_denied
 from .unmounting import UNMOUNT_SECONDS, unmount
 
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
@@ -91,6 +92,7 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     for action in plan.actions:
         if action.kind in (*FILE_ACTIONS, "flush"):
             _timed(outcome, "exports", host, action, desired)
+    _revoke(host, desired, outcome)
     _extend(host, desired, plan, outcome)
     if first:
         _load_firewall(host, plan, outcome, desired)
@@ -111,6 +113,18 @@ def _load_firewall(host: Host, plan: Plan, outcome: Outcome, desired: Desired) -
     for action in plan.actions:
         if action.kind == "load_firewall":
             _timed(outcome, "firewall", host, action, desired)
+
+
+def _revoke(host: Host, desired: Desired, outcome: Outcome) -> None:
+    """Looked at in every apply, because an earlier one may have been cut off after its exports; unless these failed:
+    then nobody knows whom the kernel still admits. The document decides, not what can be served of it just now."""
+    if outcome.export_error:
+        return
+    started = time.monotonic()
+    revoked = revoke_denied(host, desired.shares)
+    if revoked:
+        outcome.changed.append(f"end the NFSv4 leases of {', '.join(revoked)}")
+    outcome.add_time("exports", started)
 
 
 def observe(host: Host, desired: Desired) -> dict[str, object]:
