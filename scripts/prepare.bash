@@ -6,7 +6,7 @@ packages_to_run=(
   mmdebstrap dnsmasq-base libnfs-utils e2fsprogs xfsprogs nftables iproute2 openssh-client
   python3-venv python3-dev libvirt-dev gcc libc6-dev pkg-config
 )
-packages_to_check=(postgresql openssh-server fdisk systemd openvswitch-switch)
+packages_to_check=(postgresql openssh-server fdisk systemd openvswitch-switch smbclient)
 
 started=$SECONDS
 

@@ -93,8 +93,9 @@ def make_driver(store: Store, key_file: Path, cloud: TwinCloud, guest_seconds: f
         service_instance_settings(settings, BACKEND, backend, client_ports=GENERIC.client_ports),
     )
     return GenericDriver(
-        BACKEND, backend, store=store, cloud=cloud, instances=instances, convergence=Convergence(instances.apply)
-    )
+        BACKEND, backend, store=store, cloud=cloud, instances=instances, convergence=Convergence(instances.apply),
+        open_key=str,
+    )  # fmt: skip
 
 
 def make_stories_of(store: Store, driver: GenericDriver) -> dict[str, Story]:

@@ -113,6 +113,11 @@ DESCRIPTIONS: dict[str, str] = {
         "File with the key that encrypts the private keys in the database; the same on every node. A path, or "
         "`credential:NAME`, a systemd credential. It must exist. Empty: `<state_dir>/master.key`, made when missing."
     ),
+    "database.access_key_file": (
+        "File with the key that encrypts the access keys (passwords) of CIFS users in the database; the same on every "
+        "node, the API's included. A path, or `credential:NAME`. It must exist. Empty: `<state_dir>/access.key`, made "
+        "when missing; with `master_key_file` and without this there are no rules for users."
+    ),
     "database.pool_size": "Database connections that one process keeps.",
     "worker.threads": "Operations that one worker process runs at the same time.",
     "worker.lease_seconds": (

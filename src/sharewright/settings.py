@@ -134,10 +134,11 @@ class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: str = ""
     password_file: str = ""
     master_key_file: str = ""
+    access_key_file: str = ""
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 10
 
     def __post_init__(self) -> None:
-        for name in ("password_file", "master_key_file"):
+        for name in ("password_file", "master_key_file", "access_key_file"):
             check_secret_file(name, getattr(self, name))
         if self.password_file and not self.url:
             raise ValueError("password_file: expected only together with url, whose password it holds")
@@ -347,7 +348,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deployment: Name = "sharewright"
     node: Name = "sharewright"
     default_share_type: str = "default"
-    enabled_share_protocols: tuple[Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,16}$")], ...] = ("NFS",)
+    enabled_share_protocols: tuple[Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,16}$")], ...] = ("NFS", "CIFS")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     api: Api = Api()

@@ -110,6 +110,20 @@ def test_ipv6_rules_of_a_share_that_has_an_ipv6_export_location(site: Site, give
     allow(site, share, "10.1.1.1")
 
 
+def test_all_addresses_of_a_cifs_share_have_one_level(site: Site) -> None:
+    share = site.served_share(share_proto="cifs")
+    assert share["share_proto"] == "CIFS"
+    first = allow(site, share, "10.1.1.1", access_level="ro")["access"]
+    allow(site, share, "10.1.2.0/24", access_level="ro")
+    message = allow(site, share, "10.1.1.2", status=400)["badRequest"]["message"]
+    assert "have one access level, and the one for 10.1." in message
+    for rule in site.expect(200, "GET", f"/v2/share-access-rules?share_id={share['id']}")["access_list"]:
+        assert rule["access_level"] == "ro"
+        site.expect(202, "POST", f"/v2/shares/{share['id']}/action", {"deny_access": {"access_id": rule["id"]}})
+    # They are leaving, and so in nobody's way; the same client may come back otherwise.
+    assert allow(site, share, first["access_to"])["access"]["access_level"] == "rw"
+
+
 @pytest.mark.parametrize(
     ("values", "part"),
     [

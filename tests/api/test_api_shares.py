@@ -50,7 +50,7 @@ def test_a_share_is_accepted_with_its_rows_and_operation(any_site: Site) -> None
         ({"size": None}, 400, "size"),
         ({"size": 2**31}, 400, "size"),
         ({"size": 10**30}, 400, "size"),
-        ({"share_proto": "CIFS"}, 400, "Invalid share protocol"),
+        ({"share_proto": "CEPHFS"}, 400, "Invalid share protocol"),
         ({"share_proto": "nonsense"}, 400, "Invalid share protocol"),
         ({"share_proto": 7}, 400, "share_proto"),
         ({"name": "n" * 256}, 400, "name"),

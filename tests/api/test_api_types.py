@@ -79,6 +79,7 @@ def test_bad_types_are_refused(site: Site, values: dict[str, Any], status: int) 
     ("key", "value", "said"),
     [
         ("sharewright:filesystem", "btrfs", "'btrfs' is not one of ext4, xfs"),
+        ("sharewright:smb_encryption", "yes", "not one of off, desired, required"),
         ("sharewright:squash", "root", "not one of no_root_squash, root_squash, all_squash"),
         ("sharewright:sec", "krb5p", "not one of sys. Kerberos (krb5, krb5i, krb5p) needs a security service"),
         ("sharewright:volume_type", "../fast", "is not a name"),

@@ -64,16 +64,21 @@ class ClientVm:
 
     def run(self, command: str, *, timeout: float = 120, check: bool = True) -> str:
         """The output (both streams) of a shell command."""
-        if self._ssh is None or self._ssh.get_transport() is None or not self._ssh.get_transport().is_active():
-            self._connect()
-        assert self._ssh is not None
         # No quotes of ours reach the forced command's shell unquoted: it evaluates this one word.
-        _, stdout, _ = self._ssh.exec_command(f"{{ {command}\n}} 2>&1", timeout=timeout)
+        _, stdout, _ = self._connected().exec_command(f"{{ {command}\n}} 2>&1", timeout=timeout)
         output = stdout.read().decode(errors="replace")
         code = stdout.channel.recv_exit_status()
         if check and code != 0:
             raise CommandFailed(command, code, output)
         return output
+
+    def open(self, command: str) -> paramiko.Channel:
+        """A shell command that goes on running, with its input and output."""
+        transport = self._connected().get_transport()
+        assert transport is not None
+        channel = transport.open_session()
+        channel.exec_command(command)
+        return channel
 
     def mount(self, export: str, path: str, *, options: str = "vers=4.2,hard", seconds: int = 90) -> None:
         """CommandFailed when it is refused, or when nothing answers for that long."""
@@ -94,6 +99,12 @@ class ClientVm:
         if self._ssh is not None:
             self._ssh.close()
         self.machine.delete()
+
+    def _connected(self) -> paramiko.SSHClient:
+        if self._ssh is None or self._ssh.get_transport() is None or not self._ssh.get_transport().is_active():
+            self._connect()
+        assert self._ssh is not None
+        return self._ssh
 
     def _connect(self) -> None:
         client = paramiko.SSHClient()

@@ -53,8 +53,8 @@ class Shares:
     def export(self, share_id: str) -> str:
         return next(str(location.path) for location in self.api.export_locations(share_id))
 
-    def allow(self, share_id: str, to: str, level: str = "rw", *, wait: bool = True) -> str:
-        rule = self.api.create_access_rule(share_id, access_type="ip", access_to=to, access_level=level)
+    def allow(self, share_id: str, to: str, level: str = "rw", *, kind: str = "ip", wait: bool = True) -> str:
+        rule = self.api.create_access_rule(share_id, access_type=kind, access_to=to, access_level=level)
         if wait:
             wait_for(f"rule {to} active", lambda: self.api.get_access_rule(rule.id).state == "active", seconds=60)
         return str(rule.id)

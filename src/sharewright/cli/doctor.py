@@ -334,7 +334,7 @@ def examine_state_dir(host: Host, settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding(level="ok", subject="state directory", text=str(path))
-    for name in ("master.key", "sharewright.db"):
+    for name in ("master.key", "access.key", "sharewright.db"):
         inner = host.file(path / name)
         if inner is not None and inner.mode & 0o077:
             yield Finding(

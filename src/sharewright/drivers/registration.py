@@ -25,7 +25,8 @@ GROUP = "sharewright.drivers"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverParts:
     """What a driver is made of: its backend's name and settings, and everything it works with. ``instances`` are the
-    backend's own; ``convergence`` applies documents to them by group commit."""
+    backend's own; ``convergence`` applies documents to them by group commit; ``open_key``
+    opens the sealed ``access_key`` of a rule, or raises ConfigurationError."""
 
     backend: str
     settings: Backend
@@ -33,6 +34,7 @@ class DriverParts:
     cloud: Cloud
     instances: ServiceInstances
     convergence: Convergence
+    open_key: Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,14 +34,22 @@ FORMAT_VERSION = 1
 
 FilesystemType = Literal["ext4", "xfs"]
 Squash = Literal["no_root_squash", "root_squash", "all_squash"]
+SmbEncryption = Literal["off", "desired", "required"]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One NFS access rule. ``access_to`` is an address or CIDR in canonical form; ``0.0.0.0/0`` is everybody (IPv4)."""
+    """One access rule. ``access_to`` of an ``ip`` rule is an address or CIDR in canonical form; ``0.0.0.0/0`` is
+    everybody (IPv4). That of a ``user`` rule (CIFS only) is a user name in lower case, and ``access_key`` the user's
+    password: letters, digits, ``_`` and ``-``."""
 
     id: str
     access_to: str
     access_level: Literal["rw", "ro"]
+    access_type: Literal["ip", "user"] = "ip"
+    access_key: str = ""
+
+    def __repr__(self) -> str:  # without the key
+        return f"Rule({self.id!r}, {self.access_type} {self.access_to!r}, {self.access_level})"
 
 
 class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,17 +84,19 @@ class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``. Protocol
-    ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules here. ``by_serial``:
-    another disk may carry the same UUID for now, so a boot must not find this one by its UUID."""
+    """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``, the oldest
+    first. Protocol ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules.
+    ``encryption`` is for CIFS; "" leaves it to the client. ``by_serial``: another disk may carry the same UUID for now,
+    so a boot must not find this one by its UUID."""
 
     id: str
     serial: str
     filesystem: Filesystem
-    protocol: Literal["NFS", "NONE"]
+    protocol: Literal["NFS", "CIFS", "NONE"]
     rules: tuple[Rule, ...] = ()
     squash: Squash = "no_root_squash"
     by_serial: bool = False
+    encryption: SmbEncryption | Literal[""] = ""
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -18,16 +18,14 @@ from sharewright.guest.contract import GuestChannels
 from sharewright.guest.measured import MeasuredChannels
 from sharewright.operations.contract import Story
 from sharewright.operations.stories import make_stories
-from sharewright.secret_files import secret_file
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
 from sharewright.service_instance.layouts import layout_of
 from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
-from sharewright.store.secrets import SecretBox
+from sharewright.store.secrets import open_access_keys, open_secrets
 
-MASTER_KEY = "master.key"
 SERVICE_IMAGE = "images/service"
 
 
@@ -62,6 +60,7 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     if settings.keeps_files:
         settings.state_path.mkdir(parents=True, exist_ok=True)
     secrets = open_secrets(settings)
+    access_keys = open_access_keys(settings, make=True)
     clouds: dict[str, MeasuredCloud] = {}
     channels: dict[str, MeasuredChannels] = {}
     programs: dict[tuple[str, bytes | None], MeasuredChannels] = {}
@@ -90,6 +89,7 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
                 cloud=cloud,
                 instances=instances,
                 convergence=Convergence(instances.apply),
+                open_key=access_keys.open if access_keys is not None else _no_key,
             )
         )
     return Assembly(
@@ -102,12 +102,11 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
     )
 
 
-def open_secrets(settings: Settings) -> SecretBox:
-    """The master key: the configured file, or one in the state directory. Raises ConfigurationError."""
-    named = settings.database.master_key_file
-    if named:
-        return SecretBox(secret_file(named), provided=True)
-    return SecretBox(settings.state_path / MASTER_KEY)
+def _no_key(sealed: str) -> str:
+    raise ConfigurationError(
+        "database.access_key_file is not set, so no access key can be opened.",
+        hint="Name the file with which the API sealed it.",
+    )
 
 
 def with_cloud(settings: Settings, cloud: str) -> Settings:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from sharewright.errors import InvalidInput
-from sharewright.guest.document import FilesystemType, Squash
+from sharewright.guest.document import FilesystemType, SmbEncryption, Squash
 
 SCOPE: Final = "sharewright"
 _NAME: Final = re.compile(r"[\w.-][\w. -]{0,253}[\w.-]|[\w.-]")
@@ -36,6 +36,9 @@ TYPE_SPECS: Final[Mapping[str, TypeSpec]] = {
     "server_flavor": TypeSpec(column="server_flavor", capability="server_flavors"),
     "filesystem": TypeSpec(column="filesystem_type", capability="filesystems", choices=get_args(FilesystemType)),
     "squash": TypeSpec(column="squash", capability="squash_modes", choices=get_args(Squash)),
+    "smb_encryption": TypeSpec(
+        column="smb_encryption", capability="smb_encryption_modes", choices=get_args(SmbEncryption)
+    ),
     "sec": TypeSpec(
         column=None,
         capability="sec_flavors",
@@ -70,6 +73,15 @@ def check_type_specs(extra_specs: Mapping[str, str]) -> None:
                 f"Invalid extra spec {key}: '{value[:64]}' is not a name.",
                 hint="Use letters, digits, '_', '.', '-' and spaces inside.",
             )
+
+
+def check_protocol_specs(extra_specs: Mapping[str, str], protocol: str) -> None:
+    """Raise InvalidInput for a share that would lack what its type promises."""
+    if protocol != "CIFS" and extra_specs.get(f"{SCOPE}:smb_encryption") == "required":
+        raise InvalidInput(
+            f"The share type requires encryption by SMB, which a share of protocol {protocol} does not have.",
+            hint="Ask for CIFS, or use another share type.",
+        )
 
 
 def instance_columns(extra_specs: Mapping[str, str]) -> dict[str, str]:

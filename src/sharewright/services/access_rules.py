@@ -11,11 +11,13 @@ from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound, OverQuota
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
+from sharewright.services.access_keys import sealed_key, show_keys
+from sharewright.services.access_types import check_access_to, check_cifs_rule
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE
-from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
+from sharewright.services.validation import check_access_level, check_access_type, check_metadata
 from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState
 from sharewright.store.tables import (
@@ -36,18 +38,18 @@ def allow(
     of IPv6 rules. A rule for the same client that is being removed gives way: the client keeps its access, at the new
     level from the next update on."""
     kind = check_access_type(values["access_type"])
-    address = check_address(values["access_to"])
     level = check_access_level(values.get("access_level"))
     metadata = check_metadata(values.get("metadata") or {})
-    if ":" in address and not ipv6:
-        raise InvalidInput(f"Invalid IP access: IPv6 address {address} needs API microversion 2.38 or later.")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, share_id, "share:allow_access", lock=True)
         _check_state(share, "allow_access", "New access rules cannot be applied")
-        if ":" in address:
-            _check_ipv6(tx, share_id, address)
-        same = _same(tx, deployment, share_id, kind, address)
+        access_to = check_access_to(kind, share["protocol"], values["access_to"])
+        if kind == "ip" and ":" in access_to:
+            _check_ipv6(tx, share_id, access_to, ipv6=ipv6)
+        check_cifs_rule(tx, share, kind, level)
+        same = _same(tx, deployment, share_id, kind, access_to)
+        key = sealed_key(tx, deployment, share, access_to) if kind == "user" else None
         if same is not None:
             tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same))
         tx.execute(
@@ -55,15 +57,16 @@ def allow(
                 id=identifier,
                 share_id=share_id,
                 access_type=kind,
-                access_to=address,
+                access_to=access_to,
                 access_level=level,
+                access_key=key,
                 state=AccessState.QUEUED_TO_APPLY,
                 created_at=now,
             )
         )
         write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
         _begin_change(tx, deployment, context, share_id)
-        return _find(tx, context, identifier)
+        return _find(tx, deployment, context, identifier)
 
 
 def deny(deployment: Deployment, context: RequestContext, share_id: str, access_id: str) -> None:
@@ -109,27 +112,27 @@ def list_rules(
             exists().where(item.c.access_id == share_access_rules.c.id, item.c.key == key, item.c.value == value)
         )
     with deployment.store.read() as tx:
-        share_service.find(tx, context, share_id, rule)
-        return _complete(tx, fetch(tx, statement))
+        share = share_service.find(tx, context, share_id, rule)
+        return _complete(tx, deployment, context, share["project_id"], fetch(tx, statement))
 
 
 def show(deployment: Deployment, context: RequestContext, access_id: str) -> Record:
     with deployment.store.read() as tx:
-        return _find(tx, context, access_id)
+        return _find(tx, deployment, context, access_id)
 
 
 def write_metadata(deployment: Deployment, context: RequestContext, access_id: str, values: Any) -> dict[str, str]:
     """Set keys of a rule's metadata; returns all."""
     checked = check_metadata(values)
     with deployment.store.begin() as tx:
-        _find(tx, context, access_id, "share_access_metadata:update")
+        _find(tx, deployment, context, access_id, "share_access_metadata:update")
         write_map(tx, share_access_metadata, _OWNER, access_id, checked, replace=False)
         return read_maps(tx, share_access_metadata, _OWNER, [access_id])[access_id]
 
 
 def delete_metadata(deployment: Deployment, context: RequestContext, access_id: str, key: str) -> None:
     with deployment.store.begin() as tx:
-        _find(tx, context, access_id, "share_access_metadata:delete")
+        _find(tx, deployment, context, access_id, "share_access_metadata:delete")
         removed = tx.execute(
             share_access_metadata.delete().where(
                 share_access_metadata.c.access_id == access_id, share_access_metadata.c.key == key
@@ -140,7 +143,11 @@ def delete_metadata(deployment: Deployment, context: RequestContext, access_id: 
 
 
 def _find(
-    tx: Connection, context: RequestContext, access_id: str, rule_name: str = "share_access_rule:get"
+    tx: Connection,
+    deployment: Deployment,
+    context: RequestContext,
+    access_id: str,
+    rule_name: str = "share_access_rule:get",
 ) -> dict[str, Any]:
     rule = None
     if is_id(access_id):
@@ -153,10 +160,17 @@ def _find(
     if rule is None or not can_see(context, rule["project_id"]):
         raise NotFound(f"Access rule {access_id[:64]} could not be found.")
     authorize(context, rule_name, rule["project_id"])
-    return _complete(tx, [rule])[0]
+    return _complete(tx, deployment, context, rule["project_id"], [rule])[0]
 
 
-def _complete(tx: Connection, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _complete(
+    tx: Connection,
+    deployment: Deployment,
+    context: RequestContext,
+    project_id: str,
+    rules: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    show_keys(deployment, context, project_id, rules)
     attach(rules, "metadata", read_maps(tx, share_access_metadata, _OWNER, [rule["id"] for rule in rules]))
     return rules
 
@@ -189,8 +203,10 @@ def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, addr
     return None if found.id is None else str(found.id)
 
 
-def _check_ipv6(tx: Connection, share_id: str, address: str) -> None:
+def _check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> None:
     """A rule for clients that can never reach the share would be shown as active and mean nothing."""
+    if not ipv6:
+        raise InvalidInput(f"Invalid IP access: IPv6 address {address} needs API microversion 2.38 or later.")
     paths = tx.scalars(
         select(share_export_locations.c.path)
         .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, f
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
-from sharewright.operations.type_specs import instance_columns
+from sharewright.operations.type_specs import check_protocol_specs, instance_columns
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, contains, count, fetch_page
@@ -131,6 +131,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             source.check_type(share_type["id"])
         specs = share_type["extra_specs"]
         check_size(specs, values["size"])
+        check_protocol_specs(specs, protocol)
         for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
             find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
         zone = _choose_zone(tx, specs, values.get("availability_zone"))

@@ -1,6 +1,8 @@
-"""Secrets at rest: rows encrypted with the deployment's master key, which is a file outside the database.
+"""Secrets at rest: rows encrypted with a key that is a file outside the database.
 
-Whoever holds only a copy of the database reads no private key. Every node of a deployment needs the same key file.
+Whoever holds only a copy of the database reads none of them. The private keys of service VMs are for workers alone, and
+so is their key, the master key. The access keys of users, which the API shows to their project, have another one. Every
+node of a deployment needs the same files.
 """
 
 from __future__ import annotations
@@ -15,7 +17,30 @@ from sqlalchemy import Connection, delete, select
 
 from sharewright.errors import ConfigurationError, NotFound
 from sharewright.identifiers import new_id, utcnow
+from sharewright.secret_files import secret_file
+from sharewright.settings import Settings
 from sharewright.store.tables import secrets
+
+MASTER_KEY = "master.key"
+ACCESS_KEY = "access.key"
+
+
+def open_secrets(settings: Settings) -> SecretBox:
+    """The box of private keys: with the configured master key file, or one in the state directory, which is made when
+    there is none. Raises ConfigurationError."""
+    named = settings.database.master_key_file
+    return SecretBox(secret_file(named), provided=True) if named else SecretBox(settings.state_path / MASTER_KEY)
+
+
+def open_access_keys(settings: Settings, *, make: bool = False) -> SecretBox | None:
+    """The box of access keys, likewise; only workers ``make`` a key file in the state directory. None: a deployment
+    whose files are provided, but not this one, has no access keys. Raises ConfigurationError."""
+    named = settings.database.access_key_file
+    if named:
+        return SecretBox(secret_file(named), provided=True)
+    if settings.database.master_key_file:
+        return None
+    return SecretBox(settings.state_path / ACCESS_KEY, provided=not make)
 
 
 class SecretBox:
@@ -81,7 +106,7 @@ def _open(key_file: Path, provided: bool) -> Fernet:
         raise ConfigurationError(
             f"The master key file {key_file} cannot be read or created: {error.strerror or error}."
             if not provided
-            else f"database.master_key_file: {key_file} cannot be read: {error.strerror or error}.",
+            else f"The key file {key_file} cannot be read: {error.strerror or error}.",
             hint="Its directory must exist and be writable by this user."
             if not provided
             else "docs/deployment.md says how to make one.",

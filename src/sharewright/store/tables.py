@@ -166,6 +166,7 @@ share_instances = Table(
     # From the share type's extra specs, for good; null: the backend's own (operations/type_specs.py).
     Column("volume_type", NAME),
     # By default as Manila's generic driver: root on an allowed client owns the share.
+    Column("smb_encryption", String(16)),  # null: as the client likes
     Column("squash", String(16), nullable=False, default="no_root_squash", server_default="no_root_squash"),
     Column("server_flavor", NAME),
     Column("filesystem_type", String(16)),

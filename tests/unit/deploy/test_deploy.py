@@ -83,7 +83,7 @@ def test_the_example_is_right() -> None:
 
 def test_the_units_load_every_credential_that_the_example_names() -> None:
     named = set(re.findall(f'"{CREDENTIAL}([^"]+)"', (DEPLOY / "sharewright-openstack.toml").read_text()))
-    assert named == {"database-password", "master.key", "openstack-password"}
+    assert named == {"database-password", "master.key", "access.key", "openstack-password"}
     (worker,) = (unit for unit in UNITS if unit.name.startswith("sharewright-worker"))
     assert set(re.findall(r"^#?LoadCredential=([^:]+):", worker.read_text(), re.MULTILINE)) == named
 

@@ -12,23 +12,33 @@ from sqlalchemy import update
 from sharewright.clouds.contract import TAG_OWNER, Capacity, InstanceSpec
 from sharewright.drivers.generic.document import build_document
 from sharewright.drivers.generic.driver import GenericDriver
+from sharewright.drivers.generic.exports import export_path
 from sharewright.drivers.generic.pools import pool_stats
 from sharewright.errors import (
     CloudError,
     CloudObjectMissing,
     CloudUnavailable,
+    ConfigurationError,
     DeviceNotBlank,
     GuestError,
     GuestUnreachable,
     NotFound,
 )
 from sharewright.guest.contract import round_trips
-from sharewright.guest.document import Usage
+from sharewright.guest.document import Document, Firewall, Usage
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
 from sharewright.settings import Backend
 from sharewright.store.database import Store, statements
-from sharewright.store.tables import share_access_rules, share_instances, share_servers, share_type_extra_specs
+from sharewright.store.tables import (
+    service_instances,
+    share_access_rules,
+    share_export_locations,
+    share_instances,
+    share_servers,
+    share_type_extra_specs,
+    shares,
+)
 from story_world import BACKEND, World, make_world
 
 
@@ -90,6 +100,11 @@ def vm(world: World) -> str:
     return instance.id
 
 
+def ports(document: Document) -> tuple[int, ...]:
+    assert document.firewall is not None
+    return document.firewall.client_ports
+
+
 class TestCreate:
     def test_everything_is_recorded_and_the_guest_is_asked_once(self, world: World, driver: GenericDriver) -> None:
         server = add_server(world, driver)
@@ -118,6 +133,27 @@ class TestCreate:
         (volume,) = world.cloud.volumes.list_volumes()
         assert volume.name == f"manila-share-{instance}"
         assert volume.tags[TAG_OWNER] == f"share_instance:{instance}"
+
+    def test_a_cifs_share(self, world: World, driver: GenericDriver) -> None:
+        server = add_server(world, driver)
+        instance = add_share(world, server, ("10.0.0.5", "rw", "queued_to_apply"), protocol="CIFS")
+        (location,) = driver.create_share(instance, server, NoProgress())
+        (address,) = world.rows(service_instances, id=server)[0].export_addresses
+        assert location.path == rf"\\{address}\share-{instance}"
+        assert world.guests.exports(vm(world)) == {instance: [["10.0.0.5/32", "rw"]]}
+
+    def test_the_smb_port_is_open_only_where_there_is_an_smb_share(self, world: World, driver: GenericDriver) -> None:
+        wall = Firewall(management_macs=("m",), management_from=(), client_macs=("c",), client_ports=(2049, 445))
+        before_smb = Firewall(
+            management_macs=("m",), management_from=(), client_macs=("c",), client_ports=(2049,)
+        )  # of a server made before there were any
+        server = add_server(world, driver)
+        driver.create_share(add_share(world, server), server, NoProgress())
+        for stored in (wall, before_smb):
+            assert ports(build_document(world.store, server, stored, str)) == (2049,)
+        driver.create_share(add_share(world, server, protocol="CIFS"), server, NoProgress())
+        for stored in (wall, before_smb):
+            assert ports(build_document(world.store, server, stored, str)) == (2049, 445)
 
     def test_again_changes_nothing(self, world: World, driver: GenericDriver) -> None:
         server = add_server(world, driver)
@@ -223,6 +259,16 @@ class TestCreate:
         assert [spec.volume_type for spec in specs] == [None, "ssd"]
         assert specs[0].size == 1
 
+    def test_encryption_is_that_of_the_type(self, world: World, driver: GenericDriver) -> None:
+        server = add_server(world, driver)
+        secret = world.add_share_type("secret", sharewright__smb_encryption="required")
+        plain = add_share(world, server, protocol="CIFS")
+        sealed = add_share(world, server, protocol="CIFS", share_type_id=secret)
+        for instance in (plain, sealed):
+            driver.create_share(instance, server, NoProgress())
+        document = build_document(world.store, server, None, str)
+        assert {share.id: share.encryption for share in document.shares} == {plain: "", sealed: "required"}
+
     def test_file_system_and_squash_are_those_of_the_type_when_the_share_was_requested(
         self, world: World, driver: GenericDriver
     ) -> None:
@@ -237,7 +283,7 @@ class TestCreate:
             )
         for instance in (plain, chosen):
             driver.create_share(instance, server, NoProgress())
-        document = build_document(world.store, server, None, advance=False)
+        document = build_document(world.store, server, None, str, advance=False)
         assert {share.id: (share.filesystem.type, share.squash) for share in document.shares} == {
             plain: ("ext4", "no_root_squash"),
             chosen: ("xfs", "all_squash"),
@@ -404,17 +450,41 @@ class TestAccess:
         states = ["queued_to_apply", "applying", "active", "queued_to_deny", "denying", "error"]
         instance = add_share(world, server, *[(f"10.0.0.{index}", "ro", state) for index, state in enumerate(states)])
         driver.create_share(instance, server, NoProgress())
-        document = build_document(world.store, server, None)
+        document = build_document(world.store, server, None, str)
         (share,) = document.shares
         assert {rule.access_to for rule in share.rules} == {"10.0.0.0", "10.0.0.1", "10.0.0.2"}
         assert not share.filesystem.create
-        assert build_document(world.store, server, None).generation == document.generation + 1
-        assert build_document(world.store, server, None, advance=False).generation == document.generation + 1
+        assert build_document(world.store, server, None, str).generation == document.generation + 1
+        assert build_document(world.store, server, None, str, advance=False).generation == document.generation + 1
+
+    def test_the_document_holds_the_keys_of_users(self, world: World, driver: GenericDriver) -> None:
+        server = add_server(world, driver)
+        instance = add_share(world, server, protocol="CIFS")
+        driver.create_share(instance, server, NoProgress())
+        (share,) = world.rows(shares)
+        with world.store.begin() as tx:
+            for name, sealed in (("alice", "s-good"), ("bobby", "s-other-master-key")):
+                tx.execute(
+                    share_access_rules.insert().values(
+                        id=new_id(), share_id=share.id, access_type="user", access_to=name, access_level="rw",
+                        access_key=sealed, state="active", created_at=utcnow(),
+                    )
+                )  # fmt: skip
+
+        def open_key(sealed: str) -> str:
+            if sealed != "s-good":
+                raise ConfigurationError("cannot be decrypted")
+            return "secret"
+
+        document = build_document(world.store, server, None, open_key)
+        found = {rule.access_to: (rule.access_type, rule.access_key) for rule in document.shares[0].rules}
+        assert found == {"alice": ("user", "secret"), "bobby": ("user", "")}
+        assert "secret" not in repr(document)
 
     def test_a_document_needs_a_server(self, world: World) -> None:
         for advance in (True, False):
             with pytest.raises(NotFound):
-                build_document(world.store, new_id(), None, advance=advance)
+                build_document(world.store, new_id(), None, str, advance=advance)
 
     def test_outcome_of_each_rule_in_one_round_trip(self, world: World, driver: GenericDriver) -> None:
         server = add_server(world, driver)
@@ -545,6 +615,24 @@ class TestHeal:
         assert row(world, instance).filesystem_uuid == formatted
         assert len(world.cloud.volumes.list_volumes()) == 1
 
+    @pytest.mark.parametrize("protocol", ["NFS", "CIFS"])
+    def test_export_locations_follow_the_servers_address(
+        self, world: World, driver: GenericDriver, protocol: str
+    ) -> None:
+        server = add_server(world, driver)
+        instance = add_share(world, server, protocol=protocol)
+        (location,) = driver.create_share(instance, server, NoProgress())
+        with world.store.begin() as tx:
+            tx.execute(
+                share_export_locations.insert().values(
+                    id=new_id(), share_instance_id=instance, path=export_path(protocol, "10.9.9.9", instance),
+                    is_admin_only=False, preferred=True, created_at=utcnow(),
+                )
+            )  # fmt: skip
+        driver.heal_server(server, NoProgress())
+        (found,) = world.rows(share_export_locations)
+        assert found.path == location.path
+
 
 class TestServers:
     def test_the_subnet_is_learned_from_the_cloud(self, world: World, driver: GenericDriver) -> None:
@@ -594,7 +682,7 @@ class TestServers:
         assert pool.pool == BACKEND
         assert pool.total_capacity == world.settings.simulated.capacity
         assert pool.capabilities["driver_handles_share_servers"] is True
-        assert pool.capabilities["storage_protocol"] == "NFS"
+        assert pool.capabilities["storage_protocol"] == "NFS_CIFS"
         assert "simulated" in pool.capabilities["vendor_name"]
         assert pool.capabilities["volume_type_required"] is False
 

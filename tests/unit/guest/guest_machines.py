@@ -41,6 +41,13 @@ def rule(access_to: str, access_level: Any = "rw") -> Rule:
     )
 
 
+def user_rule(name: str, access_level: Any = "rw", key: str = "") -> Rule:
+    key = key or f"key-of-{name}"
+    return Rule(
+        id=f"{name}-{access_level}", access_to=name, access_level=access_level, access_type="user", access_key=key
+    )
+
+
 def share(
     index: int,
     *rules: Rule,
@@ -48,14 +55,17 @@ def share(
     type: Any = "ext4",
     squash: Any = "no_root_squash",
     size: int = 0,
+    protocol: Any = "NFS",
+    encryption: Any = "",
 ) -> Share:
     return Share(
         id=number(index),
         serial=serial(index),
         filesystem=Filesystem(type=type, uuid=number(0xF500 + index), create=create, size=size),
-        protocol="NFS",
+        protocol=protocol,
         rules=rules,
         squash=squash,
+        encryption=encryption,
     )
 
 
@@ -81,7 +91,8 @@ class Machine:
                      "sys/block", "sys/dev/block", "usr/sbin", "usr/lib/sharewright", "var/lib/nfs",
                      "proc/sys/net/ipv4", "busy", "fail"):  # fmt: skip
             (root / name).mkdir(parents=True, exist_ok=True)
-        for name in ("mount", "umount", "exportfs", "systemctl", "nft", "ip", "sync", "fsfreeze"):
+        for name in ("mount", "umount", "exportfs", "systemctl", "nft", "ip", "net", "smbstatus", "smbcontrol",
+                     "smbpasswd", "kill", "sync", "fsfreeze"):  # fmt: skip
             shutil.copy(TOOLS, root / "usr/sbin" / name)
             (root / "usr/sbin" / name).chmod(0o755)
         self.write("proc/self/mountinfo", "20 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n")
@@ -89,6 +100,9 @@ class Machine:
         self.write("proc/fs/nfsd/threads", "0\n")
         self.write("proc/sys/net/ipv4/ip_forward", "1\n")
         self.write("etc/fstab", "# the image's own line\n/dev/vda1 / ext4 rw 0 1\n")
+        self.write("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nmail:x:8:8:mail:/var/mail:/usr/sbin/nologin\n")
+        self.write("etc/group", "root:x:0:\n")
+        self.write("lib/systemd/system/smbd.service", "[Service]\n")
         self.program = root / "usr/lib/sharewright/sharewright-guest"
         self.program.write_bytes(build_program())
         self.program.chmod(0o755)

@@ -1,14 +1,16 @@
 #!/usr/bin/python3 -IS
-"""What a scratch root has instead of mount, umount, exportfs, nft, ip, sync, fsfreeze and systemctl: the same effects,
-on its files.
+"""What a scratch root has instead of mount, exportfs, nft, systemctl, Samba's tools and others: the same effects, on
+its files.
 
 Called by these names through links in <root>/usr/sbin. Every call is noted in <root>/calls. A file <root>/fail/<name>
 makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail, and when that file says
-"nfsd", only until the NFS server is started anew.
+"nfsd", only until the NFS server is started anew. <root>/smb-clients holds the connections of SMB clients; one that is
+"deaf" does not hear close-share.
 """
 
-# ruff: noqa: PTH102, PTH106, PTH108, PTH110, PTH114, PTH119, PTH123, PTH208, PTH211
+# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH110, PTH114, PTH119, PTH120, PTH123, PTH208, PTH211
 
+import json
 import os
 import sys
 
@@ -89,11 +91,84 @@ def exportfs(arguments):
 
 
 def systemctl(arguments):
+    if arguments[1] == "smbd.service":
+        if arguments[0] == "start":
+            os.makedirs(f"{ROOT}/run/samba", exist_ok=True)
+            os.makedirs(f"{ROOT}/proc/77", exist_ok=True)
+            write(f"{ROOT}/proc/77/comm", "smbd\n")
+            write(f"{ROOT}/run/samba/smbd.pid", "77\n")
+        else:
+            os.unlink(f"{ROOT}/run/samba/smbd.pid")
+            write(f"{ROOT}/smb-clients", "[]")
+        return
     if arguments[0] == "restart":
         for name in os.listdir(f"{ROOT}/busy"):
             if read(f"{ROOT}/busy/{name}") == "nfsd":
                 os.unlink(f"{ROOT}/busy/{name}")
     write(f"{ROOT}/proc/fs/nfsd/threads", "8\n")
+
+
+REGISTRY = f"{ROOT}/var/lib/samba/registry.tdb"
+
+
+def net(arguments):
+    registry = json.loads(read(REGISTRY) or "{}")
+    if arguments[1] == "list":
+        for name, lines in registry.items():
+            print(f"[{name}]", *lines, "", sep="\n")
+        return
+    if arguments[1] == "delshare":
+        del registry[arguments[2]]
+    else:
+        found = {}
+        for line in read(arguments[2]).splitlines():
+            if line.startswith("["):
+                lines = found.setdefault(line[1:-1], [])
+            else:
+                lines.append(line)
+        registry = {**registry, arguments[3]: found[arguments[3]]} if len(arguments) > 3 else found
+    os.makedirs(os.path.dirname(REGISTRY), exist_ok=True)
+    write(REGISTRY, json.dumps(registry))
+    now = int(read(f"{ROOT}/smb-clock") or 1) + 1
+    write(f"{ROOT}/smb-clock", str(now))
+    os.utime(REGISTRY, ns=(now, now))
+
+
+def clients():
+    return json.loads(read(f"{ROOT}/smb-clients") or "[]")
+
+
+def smbstatus(arguments):
+    server = {each["id"]: {"pid": each["pid"]} for each in clients()}
+    tcons = {
+        each["id"]: {**each, "server_id": server[each["id"]], "session_id": "s" + each["id"]} for each in clients()
+    }
+    print(json.dumps({"sessions": {"s" + each["id"]: each for each in clients()}, "tcons": tcons}))
+
+
+def smbcontrol(arguments):
+    if arguments[1] == "close-share":
+        gone = [c for c in clients() if [c["pid"], c["service"]] == [arguments[0], arguments[2]] and not c.get("deaf")]
+        write(f"{ROOT}/smb-clients", json.dumps([c for c in clients() if c not in gone]))
+
+
+def kill(arguments):
+    write(f"{ROOT}/smb-clients", json.dumps([c for c in clients() if c["pid"] != arguments[0]]))
+
+
+def smbpasswd(arguments):
+    users = json.loads(read(f"{ROOT}/smb-users") or "{}")
+    account = arguments[-1]
+    if f"{account}:" not in read(f"{ROOT}/etc/passwd"):
+        die(f"Failed to add entry for user {account}.")
+    if "-x" in arguments:
+        del users[account]
+    else:
+        first, second = sys.stdin.read().splitlines()
+        if first != second:
+            die("Mismatch - password unchanged.")
+        users[account] = first
+    write(f"{ROOT}/smb-users", json.dumps(users))
 
 
 def nft(arguments):
@@ -123,9 +198,8 @@ def main():
         file.write(" ".join([name, *(argument.replace(ROOT, "") for argument in arguments)]) + "\n")
     if os.path.exists(f"{ROOT}/fail/{name}"):
         die(read(f"{ROOT}/fail/{name}"))
-    tools = {"mount": mount, "umount": umount, "exportfs": exportfs, "systemctl": systemctl, "nft": nft, "ip": ip,
-             "sync": sync, "fsfreeze": fsfreeze}  # fmt: skip
-    tools[name](arguments)
+    tools = (mount, umount, exportfs, systemctl, nft, ip, net, smbstatus, smbcontrol, smbpasswd, kill, sync, fsfreeze)
+    next(tool for tool in tools if tool.__name__ == name)(arguments)
 
 
 main()

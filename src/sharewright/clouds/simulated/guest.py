@@ -437,6 +437,9 @@ def _rules(share: Share) -> tuple[list[list[str]], dict[str, str]]:
     rules: list[list[str]] = []
     wrong: dict[str, str] = {}
     for rule in share.rules:
+        if rule.access_type == "user":
+            rules.append([rule.access_to, rule.access_level])
+            continue
         try:
             rules.append([str(ip_network(rule.access_to)), rule.access_level])
         except ValueError as error:

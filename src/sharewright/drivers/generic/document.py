@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+import msgspec
+import structlog
 from sqlalchemy import and_, or_, select
 
-from sharewright.errors import NotFound
+from sharewright.errors import ConfigurationError, NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
 from sharewright.states import AccessState
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
 
+log = structlog.get_logger()
 GIBIBYTE: Final = 2**30
+SMB_PORT: Final = 445
 
 
-def build_document(store: Store, server_id: str, firewall: Firewall | None, *, advance: bool = True) -> Document:
-    """The whole desired state of a server. Raises NotFound when its row is gone.
+def build_document(
+    store: Store, server_id: str, firewall: Firewall | None, open_key: Callable[[str], str], *, advance: bool = True
+) -> Document:
+    """The whole desired state of a server. Raises NotFound when its row is gone. ``open_key`` opens a rule's sealed
+    access key, or raises ConfigurationError; the guest then refuses that rule.
 
     Taking the next generation locks the server's row, so documents of one server are read one after another: the one
     with the higher generation has seen everything that the lower one saw. ``advance=False`` (for observing) reads
@@ -51,6 +59,7 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 share_instances.c.clone_of,
                 share_instances.c.volume_attached,
                 share_instances.c.wanted,
+                share_instances.c.smb_encryption,
                 shares.c.protocol,
             )
             .join(shares, shares.c.id == share_instances.c.share_id)
@@ -70,22 +79,32 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
             select(
                 share_access_rules.c.id,
                 share_access_rules.c.share_id,
+                share_access_rules.c.access_type,
                 share_access_rules.c.access_to,
                 share_access_rules.c.access_level,
+                share_access_rules.c.access_key,
             )
             .join(share_instances, share_instances.c.share_id == share_access_rules.c.share_id)
             .where(
                 share_instances.c.share_server_id == server_id,
-                share_access_rules.c.access_type == "ip",
                 share_access_rules.c.state.in_((AccessState.QUEUED_TO_APPLY, AccessState.APPLYING, AccessState.ACTIVE)),
             )
             .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
         ):
-            rules_by_share[rule.share_id].append(Rule(rule.id, rule.access_to, rule.access_level))
+            rules_by_share[rule.share_id].append(
+                Rule(
+                    rule.id,
+                    rule.access_to,
+                    rule.access_level,
+                    access_type=rule.access_type,
+                    access_key=_opened(rule, open_key),
+                )
+            )
+    smb = any(row.protocol == "CIFS" and row.wanted and row.volume_attached for row in instances)
     return Document(
         server_id=server_id,
         generation=generation,
-        firewall=firewall,
+        firewall=None if firewall is None else _narrowed(firewall, smb=smb),
         shares=tuple(
             Share(
                 id=row.id,
@@ -103,8 +122,26 @@ def build_document(store: Store, server_id: str, firewall: Firewall | None, *, a
                 rules=tuple(rules_by_share[row.share_id]),
                 squash=row.squash,
                 by_serial=row.filesystem_uuid in doubled,
+                encryption=row.smb_encryption or "",
             )
             for row in instances
             if row.wanted and row.volume_attached
         ),
     )
+
+
+def _opened(rule: Any, open_key: Callable[[str], str]) -> str:
+    if rule.access_key is None:
+        return ""
+    try:
+        return open_key(rule.access_key)
+    except ConfigurationError as error:
+        log.error("the access key of a rule cannot be opened", access_rule=rule.id, reason=error.message)
+        return ""
+
+
+def _narrowed(firewall: Firewall, *, smb: bool) -> Firewall:
+    """A server's firewall with the SMB port open only while it serves SMB shares. The NFS port stays: behind a closed
+    one, clients of a share that is gone would wait for ever."""
+    others = tuple(port for port in firewall.client_ports if port != SMB_PORT)
+    return msgspec.structs.replace(firewall, client_ports=(*others, SMB_PORT) if smb else others)

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, select
 
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Cloud, Volume, VolumeSpec
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
-from sharewright.drivers.generic.document import build_document
+from sharewright.drivers.generic.document import SMB_PORT, build_document
+from sharewright.drivers.generic.exports import export_path
 from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
 from sharewright.drivers.generic.placement import least_loaded
@@ -61,6 +62,7 @@ class GenericDriver:
         cloud: Cloud,
         instances: ServiceInstances,
         convergence: Converger,
+        open_key: Callable[[str], str],
     ) -> None:
         self._backend = backend
         self._settings = settings
@@ -68,6 +70,7 @@ class GenericDriver:
         self._cloud = cloud
         self._instances = instances
         self._convergence = convergence
+        self._open_key = open_key
         self._snapshots = VolumeSnapshots(
             store,
             cloud,
@@ -114,6 +117,7 @@ class GenericDriver:
             self._cloud,
             self._instances,
             server_id,
+            document=lambda server: self._document(server, advance=False),
             converge=lambda: self._converge(self._server(server_id), progress),
             make_again=lambda: self._ensure_service_instance(
                 server_id, tenant_network(self._store, server_id), progress
@@ -146,7 +150,7 @@ class GenericDriver:
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
             remember(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
-        return self._export_locations(share_instance_id, server)
+        return self._export_locations(record, server)
 
     def delete_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
@@ -272,7 +276,7 @@ class GenericDriver:
         try:
             return self._convergence.converge(
                 server.id,
-                lambda: build_document(self._store, server.id, server.firewall),
+                lambda: self._document(server),
                 self._within(self._settings.guest_seconds, progress),
             )
         except DeadlineExceeded as error:
@@ -281,6 +285,9 @@ class GenericDriver:
             # The call's time is over, not the operation's: like no answer, it may go better the next time.
             raise GuestUnreachable(error.message, hint=error.hint) from error
 
+    def _document(self, server: ServiceInstance, *, advance: bool = True) -> Document:
+        return build_document(self._store, server.id, server.firewall, self._open_key, advance=advance)
+
     def _server(self, server_id: str) -> ServiceInstance:
         server = self._instances.find(server_id)
         if server is None:
@@ -288,15 +295,15 @@ class GenericDriver:
         return server
 
     @staticmethod
-    def _export_locations(share_instance_id: str, server: ServiceInstance) -> Sequence[ExportLocation]:
+    def _export_locations(record: InstanceRecord, server: ServiceInstance) -> Sequence[ExportLocation]:
         return [
             *(
-                ExportLocation(path=path, preferred=position == 0)
-                for position, path in enumerate(export_paths(share_instance_id, server.export_addresses))
+                ExportLocation(path=export_path(record.protocol, address, record.id), preferred=position == 0)
+                for position, address in enumerate(server.export_addresses)
             ),
             *(
-                ExportLocation(path=path, is_admin_only=True)
-                for path in export_paths(share_instance_id, server.admin_addresses)
+                ExportLocation(path=export_path(record.protocol, address, record.id), is_admin_only=True)
+                for address in server.admin_addresses
             ),
         ]
 
@@ -352,16 +359,6 @@ class GenericDriver:
         return max(0.1, min(seconds, progress.remaining))
 
 
-def export_paths(share_instance_id: str, addresses: Sequence[str]) -> list[str]:
-    """What clients mount, in the order of the addresses."""
-    return [
-        f"[{address}]:/shares/share-{share_instance_id}"
-        if ":" in address
-        else f"{address}:/shares/share-{share_instance_id}"
-        for address in addresses
-    ]
-
-
 def _make(parts: DriverParts) -> GenericDriver:
     return GenericDriver(
         parts.backend,
@@ -370,7 +367,8 @@ def _make(parts: DriverParts) -> GenericDriver:
         cloud=parts.cloud,
         instances=parts.instances,
         convergence=parts.convergence,
+        open_key=parts.open_key,
     )
 
 
-GENERIC = DriverKind(make=_make, client_ports=(2049,))
+GENERIC = DriverKind(make=_make, client_ports=(2049, SMB_PORT))

@@ -11,7 +11,7 @@ _HINTS = {
     "mount_failed": "The file system may be damaged; nothing on the volume was changed.",
     "filesystem_mismatch": "The volume carries another file system than the one recorded; it was left untouched.",
     "grow_failed": "It goes on being served at its old size, and nothing in it was changed. Extend it again.",
-    "export_failed": "Look at the guest's message; the service image may lack a working NFS server.",
+    "export_failed": "Look at the guest's message; the service image may lack a working NFS server, or Samba.",
 }
 
 

@@ -10,11 +10,11 @@ import structlog
 from sqlalchemy import Connection, bindparam, select
 
 from sharewright.clouds.contract import Cloud
-from sharewright.drivers.generic.document import build_document
+from sharewright.drivers.generic.exports import address_of, moved
 from sharewright.drivers.generic.records import InstanceRecord, instances_on
 from sharewright.drivers.generic.usage import changed_usage, write_usage
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
-from sharewright.guest.document import State
+from sharewright.guest.document import Document, State
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
@@ -30,6 +30,7 @@ def heal(
     instances: ServiceInstances,
     server_id: str,
     *,
+    document: Callable[[ServiceInstance], Document],
     converge: Callable[[], State],
     make_again: Callable[[], ServiceInstance],
     progress: Progress,
@@ -46,7 +47,7 @@ def heal(
 
     def look(server: ServiceInstance = server) -> None:
         with suppress(NotFound):  # the server's row is going; said below
-            seen.append(_observe(store, instances, server))
+            seen.append(_observe(instances, server, document(server)))
 
     with progress.step("running"):
         running = instances.ensure_running(server_id, progress, ask=look)
@@ -58,7 +59,7 @@ def heal(
         server = make_again()
     with progress.step("guest"):
         try:
-            state = seen[0] if seen else _observe(store, instances, server)
+            state = seen[0] if seen else _observe(instances, server, document(server))
             if state is not None:  # as it should be, volumes included: the cloud need not be asked
                 _record(store, server, state, progress)
                 return True
@@ -83,9 +84,8 @@ def heal(
     return attached and _serves(state)
 
 
-def _observe(store: Store, instances: ServiceInstances, server: ServiceInstance) -> State | None:
+def _observe(instances: ServiceInstances, server: ServiceInstance, document: Document) -> State | None:
     """The guest's state if it is as it should be; None when a document has to be applied."""
-    document = build_document(store, server.id, server.firewall, advance=False)
     try:
         state = instances.observe(server.id, document)
     except StaleDocument:  # it knows more than was just read
@@ -172,14 +172,8 @@ def _moved_locations(tx: Connection, server: ServiceInstance) -> list[dict[str, 
         groups.setdefault((location.share_instance_id, location.is_admin_only), []).append(location)
     for (_, is_admin_only), group in groups.items():
         wanted = server.admin_addresses if is_admin_only else server.export_addresses
-        present = {_address(location.path) for location in group}
-        stale = [location for location in group if _address(location.path) not in wanted]
+        present = {address_of(location.path) for location in group}
+        stale = [location for location in group if address_of(location.path) not in wanted]
         for location, address in zip(stale, (each for each in wanted if each not in present), strict=False):
-            directory = location.path.rpartition(":")[2]
-            path = f"[{address}]:{directory}" if ":" in address else f"{address}:{directory}"
-            changed.append({"location": location.id, "new_path": path, "now": utcnow()})
+            changed.append({"location": location.id, "new_path": moved(location.path, address), "now": utcnow()})
     return changed
-
-
-def _address(path: str) -> str:
-    return str(path).rpartition(":")[0].strip("[]")

@@ -10,7 +10,7 @@ from sharewright import __version__
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import PoolStats
 from sharewright.errors import CloudError, CloudUnavailable
-from sharewright.guest.document import FilesystemType, Squash
+from sharewright.guest.document import FilesystemType, SmbEncryption, Squash
 from sharewright.settings import Backend
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "pool_name": pool,
             "vendor_name": "Sharewright (simulated)" if cloud.name == "simulated" else "Sharewright",
             "driver_version": __version__,
-            "storage_protocol": "NFS",
+            "storage_protocol": "NFS_CIFS",
             "driver_handles_share_servers": True,
             "snapshot_support": True,
             "create_share_from_snapshot_support": True,
@@ -59,6 +59,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "server_flavors": None if settings.cloud == "openstack" else list(settings.flavors),
             "filesystems": list(get_args(FilesystemType)),
             "squash_modes": list(get_args(Squash)),
+            "smb_encryption_modes": list(get_args(SmbEncryption)),
             "sec_flavors": ["sys"],
             "share_group_stats": {"consistent_snapshot_support": None},
             "ipv4_support": True,

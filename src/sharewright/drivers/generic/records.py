@@ -21,6 +21,7 @@ class InstanceRecord:
 
     id: str
     share_id: str
+    protocol: str
     size: int
     backend: str | None
     availability_zone: str | None
@@ -42,6 +43,7 @@ def _query() -> Select[Any]:
     return select(
         columns.id,
         columns.share_id,
+        shares.c.protocol,
         columns.size,
         columns.backend,
         columns.availability_zone,

@@ -17,9 +17,12 @@ from .growing import grow
 from .host import MOVES, CommandFailed, Host
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
 from .revoking import revoke_denied
+from .samba import find_samba, take_step
+from .smb import is_served, share_section, wanted_accounts
 from .unmounting import UNMOUNT_SECONDS, unmount
 
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
+SMB_PREFIX = "smb_"
 FAILURES = {
     "format": "mkfs_failed",
     "identify": "clone_failed",
@@ -41,6 +44,7 @@ class Outcome:
         "export_error",
         "extension",
         "formatted",
+        "smb_error",
         "timings",
         "unmounted",
     )
@@ -53,6 +57,7 @@ class Outcome:
         self.copy_errors: dict[str, str] = {}
         self.formatted: set[str] = set()
         self.export_error = ""
+        self.smb_error = ""
         self.extension: dict[str, object] = {}
         self.timings: dict[str, float] = {}
 
@@ -87,10 +92,10 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     if any(plan.hinders(action.share_id) for action in actions):
         failed = {action.share_id for action in actions if plan.hinders(action.share_id)} - plan.lasting
         plan.established = [share for share in plan.established if share.id not in failed]
-        plan.actions = [action for action in plan.actions if action.kind not in FILE_ACTIONS]
+        plan.actions = [action for action in plan.actions if not _is_export(action)]
         plan.actions += file_actions(facts, plan.established)
     for action in plan.actions:
-        if action.kind in (*FILE_ACTIONS, "flush"):
+        if _is_export(action) or action.kind == "flush":
             _timed(outcome, "exports", host, action, desired)
     _revoke(host, desired, outcome)
     _extend(host, desired, plan, outcome)
@@ -107,6 +112,11 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         host.remove(f"{MARKS}/{share_id}.json")
     outcome.timings["total"] = round(time.monotonic() - started, 4)
     return state(host, desired, plan, outcome)
+
+
+def _is_export(action: Action) -> bool:
+    """Whether it follows from all shares that are established, and is planned anew when one of them fails."""
+    return action.kind in FILE_ACTIONS or action.kind.startswith(SMB_PREFIX)
 
 
 def _load_firewall(host: Host, plan: Plan, outcome: Outcome, desired: Desired) -> None:
@@ -179,14 +189,24 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
     exported = found_entries(host.read(observing.ETAB))
     sizes = usage.file_systems([host.at(share.path) for share in desired.shares if share.id in mounts])
     traffic = usage.exports(host)
+    smb = [share for share in desired.shares if share.protocol == "CIFS"]
+    samba = find_samba(host) if smb else None
     shares = []
     for share in desired.shares:
         error, message = plan.problems.get(share.id, ("", ""))
         mounted = share.id in mounts and mounts[share.id].alive and error in ("", "export_failed", *STILL_SERVED)
-        wanted = wanted_entries([share])
-        in_force = mounted and all(exported.get(entry) == options for entry, options in wanted.items())
+        if samba is not None and share.protocol == "CIFS":
+            admits = share_section(share, wanted_accounts(smb)) is not None
+            served = is_served(samba, share, smb)
+            reason = samba.error or outcome.smb_error or "Samba did not take all its rules over."
+        else:
+            wanted = wanted_entries([share])
+            admits = bool(wanted)
+            served = all(exported.get(entry) == options for entry, options in wanted.items())
+            reason = outcome.export_error or "The NFS server did not take all its rules over."
+        in_force = mounted and served
         if mounted and not in_force and not error and outcome.acted:
-            error, message = "export_failed", outcome.export_error or "The NFS server did not take all its rules over."
+            error, message = "export_failed", reason
         size = sizes.get(host.at(share.path)) if mounted else None
         read, written = traffic.get(share.id, (0, 0))
         move, told = ("", "") if share.successor is None else _move(host, share, outcome)
@@ -194,7 +214,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
             {
                 "id": share.id,
                 "mounted": mounted,
-                "exported": in_force and bool(wanted),
+                "exported": in_force and admits,
                 "formatted": share.id in outcome.formatted,
                 "error": error,
                 "message": message,
@@ -281,6 +301,13 @@ def _timed(outcome: Outcome, phase: str, host: Host, action: Action, desired: De
         host.replace("/etc/fstab", action.text)
     elif action.kind == "write_exports":
         host.replace("/etc/exports", action.text)
+    elif action.kind.startswith(SMB_PREFIX):
+        try:
+            take_step(host, action.kind, action.name, action.text)
+        except (CommandFailed, OSError, ValueError, KeyError) as error:
+            outcome.smb_error = outcome.smb_error or f"To {action.words} failed: {error}"
+            outcome.add_time(phase, started)
+            return
     else:
         try:
             if action.kind == "start_nfs":

@@ -19,6 +19,9 @@ FORMAT_VERSION = 1
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{3,127}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+PROTOCOLS = ("NFS", "CIFS", "NONE")
+ENCRYPTIONS = ("", "off", "desired", "required")
+ACCESS_KEY = re.compile(r"[A-Za-z0-9_-]{0,128}")
 RULE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FILESYSTEMS = ("ext4", "xfs")
 STEPS = ("copy", "switch", "cancel")
@@ -28,12 +31,16 @@ MOUNT_PATH = re.compile(re.escape(SHARES) + "/share-(" + UUID.pattern + ")")
 
 
 class Rule:
-    __slots__ = ("access_level", "access_to", "id")
+    __slots__ = ("access_key", "access_level", "access_to", "access_type", "id")
 
-    def __init__(self, id: str, access_to: str, access_level: str) -> None:
+    def __init__(
+        self, id: str, access_to: str, access_level: str, *, access_type: str = "ip", access_key: str = ""
+    ) -> None:
         self.id = id
         self.access_to = access_to
         self.access_level = access_level
+        self.access_type = access_type
+        self.access_key = access_key
 
 
 class Successor:
@@ -56,8 +63,10 @@ class Share:
         "clients",
         "clone_of",
         "create",
+        "encryption",
         "filesystem",
         "id",
+        "protocol",
         "rules",
         "serial",
         "size",
@@ -80,6 +89,8 @@ class Share:
         successor: Successor | None = None,
         clone_of: str = "",
         by_serial: bool = False,
+        protocol: str = "NFS",
+        encryption: str = "",
     ) -> None:
         self.id = id
         self.serial = serial
@@ -93,6 +104,8 @@ class Share:
         self.successor = successor
         self.clone_of = clone_of
         self.by_serial = by_serial
+        self.protocol = protocol
+        self.encryption = encryption
 
     @property
     def path(self) -> str:
@@ -112,6 +125,8 @@ class Share:
             squash=self.squash,
             size=new.size,
             successor=new,
+            protocol=self.protocol,
+            encryption=self.encryption,
         )
 
     @property
@@ -287,13 +302,16 @@ def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
 
 def _share(value: object) -> Share:
     table = _table(
-        value, "share", ("id", "serial", "filesystem", "protocol"), ("rules", "squash", "successor", "by_serial")
+        value,
+        "share",
+        ("id", "serial", "filesystem", "protocol"),
+        ("rules", "squash", "encryption", "successor", "by_serial"),
     )
     filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
     create = filesystem.get("create", False)
     if not isinstance(create, bool):
         _wrong("filesystem.create", create, "true or false")
-    protocol = _one_of(table["protocol"], "protocol", ("NFS", "NONE"))
+    protocol = _one_of(table["protocol"], "protocol", PROTOCOLS)
     if protocol == "NONE" and table.get("rules"):
         raise Refusal("invalid", "A share of protocol NONE is only mounted; it cannot have rules.")
     clone_of = filesystem.get("clone_of", "")
@@ -308,9 +326,11 @@ def _share(value: object) -> Share:
         _one_of(filesystem["type"], "filesystem.type", FILESYSTEMS),
         _text(filesystem["uuid"], "filesystem.uuid", UUID),
         create=create,
-        rules=tuple(_rule(item) for item in _list(table.get("rules", []), "rules")),
+        rules=tuple(_rule(item, protocol) for item in _list(table.get("rules", []), "rules")),
         squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
         size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
+        protocol=protocol,
+        encryption=_one_of(table.get("encryption", ""), "encryption", ENCRYPTIONS),
         successor=_successor(table.get("successor"), str(filesystem["type"])),
         clone_of=_text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
         by_serial=by_serial,
@@ -336,16 +356,22 @@ def _successor(value: object, filesystem: str) -> Successor | None:
     )
 
 
-def _rule(value: object) -> Rule:
+def _rule(value: object, protocol: str) -> Rule:
     """``access_to`` is judged later, by itself: a rule that is wrong hinders no other."""
-    table = _table(value, "rule", ("id", "access_to", "access_level"), ())
+    table = _table(value, "rule", ("id", "access_to", "access_level"), ("access_type", "access_key"))
     access_to = table["access_to"]
     if not isinstance(access_to, str):
         _wrong("rule.access_to", access_to, "a string")
+    key = table.get("access_key", "")
+    if not isinstance(key, str) or not ACCESS_KEY.fullmatch(key):
+        raise Refusal("invalid", "rule.access_key is not a key.")  # without its value
+    kinds = ("ip", "user") if protocol == "CIFS" else ("ip",)
     return Rule(
         _text(table["id"], "rule.id", RULE_ID),
         str(access_to),
         _one_of(table["access_level"], "rule.access_level", ("rw", "ro")),
+        access_type=_one_of(table.get("access_type", "ip"), "rule.access_type", kinds),
+        access_key=key,
     )
 
 

@@ -13,9 +13,10 @@ Networks = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
 def clients_of(share: Share) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """:func:`clients` of a share's rules, made once: with a thousand of them it is most of what an apply computes."""
+    """:func:`clients` of a share's rules, made once: with a thousand of them it is most of what an apply computes. None
+    where the share is not served by NFS."""
     if share.clients is None:
-        share.clients = clients(share.rules)
+        share.clients = clients(share.rules if share.protocol == "NFS" else ())
     return share.clients
 
 

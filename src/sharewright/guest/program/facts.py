@@ -20,6 +20,7 @@ from .fstab import find_link
 from .growing import filesystem_size
 from .host import RUN, SHARES, Host
 from .planning import Facts, Mount
+from .samba import find_samba, was_used
 
 ETAB = "/var/lib/nfs/etab"
 MISSED = f"{RUN}/missed.json"
@@ -42,7 +43,12 @@ def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
         firewall=loaded_text(host) if desired.firewall is not None else None,
         nics=interfaces(host) if desired.firewall is not None else {},
         marks=format_marks(host),
+        samba=find_samba(host) if _needs_samba(host, desired) else None,
     )
+
+
+def _needs_samba(host: Host, desired: Desired) -> bool:
+    return any(share.protocol == "CIFS" for share in desired.shares) or was_used(host)
 
 
 def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Disk]]:

@@ -14,9 +14,10 @@ LINKS = "/dev/disk/by-id"
 def fstab_line(share: Share, source: str = "") -> str:
     """``source`` names the disk; the file system's UUID when it is not given.
 
-    nofail keeps a missing volume from stopping the boot, and the NFS server waits for those that are there. No fsck:
-    replaying the journal is enough, and repairs are for people."""
-    boot = "nofail,x-systemd.device-timeout=30s,x-systemd.before=nfs-server.service"
+    nofail keeps a missing volume from stopping the boot, and the server of the share's protocol waits for those that
+    are there. No fsck: replaying the journal is enough, and repairs are for people."""
+    server = "smbd.service" if share.protocol == "CIFS" else "nfs-server.service"
+    boot = f"nofail,x-systemd.device-timeout=30s,x-systemd.before={server}"
     return f"{source or f'UUID={share.uuid}'} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
 
 

@@ -196,10 +196,11 @@ def switch(host: Host, share: Share, new: Successor, facts: Facts) -> None:
         return seconds
 
     try:
-        host.run("systemctl", "stop", "nfs-server.service", timeout=left()).check()
+        server = "smbd.service" if share.protocol == "CIFS" else "nfs-server.service"
+        host.run("systemctl", "stop", server, timeout=left()).check()
         last = _pass(host, share.id, device, still=True, seconds=left())
         if not last.settled:
-            raise CommandFailed("something other than the NFS server changes the share")
+            raise CommandFailed(f"something other than {server} changes the share")
         write_identities(host, device, last.fix, seconds=left())
         finish(host, device, seconds=left())
         _mount(host, device, place, "ro,noatime")

@@ -7,6 +7,7 @@ from .exports import clients_of, exports_text, found_entries, wanted_entries
 from .filesystems import Disk, Superblock, is_small
 from .firewall import firewall_text
 from .fstab import fstab_text, is_line_of, split_fstab
+from .smb import Samba, judge, smb_steps, wanted_accounts
 
 # What is wrong with a share that is served all the same, at the size that it had.
 STILL_SERVED = ("disk_small", "grow_failed")
@@ -25,7 +26,8 @@ class Mount:
 class Facts:
     """What is there. ``disks`` by serial (several: the serial is ambiguous), ``mounts`` by share id, ``directories``
     the ids of all mount points below /shares, ``firewall`` the text in force or None when it is not known to be ours,
-    ``nics`` MAC → interface, ``marks`` see filesystems.format_marks."""
+    ``nics`` MAC → interface, ``marks`` see filesystems.format_marks; ``samba`` None where there is no SMB share and was
+    none."""
 
     __slots__ = (
         "directories",
@@ -38,6 +40,7 @@ class Facts:
         "mounts",
         "nfs_running",
         "nics",
+        "samba",
     )
 
     def __init__(
@@ -53,6 +56,7 @@ class Facts:
         firewall: str | None = None,
         nics: dict[str, str] | None = None,
         marks: dict[str, tuple[str, str]] | None = None,
+        samba: Samba | None = None,
     ) -> None:
         self.disks = disks or {}
         self.mounts = mounts or {}
@@ -64,12 +68,14 @@ class Facts:
         self.firewall = firewall
         self.nics = nics or {}
         self.marks = marks or {}
+        self.samba = samba
 
 
 class Action:
-    """One thing to do. ``kind`` is a function of acting.py; ``share_id`` is set when only that share depends on it."""
+    """One thing to do. ``kind`` is a function of acting.py, or smb_… of samba.py; ``share_id`` is set when only that
+    share depends on it. ``text`` may hold a secret, ``words`` never."""
 
-    __slots__ = ("disk", "kind", "share", "share_id", "text", "words")
+    __slots__ = ("disk", "kind", "name", "share", "share_id", "text", "words")
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Action:
         share_id: str = "",
         disk: Disk | None = None,
         text: str = "",
+        name: str = "",
     ) -> None:
         self.kind = kind
         self.words = words
@@ -87,6 +94,7 @@ class Action:
         self.share_id = share.id if share else share_id
         self.disk = disk
         self.text = text
+        self.name = name
 
     def __repr__(self) -> str:
         return f"<{self.words}>"
@@ -117,9 +125,10 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
     plan = Plan()
     _plan_firewall(facts, desired, plan)
     _, at_boot = split_fstab(facts.fstab)
+    passwords = wanted_accounts(list(desired.shares))
     serials = _serials(facts)
     for share in sorted(desired.shares, key=lambda item: item.id):
-        plan.rule_errors[share.id] = clients_of(share)[1]
+        plan.rule_errors[share.id] = judge(share, passwords)[2] if share.protocol == "CIFS" else clients_of(share)[1]
         problem = _plan_share(facts, share, plan, serials)
         if is_line_of(at_boot.get(share.id, ""), share):
             plan.lasting.add(share.id)
@@ -234,7 +243,7 @@ def _plan_flush(facts: Facts, plan: Plan) -> None:
 
 
 def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
-    """What makes /etc/fstab, /etc/exports and the kernel's exports those of the established shares."""
+    """What makes /etc/fstab, /etc/exports, the kernel's exports and Samba's those of the established shares."""
     actions = []
     links = {share.id: disk.link for share in established for disk in facts.disks.get(share.serial, [])}
     fstab = fstab_text(facts.fstab, established, links)
@@ -248,4 +257,5 @@ def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
         actions.append(Action("start_nfs", "start the NFS server"))
     if wanted != found_entries(facts.etab):
         actions.append(Action("export", "export anew"))
-    return actions
+    steps = smb_steps(facts.samba, established)
+    return actions + [Action(step.kind, step.words, text=step.text, name=step.name) for step in steps]

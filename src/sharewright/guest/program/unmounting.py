@@ -54,12 +54,26 @@ def _try_unmount(host: Host, share_id: str, *, seconds: float) -> str:
         host.poke("/proc/fs/nfsd/unlock_filesystem", path)
         if time.monotonic() - started > 1.0:
             expire_clients(host, found.number)
+            end_samba(host, path)
         host.run("exportfs", "-f", timeout=30.0)
     return reason
 
 
+def end_samba(host: Host, path: str) -> None:
+    """End those processes of Samba that still have something below a path open: each serves one client, which comes
+    back by itself for its other shares."""
+    for process, name in _using(host, path):
+        if name.startswith("smbd"):
+            host.run("kill", process, timeout=10.0)
+
+
 def processes_in(host: Host, path: str) -> list[str]:
     """Processes that have a file or directory below a path open, in words."""
+    return [f"process {process} ({name})" for process, name in _using(host, path)]
+
+
+def _using(host: Host, path: str) -> list[tuple[str, str]]:
+    """Number and name of each process that has a file or directory below a path open."""
     found = []
     for process in host.listing("/proc"):
         if not process.isdigit():
@@ -67,7 +81,7 @@ def processes_in(host: Host, path: str) -> list[str]:
         places = [f"/proc/{process}/{name}" for name in ("cwd", "root")]
         places += [f"/proc/{process}/fd/{name}" for name in host.listing(f"/proc/{process}/fd")]
         if any(_target(host, place).startswith(path) for place in places):
-            found.append(f"process {process} ({host.read(f'/proc/{process}/comm').strip()})")
+            found.append((process, host.read(f"/proc/{process}/comm").strip()))
     return found
 
 

@@ -12,6 +12,7 @@ import time
 
 from .desired import share_of
 from .host import CommandFailed, Host
+from .samba import PID, smb_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 SHARE_SECONDS = 1.0  # one file system may take so long
 ALL_SECONDS = 3.0  # and all of them together
-SMBD = "/run/samba/smbd.pid"
 NFSD = "/proc/fs/nfsd"
 
 # Mount points that a thread of ours was given up for, each with the lock that the thread lets go of at its end.
@@ -135,12 +135,9 @@ def nfs_clients(host: Host) -> int:
 
 def smb_sessions(host: Host) -> int | None:
     """Sessions of SMB clients; None when Samba does not run, or does not answer."""
-    if not host.exists(SMBD):
+    if not host.exists(PID):
         return None
-    import json
-
     try:
-        told = json.loads(host.run("smbstatus", "--json", timeout=ALL_SECONDS).check().output)
-        return len(told["sessions"])
+        return len(smb_status(host, timeout=ALL_SECONDS)["sessions"])
     except (CommandFailed, ValueError, KeyError, TypeError):
         return None

@@ -1,0 +1,262 @@
+"""SMB shares with real clients: the kernel's in a tenant's machine, smbclient and smbprotocol from that machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openstack.exceptions
+import pytest
+import smbprotocol.exceptions
+
+from client_vm import ClientVm, CommandFailed
+from deployment import Deployment, wait_for
+from smb_client import Refused, SmbClient, smb_client
+from stories_on_clouds.machines import Machines, share_instance
+from tenants import Shares
+
+SMB_3_1_1 = 0x311
+GUEST = "guest"
+
+
+def name_of(export: str) -> str:
+    return export.rsplit("\\", 1)[1]
+
+
+def address_of(export: str) -> str:
+    return export.split("\\")[2]
+
+
+def mount(client: ClientVm, export: str, path: str, options: str = GUEST) -> None:
+    """With the kernel's client; the image has no mount.cifs, which would only look the address up."""
+    address = address_of(export)
+    client.run(
+        f"mkdir -p {path} && modprobe cifs && timeout 60 mount -i -t cifs //{address}/{name_of(export)} {path} "
+        f"-o vers=3.1.1,ip={address},{options}"
+    )
+
+
+class Smb:
+    """Fixtures: ``red``, ``blue``, ``deployment``, ``machines``."""
+
+    @pytest.fixture(scope="class")
+    def shares(self, red: Shares) -> Shares:
+        """The red tenant's, by SMB."""
+        return Shares(red.tenant, protocol="CIFS")
+
+    @pytest.fixture(scope="class")
+    def share(self, shares: Shares) -> Iterator[str]:
+        """A share that the red client may write as a guest."""
+        share_id = shares.create("smb")
+        shares.wait(share_id)
+        shares.allow(share_id, shares.client.address)
+        yield share_id
+        shares.delete(share_id)
+
+    @pytest.fixture(scope="class")
+    def client(self, shares: Shares, share: str) -> Iterator[SmbClient]:
+        with smb_client(shares.client, address_of(shares.export(share))) as client:
+            yield client
+
+    def test_the_kernels_client_writes_and_reads_back(self, shares: Shares, share: str) -> None:
+        client = shares.client
+        mount(client, shares.export(share), "/mnt/smb")
+        written = client.run(
+            "head -c 16777216 /dev/urandom > /root/smb-data && cp /root/smb-data /mnt/smb/data && "
+            "sha256sum < /root/smb-data"
+        )
+        client.unmount("/mnt/smb")
+        mount(client, shares.export(share), "/mnt/smb")
+        assert client.run("sha256sum < /mnt/smb/data") == written
+        kib = int(client.run("df -k --output=size /mnt/smb | tail -1"))
+        assert 0.9 * 1024 * 1024 < kib <= 1024 * 1024
+        assert "lost+found" not in client.run("ls -a /mnt/smb")
+        client.unmount("/mnt/smb")
+
+    def test_smbclient_writes_and_reads_back(
+        self, shares: Shares, share: str, client: SmbClient, tmp_path: Path
+    ) -> None:
+        name = name_of(shares.export(share))
+        (tmp_path / "there").write_text("from smbclient\n")
+        client.run(name, f"put {tmp_path}/there there")
+        client.run(name, f"get there {tmp_path}/back")
+        assert (tmp_path / "back").read_text() == "from smbclient\n"
+        client.run(name, f"put {tmp_path}/back there; del there")  # its own file again, as whoever comes as a guest
+
+    def test_only_smb_3_1_1_is_spoken(self, shares: Shares, share: str, client: SmbClient) -> None:
+        name = name_of(shares.export(share))
+        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+            assert session.dialect == SMB_3_1_1
+        for dialect in ("NT1", "SMB2_10", "SMB3_02"):
+            with pytest.raises(Refused, match=r"NT_STATUS_|negotiation failed"):
+                client.run(name, "ls", "-m", dialect, f"--option=client min protocol={dialect}")
+
+    def test_nothing_else_is_open_and_nobody_else_gets_in(self, shares: Shares, blue: Shares, share: str) -> None:
+        address = address_of(shares.export(share))
+        assert shares.client.can_connect(address, 445)
+        for port in (22, 135, 137, 139):
+            assert not shares.client.can_connect(address, port), port
+        assert not blue.tenant.client.can_connect(address, 445)
+
+    def test_a_share_without_a_rule_for_the_client(self, shares: Shares, share: str, client: SmbClient) -> None:
+        other = shares.create("others-smb")
+        shares.wait(other)
+        name = name_of(shares.export(other))
+        with pytest.raises(Refused, match="NT_STATUS_"):
+            client.run(name, "ls")
+        shares.allow(other, "10.88.0.9")
+        with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
+            client.run(name, "ls")
+        with pytest.raises(openstack.exceptions.BadRequestException, match="one access level"):
+            shares.allow(other, shares.client.address, "ro")
+        shares.delete(other)
+
+    def test_read_only(self, shares: Shares, share: str, client: SmbClient, tmp_path: Path) -> None:
+        other = shares.create("reading")
+        shares.wait(other)
+        name = name_of(shares.export(other))
+        shares.allow(other, shares.tenant.cidr, "ro")
+        client.run(name, "ls")
+        (tmp_path / "file").write_text("no\n")
+        with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
+            client.run(name, f"put {tmp_path}/file file")
+        shares.delete(other)
+
+    def test_a_denied_client_is_cut_off_while_connected(
+        self, shares: Shares, share: str, client: SmbClient, deployment: Deployment
+    ) -> None:
+        """From the share that it is denied, not from the other one."""
+        other = shares.create("denied")
+        shares.wait(other)
+        mine = shares.allow(other, shares.client.address)
+        shares.allow(other, "10.88.0.9")  # somebody else stays
+        here, there = name_of(shares.export(share)), name_of(shares.export(other))
+        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+            kept, lost = session.open(here, "kept", "wb"), session.open(there, "lost", "wb")
+            kept.write(b"one")
+            lost.write(b"one")
+            shares.deny(mine, other)
+            with pytest.raises((smbprotocol.exceptions.SMBException, OSError)):
+                lost.write(b"two")
+            kept.write(b"two")
+            with pytest.raises((smbprotocol.exceptions.SMBException, OSError)):
+                session.open(there, "again", "wb")
+            kept.close()
+            assert "kept" in session.listing(here)
+        with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
+            client.run(there, "ls")
+        shares.delete(other)
+
+    def test_encryption_by_share_type(
+        self, shares: Shares, share: str, client: SmbClient, deployment: Deployment
+    ) -> None:
+        specs = {
+            "driver_handles_share_servers": "True", "share_backend_name": "two_nics",
+            "sharewright:smb_encryption": "required",
+        }  # fmt: skip
+        with deployment.sdk("admin") as sdk:
+            body = {"share_type": {"name": "encrypted", "extra_specs": specs}}
+            sdk.shared_file_system.post("/types", json=body, raise_exc=True)
+        sealed = shares.create("sealed", share_type="encrypted")
+        shares.wait(sealed)
+        with pytest.raises(openstack.exceptions.BadRequestException, match="guests cannot"):
+            shares.allow(sealed, shares.client.address)
+        key = shares.api.get_access_rule(shares.allow(sealed, "wilma", kind="user")).access_key
+        name = name_of(shares.export(sealed))
+        with client.session(user="wilma", password=key) as session:
+            assert session.listing(name) == []
+            assert session.tree(name).encrypt_data
+            session.tree(name).encrypt_data = False
+            with pytest.raises((smbprotocol.exceptions.SMBException, OSError)):
+                session.listing(name)
+        shares.delete(sealed)
+
+    def test_signing_is_mandatory_where_there_are_no_guests(self, blue: Shares, deployment: Deployment) -> None:
+        """On a server of its own, the other tenant's."""
+        shares = Shares(blue.tenant, protocol="CIFS")
+        share = shares.create("signed")
+        shares.wait(share)
+        key = shares.api.get_access_rule(shares.allow(share, "wilma", kind="user")).access_key
+        with (
+            smb_client(shares.client, address_of(shares.export(share))) as client,
+            client.session(user="wilma", password=key) as session,
+        ):
+            assert session.server_requires_signing
+            assert session.listing(name_of(shares.export(share))) == []
+        shares.delete(share)
+
+    def test_deleted_while_a_client_is_connected(self, shares: Shares, share: str, client: SmbClient) -> None:
+        other = shares.create("leaving")
+        shares.wait(other)
+        shares.allow(other, shares.client.address)
+        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+            file = session.open(name_of(shares.export(other)), "open", "wb")
+            file.write(b"x")
+            started = time.monotonic()
+            shares.delete(other)
+            print(f"deleted under an open file in {time.monotonic() - started:.1f} s")
+            assert "kept" in session.listing(name_of(shares.export(share)))
+
+    def test_users(self, shares: Shares, share: str, client: SmbClient, tmp_path: Path) -> None:
+        """A writer, a reader, a wrong password, no guest; and a user who goes while connected."""
+        other = shares.create("users")
+        shares.wait(other)
+        name = name_of(shares.export(other))
+        writing = shares.allow(other, "Wilma", kind="user")
+        reading = shares.allow(other, "rudolf", "ro", kind="user")
+        keys = {rule: shares.api.get_access_rule(rule).access_key for rule in (writing, reading)}
+        wilma = {"user": "wilma", "password": keys[writing]}
+        rudolf = {"user": "Rudolf", "password": keys[reading]}
+        (tmp_path / "file").write_text("hers\n")
+        client.run(name, f"put {tmp_path}/file file", **wilma)
+        client.run(name, f"put {tmp_path}/file file", **wilma)  # over her own
+        client.run(name, f"get file {tmp_path}/read", **rudolf)
+        assert (tmp_path / "read").read_text() == "hers\n"
+        with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
+            client.run(name, f"put {tmp_path}/file his", **rudolf)
+        with pytest.raises(Refused, match="NT_STATUS_LOGON_FAILURE"):
+            client.run(name, "ls", user="wilma", password=keys[reading])
+        for nobody in ({}, {"user": "stranger", "password": "x"}):
+            with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
+                client.run(name, "ls", **nobody)
+        with client.session(user="wilma", password=keys[writing]) as session:
+            assert session.dialect == SMB_3_1_1
+            assert session.signed
+            assert session.listing(name) == ["file"]
+            mount(shares.client, shares.export(other), "/mnt/rudolf", f"username=rudolf,password={keys[reading]},ro")
+            shares.deny(writing, other)
+            with pytest.raises((smbprotocol.exceptions.SMBException, OSError)):
+                session.listing(name)
+            assert shares.client.run("cat /mnt/rudolf/file") == "hers\n"
+            shares.client.unmount("/mnt/rudolf")
+        with pytest.raises(Refused, match="NT_STATUS_"):
+            client.run(name, "ls", **wilma)
+        shares.delete(other)
+
+    def test_reboot_with_the_controller_down(
+        self, shares: Shares, share: str, deployment: Deployment, machines: Machines
+    ) -> None:
+        """The kernel's client finds its share again by itself."""
+        client = shares.client
+        mount(client, shares.export(share), "/mnt/smb")
+        client.run("echo before > /mnt/smb/reboot && sync /mnt/smb/reboot")
+        server_id = str(share_instance(deployment, share).share_server_id)
+
+        def read() -> str:
+            try:
+                return client.run("timeout 20 cat /mnt/smb/reboot")
+            except CommandFailed:
+                return ""
+
+        deployment.stop()
+        try:
+            machines.reset(server_id)
+            started = time.monotonic()
+            assert wait_for("the share again", read, seconds=240, interval=1) == "before\n"
+            print(f"the mount answered {time.monotonic() - started:.0f} s after the reset")
+            client.run("echo after >> /mnt/smb/reboot")
+        finally:
+            deployment.start()
+        assert client.run("cat /mnt/smb/reboot") == "before\nafter\n"
+        client.unmount("/mnt/smb")
