@@ -1,10 +1,11 @@
-"""Extending a share under a client that writes ten times a second: the longest gap between its writes, and the time.
+"""Resizing a share under a client that writes ten times a second: the longest gap between its writes, and the time.
 
     sudo .venv/bin/python bench/resize.py [--runs 3] [--output FILE.json]
 
-One share on ext4 and one on xfs, each on its own server, grow from 1 GiB in steps. The client appends to a file that it
-holds open, with fsync, over NFS 4.2 with a hard mount; 0.10 s is the gap when nothing hinders. Seconds depend on the
-machine and on what else it does; the client's errors must be none.
+One share on ext4 and one on xfs, each on its own server, grow from 1 GiB in steps; the one on ext4 then gets FILES
+files of 10 KB and shrinks. The client appends to a file that it holds open, with fsync, over NFS 4.2 with a hard mount;
+0.10 s is the gap when nothing hinders. Seconds depend on the machine and on what else it does; the client's errors must
+be none.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from tenants import Shares, Tenant
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
 FILESYSTEMS = ("ext4", "xfs")
 SIZES = (2, 4, 16)  # GiB, one after the other
+SMALLER = (8, 4)  # then, on ext4
+FILES = 2000
 USERS = {"admin": ("admin", "admin member reader"), "tenant": ("tenant", "member reader")}
 
 
@@ -84,12 +87,15 @@ def measure(shares: Shares, filesystem: str) -> Iterator[dict[str, Any]]:
     shares.wait(share)
     shares.allow(share, client.address)
     client.mount(shares.export(share), "/mnt/bench")
-    for size in SIZES:
+    for size in (*SIZES, *(SMALLER if filesystem == "ext4" else ())):
+        if size == SMALLER[0]:
+            fill = f"mkdir /mnt/bench/many; cd /mnt/bench/many; head -c {FILES}0000 /dev/urandom | split -a 4 -b 10000"
+            client.run(f"{fill}; sync", timeout=600)
         with writing(client, "/mnt/bench") as outcome:
             time.sleep(2)  # some undisturbed writes before and after
             begun = time.monotonic()
             shares.api.resize_share(share, size)
-            wait_for("the size", lambda size=size: shares.api.get_share(share).size == size, interval=0.05)
+            wait_for("it", lambda size=size: shares.api.get_share(share).size == size, seconds=600, interval=0.05)
             seconds = time.monotonic() - begun
             time.sleep(2)
         (written,) = outcome
@@ -117,7 +123,7 @@ def main() -> None:
                     rows.append(row)
     print("| file system | to GiB | seconds | longest gap, s | errors | df, GiB |\n|---|---|---|---|---|---|")
     for filesystem in FILESYSTEMS:
-        for size in SIZES:
+        for size in (*SIZES, *(SMALLER if filesystem == "ext4" else ())):
             found = [row for row in rows if (row["filesystem"], row["size"]) == (filesystem, size)]
             seconds = ", ".join(f"{row['seconds']:.2f}" for row in found)
             gaps = ", ".join(f"{row['gap']:.2f}" for row in found)

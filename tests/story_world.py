@@ -270,6 +270,14 @@ class World:
                 tx.execute(table.update().where(column == snapshot_id).values(status="deleting"))
             self._enqueue(tx, "delete_snapshot", snapshot_id, resource_type="share_snapshot")
 
+    def request_shrink(self, share_id: str, size: int) -> None:
+        """An accepted shrink."""
+        share = self.share(share_id)
+        with self.store.begin() as tx:
+            for table, column in ((shares, shares.c.id), (share_instances, share_instances.c.share_id)):
+                tx.execute(table.update().where(column == share_id).values(status="shrinking"))
+            self._enqueue(tx, "shrink_share", share_id, {"size": size, "status": share.status})
+
     def request_server_operation(self, kind: str, server_id: str) -> str:
         with self.store.begin() as tx:
             return enqueue(tx, kind, resource_type="share_server", resource_id=server_id, seconds=60.0)

@@ -98,5 +98,9 @@ class NoValidBackend(SharewrightError):
     """The scheduler found no backend; the message names the check that failed for each."""
 
 
+class ShrinkRefused(SharewrightError):
+    """What is in the share does not fit into the smaller size, or it can have none; it is as it was."""
+
+
 class Unsupported(SharewrightError):
     """This cloud or driver cannot do it."""

@@ -292,6 +292,10 @@ DESCRIPTIONS: dict[str, str] = {
         "A volume must be attached or detached within this time. Upstream: `max_time_to_attach`."
     ),
     "backends.NAME.filesystem": "File system of new shares. Upstream: `share_volume_fstype`.",
+    "backends.NAME.shrink_stall_seconds": (
+        "While a share is switched to a smaller volume, clients of its server wait for at most this time, and for the"
+        " NFS server to start. A share with more changes or files than can be dealt with in it does not shrink."
+    ),
     "backends.NAME.reserved_share_percentage": (
         "Part of the capacity that new shares may not use. Upstream: the same name."
     ),

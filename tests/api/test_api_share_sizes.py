@@ -1,4 +1,4 @@
-"""The actions extend and os-extend: what is accepted, and every refusal with Manila's status."""
+"""The actions extend and shrink: what is accepted, and every refusal with Manila's status."""
 
 from __future__ import annotations
 
@@ -175,4 +175,101 @@ def test_on_a_working_site(working_site: Site) -> None:
     working_site.wait(path, "share", "status", "available")
     extend(working_site, 202, share["id"], 3)
     working_site.wait(path, "share", "size", 3)
+    assert working_site.expect(200, "GET", path)["share"]["status"] == "available"
+
+
+# ---- shrink ----
+
+
+def shrink(site: Site, status: int, share_id: str, size: Any, **options: Any) -> Any:
+    return site.expect(status, "POST", f"/v2/shares/{share_id}/action", {"shrink": {"new_size": size}}, **options)
+
+
+def shrinkings(site: Site) -> list[Any]:
+    with site.store.read() as tx:
+        return list(tx.execute(select(operations).where(operations.c.kind == "shrink_share")).all())
+
+
+def test_shrink_accepted(any_site: Site) -> None:
+    share = any_site.served_share(size=5)
+    answer = any_site.ask("POST", f"/v2/shares/{share['id']}/action", {"shrink": {"new_size": 2}})
+    assert (answer.status_code, answer.content) == (202, b"")
+    shown = any_site.expect(200, "GET", f"/v2/shares/{share['id']}")["share"]
+    assert (shown["status"], shown["size"]) == ("shrinking", 5)
+    (operation,) = shrinkings(any_site)
+    assert (operation.key, operation.state) == (f"share:{share['id']}", "queued")
+    assert operation.payload == {"size": 2, "status": "available"}
+    assert (operation.deadline - operation.created_at).total_seconds() > 1000  # copying takes its time
+    assert in_use(any_site) == 5  # until it has shrunk
+
+
+@pytest.mark.parametrize(("version", "action"), [("2.0", "os-shrink"), ("2.6", "os-shrink"), ("2.7", "shrink")])
+def test_shrink_by_microversion(site: Site, version: str, action: str) -> None:
+    share = site.served_share(size=2)
+    wrong = "shrink" if action == "os-shrink" else "os-shrink"
+    path = f"/v2/shares/{share['id']}/action"
+    site.expect(404, "POST", path, {wrong: {"new_size": 1}}, version=version)
+    site.expect(202, "POST", path, {action: {"new_size": "1"}}, version=version)
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({}, "must be specified as an integer"),
+        ({"new_size": None}, "must be specified as an integer"),
+        ({"new_size": "small"}, "must be specified as an integer"),
+        ({"new_size": 2}, "must be less than current size and greater than 0 (current: 2, new: 2)"),
+        ({"new_size": 3}, "must be less than current size"),
+        ({"new_size": 0}, "greater than 0"),
+        ({"new_size": -1}, "greater than 0"),
+    ],
+)
+def test_bad_values_shrink_nothing(site: Site, body: Any, part: str) -> None:
+    share = site.served_share(size=2)
+    answer = site.expect(400, "POST", f"/v2/shares/{share['id']}/action", {"shrink": body})
+    assert part in answer["badRequest"]["message"]
+    assert site.expect(200, "GET", f"/v2/shares/{share['id']}")["share"]["status"] == "available"
+    assert shrinkings(site) == []
+
+
+SHRINKABLE = {"available", "shrinking_error", "shrinking_possible_data_loss_error"}
+
+
+@pytest.mark.parametrize("status", sorted(ShareStatus.ALL))
+def test_statuses_and_shrink(site: Site, status: str) -> None:
+    share = site.served_share(size=2)
+    site.finish_status(share["id"], status)
+    allowed = status in SHRINKABLE
+    shrink(site, 202 if allowed else 400, share["id"], 1)
+    assert len(shrinkings(site)) == allowed
+
+
+def test_the_share_type_s_smallest_size(site: Site) -> None:
+    specs = {"driver_handles_share_servers": True, "provisioning:min_share_size": "2"}
+    site.expect(200, "POST", "/v2/types", {"share_type": {"name": "wide", "extra_specs": specs}}, user="root")
+    share = site.served_share(size=4, share_type="wide")
+    assert "min_share_size" in shrink(site, 400, share["id"], 1)["badRequest"]["message"]
+    shrink(site, 202, share["id"], 2)
+
+
+def test_who_may_shrink(site: Site) -> None:
+    share = site.served_share(size=2)
+    shrink(site, 403, share["id"], 1, user="rita")
+    shrink(site, 404, share["id"], 1, user="bob")
+    with site.store.begin() as tx:
+        tx.execute(shares.update().values(is_public=True))
+    shrink(site, 403, share["id"], 1, user="bob")
+    assert shrinkings(site) == []
+    shrink(site, 404, "7d0d9d8e-0000-4000-8000-000000000000", 1)
+    shrink(site, 202, share["id"], 1, user="root")
+
+
+def test_shrink_on_a_working_site(working_site: Site) -> None:
+    net, subnet = tenant_network(working_site)
+    network = working_site.network(neutron_net_id=net, neutron_subnet_id=subnet)["id"]
+    share = working_site.share(network=network, size=4)
+    path = f"/v2/shares/{share['id']}"
+    working_site.wait(path, "share", "status", "available")
+    shrink(working_site, 202, share["id"], 2)
+    working_site.wait(path, "share", "size", 2)
     assert working_site.expect(200, "GET", path)["share"]["status"] == "available"

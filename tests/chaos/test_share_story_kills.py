@@ -1,4 +1,5 @@
-"""Real worker processes, killed with SIGKILL at every boundary of share create, rule change, extend and delete.
+"""Real worker processes, killed with SIGKILL at every boundary of share create, rule change, extend, shrink
+and delete.
 
 Another worker takes over when the lease has run out. However it was interrupted, the work ends as if nothing had
 happened: nothing is done twice, nothing is left over in the cloud.
@@ -22,7 +23,14 @@ from killable_worker import Victim
 from sharewright.clouds.open import simulated_path
 from sharewright.states import OperationState
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, share_access_rules, share_servers, share_snapshots, shares
+from sharewright.store.tables import (
+    operations,
+    share_access_rules,
+    share_instance_moves,
+    share_servers,
+    share_snapshots,
+    shares,
+)
 from story_world import World, make_world
 
 pytestmark = pytest.mark.chaos
@@ -248,6 +256,32 @@ def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:
         assert ruin.world.snapshot_usage() == (0, 0)
 
     assert kill_everywhere(sqlite_template, prepare, World.request_snapshot_delete, examine) > 5
+
+
+def test_killed_while_shrinking_a_share(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        share = world.request_share(4)
+        world.request_rule(share, "10.20.0.99", "ro")
+        world.run()
+        return share
+
+    def act(world: World, share: str) -> None:
+        world.request_shrink(share, 2)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        instance = ruin.world.instance(share.id)
+        assert (share.status, share.size, instance.size) == ("available", 2, 2)
+        (volume,) = ruin.world.cloud.volumes.list_volumes()
+        assert (volume.id, volume.size) == (instance.volume_id, 2)
+        assert ruin.made()["volume"] == 2
+        assert ruin.made()["mkfs"] == 3  # the first one, the copy, and the copy's new identity
+        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+        assert ruin.world.usage() == (1, 2)
+        assert ruin.world.messages(share.id) == []
+        assert ruin.world.rows(share_instance_moves) == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
 
 
 def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Iterator
 
 import openstack.exceptions
@@ -15,6 +17,36 @@ from stories_on_clouds.machines import cloud_of, share_instance, volumes_of
 from tenants import Shares
 
 TOO_MUCH = 10**8  # GiB, of which no cloud has so many
+# Files of many kinds, in a directory that one program works in and on one of which it holds a lock.
+FILL = """
+set -e
+mkdir -p tree/deep/deeper many; cd tree
+for i in $(seq 200); do head -c $((i * 100)) /dev/urandom > file$i; done
+for i in $(seq 300); do : > ../many/"a name that is long enough for several blocks $i"; done
+for i in $(seq 20); do ln file$i deep/link$i; ln -s file$i deep/symlink$i; done
+mkfifo fifo; chmod 4711 file7; chown 1234:567 file8; touch -d 2001-02-03T04:05:06.789 file9
+truncate -s 1G sparse; echo end >> sparse
+"""
+LOOK = """
+find . -name steady -prune -o -printf '%p %y %i %n %m %U %G %s %T@ %C@ %l\\n' | sort
+find tree -type f ! -name sparse -exec md5sum {} + | sort
+ls -U many
+"""
+HOLD = """
+import fcntl, os, sys, time
+os.chdir("tree/deep")
+held = open("../locked", "w")
+fcntl.lockf(held, fcntl.LOCK_EX)
+gone = os.open("../file1", os.O_RDONLY)
+while not os.path.exists("/run/hold-stop"):
+    time.sleep(0.1)
+held.write("still locked")
+held.flush()
+os.fsync(held.fileno())
+os.read(gone, 10)
+assert "link1" in os.listdir(".")
+open("/run/hold-result", "w").write("well")
+"""
 
 
 class Resize:
@@ -98,6 +130,82 @@ class Resize:
         assert (written.errors, written.same) == ([], True)
         kib = int(client.run("df -k --output=size /mnt/growing | tail -1"))
         assert 0.9 * size * 2**20 < kib <= size * 2**20
+        client.unmount("/mnt/growing")
+
+    def shrunk(self, red: Shares, share: str, deployment: Deployment, cloud: Cloud, size: int) -> None:
+        """The share and its only volume are that small, in the cloud too."""
+        self.grown(red, share, size)
+        instance = share_instance(deployment, share)
+        volume = cloud.volumes.find_volume(instance.volume_id)
+        assert volume is not None
+        assert volume.size == instance.size == size
+        assert volumes_of(cloud, instance.id) == [volume.name]
+
+    def test_shrink_under_a_client_that_writes(
+        self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        client = red.tenant.client
+        old = share_instance(deployment, share)
+        client.mount(red.export(share), "/mnt/growing")
+        client.run(f"cd /mnt/growing; {FILL}", timeout=300)
+        client.run("rm -f /run/hold-stop /run/hold-result")
+        hold = f"cd /mnt/growing; nohup setsid python3 -c {shlex.quote(HOLD)} </dev/null >/run/hold.log 2>&1 &"
+        client.run(hold)
+        time.sleep(2.5)  # what changed less than two seconds ago would be copied once more
+        before = client.run(f"cd /mnt/growing; {LOOK}", timeout=120)
+        with writing(client, "/mnt/growing") as outcome:
+            red.api.resize_share(share, 2)
+            self.shrunk(red, share, deployment, cloud, 2)
+        (written,) = outcome
+        print(f"longest gap between writes: {written.gap:.2f} s, {written.lines} writes")
+        assert (written.errors, written.same) == ([], True)
+        assert written.gap < 120
+        assert client.run("cat /mnt/growing/steady").split() == [str(line) for line in range(written.lines)]
+        # The same mount, with the same inode numbers, times and order, and the lock is held still.
+        assert client.run(f"cd /mnt/growing; {LOOK}", timeout=120) == before
+        client.run("touch /run/hold-stop; sleep 2; cat /run/hold-result || (cat /run/hold.log; exit 1)")
+        assert client.run("cat /mnt/growing/tree/locked") == "still locked"
+        kib = int(client.run("df -k --output=size /mnt/growing | tail -1"))
+        assert 0.85 * 2 * 2**20 < kib <= 2 * 2**20
+        client.unmount("/mnt/growing")
+        assert cloud.volumes.find_volume(old.volume_id) is None
+        assert [message for message in red.api.user_messages() if message.resource_id == share] == []
+
+    def test_data_that_do_not_fit_change_nothing(
+        self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        client = red.tenant.client
+        before = share_instance(deployment, share)
+        client.mount(red.export(share), "/mnt/growing")
+        client.run("fallocate -l 1200M /mnt/growing/large")
+        with writing(client, "/mnt/growing") as outcome:
+            red.api.resize_share(share, 1)
+            self.shrunk(red, share, deployment, cloud, 2)
+        (written,) = outcome
+        assert (written.errors, written.same) == ([], True)
+        (message,) = [m for m in red.api.user_messages() if m.resource_id == share]
+        assert (message.action_id, message.detail_id) == ("009", "018")
+        after = share_instance(deployment, share)
+        assert (after.volume_id, after.filesystem_uuid) == (before.volume_id, before.filesystem_uuid)
+        client.run("rm /mnt/growing/large")
+        client.unmount("/mnt/growing")
+
+    def test_the_controller_dies_again_and_again_while_it_shrinks(
+        self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/growing")
+        before = client.run(f"cd /mnt/growing; {LOOK}", timeout=120)
+        with writing(client, "/mnt/growing") as outcome:
+            red.api.resize_share(share, 1)
+            for seconds in (0.5, 1.5, 3.0, 5.0):
+                time.sleep(seconds)
+                deployment.kill()
+                deployment.start()
+            self.shrunk(red, share, deployment, cloud, 1)
+        (written,) = outcome
+        assert (written.errors, written.same) == ([], True)
+        assert client.run(f"cd /mnt/growing; {LOOK}", timeout=120) == before
         client.unmount("/mnt/growing")
 
     def test_what_the_cloud_refuses_ends_in_extending_error(

@@ -11,7 +11,7 @@ from rsync_driver import rows
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Volume, VolumeSpec
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
 from sharewright.drivers.registration import DriverParts
-from sharewright.errors import CloudUnavailable, GuestError, NotFound
+from sharewright.errors import CloudUnavailable, GuestError, NotFound, ShrinkRefused
 from sharewright.guest.document import State
 from sharewright.identifiers import derived_id
 from sharewright.progress import Progress
@@ -146,6 +146,12 @@ class RsyncDriver:
             rows.remember(self._store, progress, row.id, size=size)  # the guest grows the file system to it, mounted
         with progress.step("guest"):
             self._serve(server_id, row.id)
+
+    def shrink_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> bool:
+        raise ShrinkRefused("Shares over rsync do not shrink.", hint="Create a smaller one and copy the data.")
+
+    def cancel_shrink(self, share_instance_id: str, server_id: str | None, progress: Progress) -> None:
+        """There is nothing to undo."""
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         row = rows.read_instance(self._store, share_instance_id)

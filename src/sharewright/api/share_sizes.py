@@ -1,4 +1,4 @@
-"""The size of a share: the actions extend and os-extend."""
+"""The size of a share: the actions extend and shrink, and what they were called before 2.7."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def extend(call: Call, share_id: str) -> None:
     service.extend(call.deployment, call.context, share_id, size, force=force)
 
 
+def shrink(call: Call, share_id: str) -> None:
+    size = _new_size(unwrap(call.body, "shrink", "os-shrink"))
+    service.shrink(call.deployment, call.context, share_id, size)
+
+
 def _new_size(values: Mapping[str, Any]) -> int:
     try:
         size = int(convert(values["new_size"], int, "new_size"))
@@ -38,4 +43,6 @@ def _flag(value: Any) -> bool:
 ROUTES: Final = (
     Route("POST", "/shares/{share_id}/action", extend, until=6, status=202, action="os-extend"),
     Route("POST", "/shares/{share_id}/action", extend, since=7, status=202, action="extend"),
+    Route("POST", "/shares/{share_id}/action", shrink, until=6, status=202, action="os-shrink"),
+    Route("POST", "/shares/{share_id}/action", shrink, since=7, status=202, action="shrink"),
 )

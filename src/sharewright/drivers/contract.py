@@ -95,6 +95,16 @@ class ShareDriver(Protocol):
         it was, or larger already in parts that users do not see; the same or another size may be asked for again."""
         ...
 
+    def shrink_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> bool:
+        """Make a share that is in use smaller, to ``size`` GiB, with its volume in the cloud; clients may wait for a
+        moment. False: it is under way, ask again later. ShrinkRefused: it cannot be. After any error ``cancel_shrink``
+        is called."""
+        ...
+
+    def cancel_shrink(self, share_instance_id: str, server_id: str | None, progress: Progress) -> None:
+        """Undo what an unfinished ``shrink_share`` made, or complete it where it cannot be undone."""
+        ...
+
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         """Make the server's access equal to the rules in the store. One guest round trip."""
         ...

@@ -97,6 +97,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     squash: Squash = "no_root_squash"
     by_serial: bool = False
     encryption: SmbEncryption | Literal[""] = ""
+    successor: Successor | None = None
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

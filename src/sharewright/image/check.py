@@ -109,8 +109,10 @@ PROGRAMS = {  # program → (what for, Debian package)
     "rpc.mountd": ("the kernel NFS server", "nfs-kernel-server"),
     "sshd": ("the controller's way in", "openssh-server"),
     "mkfs.ext4": ("new shares", "e2fsprogs"),
-    "resize2fs": ("growing and shrinking shares", "e2fsprogs"),
+    "resize2fs": ("growing shares", "e2fsprogs"),
     "e2fsck": ("shrinking shares", "e2fsprogs"),
+    "tune2fs": ("shrinking shares", "e2fsprogs"),
+    "debugfs": ("shrinking shares", "e2fsprogs"),
     "mkfs.xfs": ("new shares on xfs", "xfsprogs"),
     "xfs_growfs": ("growing shares on xfs", "xfsprogs"),
     "net": ("SMB shares in Samba's registry", "samba-common-bin"),
@@ -149,8 +151,9 @@ def python(tree: Tree) -> Iterator[Finding]:
             "python3", f"It is version {version[0]}.{version[1]}.", f"The guest program needs {wanted} or newer."
         )
     library = f"/usr/lib/python{version[0]}.{version[1]}"
-    if tree.is_directory(library) and not tree.is_directory(f"{library}/json"):
-        yield error("python3", f"{library} lacks the json package.", "Install the whole standard library.")
+    for package in ("json", "ctypes"):
+        if tree.is_directory(library) and not tree.is_directory(f"{library}/{package}"):
+            yield error("python3", f"{library} lacks the {package} package.", "Install the whole standard library.")
 
 
 def kernel(tree: Tree) -> Iterator[Finding]:

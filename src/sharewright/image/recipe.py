@@ -35,7 +35,7 @@ PACKAGES = (
     "nftables",
     "samba",
     "samba-common-bin",
-    "python3-minimal",
+    "python3",
     "grub-pc-bin",  # boot loader for clouds that boot a disk
 )
 # Not for reading: manuals, translations. Copyright files stay.

@@ -14,6 +14,7 @@ from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
+from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
 from sharewright.settings import Settings
 from sharewright.store.database import Store
@@ -25,6 +26,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         CreateShare(store, drivers, settings),
         DeleteShare(store, drivers),
         ExtendShare(store, drivers, settings),
+        ShrinkShare(store, drivers),
         UpdateAccess(store, drivers),
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),

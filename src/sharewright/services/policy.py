@@ -28,7 +28,7 @@ _READER: Final = _names(
 )
 _MEMBER: Final = _names(
     "share:create share:update share:delete share:update_share_metadata share:delete_share_metadata"
-    " share:allow_access share:deny_access share:extend"
+    " share:allow_access share:deny_access share:extend share:shrink"
     " share:create_snapshot share:delete_snapshot share:snapshot_update"
     " share_snapshot:update_metadata share_snapshot:delete_metadata"
     " share_access_metadata:update share_access_metadata:delete"

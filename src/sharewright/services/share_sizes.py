@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, OverQuota
@@ -15,6 +16,9 @@ from sharewright.services.work import submit
 from sharewright.states import ShareStatus
 from sharewright.store.quotas import check_share_size, read_limits, reserve
 from sharewright.store.tables import share_type_extra_specs
+
+# A slow volume copies 10 MB in a second, and what changes meanwhile is copied again.
+COPY_SECONDS_PER_GIB: Final = 200.0
 
 
 def extend(deployment: Deployment, context: RequestContext, identifier: str, size: int, *, force: bool = False) -> None:
@@ -53,6 +57,29 @@ def extend(deployment: Deployment, context: RequestContext, identifier: str, siz
         share_service.write_status(tx, identifier, ShareStatus.EXTENDING)
         payload = {"size": size, "reserved": growth, "force": force, "status": share["status"]}
         submit(tx, deployment, context, "extend_share", "share", identifier, payload)
+    deployment.wake()
+
+
+def shrink(deployment: Deployment, context: RequestContext, identifier: str, size: int) -> None:
+    """Accept a smaller size (GiB): the status and the operation in one transaction. The quota is given back when the
+    share is smaller. Manila's refusals: 400 for a status or a size that does not allow it."""
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, identifier, "share:shrink", lock=True)
+        SHARE["shrink"].check("Share", identifier, share["status"])
+        if not 0 < size < share["size"]:
+            raise InvalidInput(
+                "New size for shrink must be less than current size and greater than 0"
+                f" (current: {share['size']}, new: {size})."
+            )
+        type_id = share["share_type_id"]
+        specs = read_maps(tx, share_type_extra_specs, share_type_extra_specs.c.share_type_id, [type_id])[type_id]
+        smallest = specs.get("provisioning:min_share_size")
+        if smallest and size < int(smallest):
+            raise InvalidInput(f"Share size {size} is less than {smallest} GiB, the share type's min_share_size.")
+        share_service.write_status(tx, identifier, ShareStatus.SHRINKING)
+        payload = {"size": size, "status": share["status"]}
+        more = COPY_SECONDS_PER_GIB * share["size"]
+        submit(tx, deployment, context, "shrink_share", "share", identifier, payload, more_seconds=more)
     deployment.wake()
 
 

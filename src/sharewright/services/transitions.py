@@ -55,6 +55,11 @@ SHARE: Final[Mapping[str, Transition]] = {
         refusal=InvalidInput,
     ),
     "snapshot": Transition(sources=frozenset({ShareStatus.AVAILABLE}), target=None, refusal=InvalidInput),
+    "shrink": Transition(
+        sources=frozenset({ShareStatus.AVAILABLE, ShareStatus.SHRINKING_ERROR, "shrinking_possible_data_loss_error"}),
+        target=ShareStatus.SHRINKING,
+        refusal=InvalidInput,
+    ),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
     ),

@@ -236,6 +236,21 @@ share_snapshot_instances = Table(
     _partial("ix_share_snapshot_instances_unsettled", "status", where="status <> 'available'"),
 )
 
+# The generic driver's memory of a second volume of an instance (drivers/generic/moves.py); one at a time.
+share_instance_moves = Table(
+    "share_instance_moves",
+    metadata,
+    Column("share_instance_id", ID, ForeignKey("share_instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", ID, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("stall_seconds", Float, nullable=False),
+    Column("step", String(16), nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("volume_id", String(255)),
+    Column("volume_serial", String(255)),
+    Column("volume_attached", Boolean, nullable=False, default=False),
+)
+
 share_export_locations = Table(
     "share_export_locations",
     metadata,

@@ -7,6 +7,7 @@ import os
 import random
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from guest_machines import number
 from loop_disks import LoopHost, loop_disk, needs_loop_devices, private_mounts, run
 
-from sharewright.guest.program import moving
+from sharewright.guest.program import copying, moving
 from sharewright.guest.program.copying import OutOfTime, Pass, compare
 from sharewright.guest.program.desired import Desired, Share, Successor
 from sharewright.guest.program.ext4 import DoesNotFit, Geometry, inodes_of_copy, read_geometry, write_identities
@@ -245,6 +246,19 @@ class TestMove:
                 Pass(str(bench.path), str(place), inodes=inodes, goal=goal, still=True, seconds=seconds).run()
             run("umount", str(place))
         before = look(bench.path)
+        bench.move()
+        bench.mount_new()
+        assert look(bench.path) == before
+
+    def test_very_many_files_take_several_passes(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(copying, "MOST_AT_ONCE", 300)
+        fill(bench.path)
+        for path in sorted(bench.path.rglob("*")):
+            os.utime(path, follow_symlinks=False)
+        time.sleep(2.1)  # younger changes are copied once more
+        before = look(bench.path)
+        moving.copy(bench.host, bench.job)
+        monkeypatch.undo()
         bench.move()
         bench.mount_new()
         assert look(bench.path) == before

@@ -26,6 +26,7 @@ def make_service_tree(root: Path) -> Path:
     write(root, "usr/bin/python3.11", "program", 0o755)
     (root / "usr/bin/python3").symlink_to("python3.11")
     write(root, "usr/lib/python3.11/json/__init__.py")
+    write(root, "usr/lib/python3.11/ctypes/__init__.py")
     write(root, f"usr/{MODULES}/modules.dep", "kernel/fs/nfsd/nfsd.ko: \nkernel/net/netfilter/nf_tables.ko:\n")
     write(
         root, f"usr/{MODULES}/modules.builtin", "kernel/a/virtio_net.ko\nkernel/a/virtio_scsi.ko\nkernel/fs/isofs.ko\n"

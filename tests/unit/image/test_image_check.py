@@ -91,6 +91,7 @@ def test_python_versions(service_tree: Path, version: str, found: bool) -> None:
     (service_tree / "usr/bin/python3").unlink()
     write(service_tree, f"usr/bin/python{version}", "program", 0o755)
     write(service_tree, f"usr/lib/python{version}/json/__init__.py")
+    write(service_tree, f"usr/lib/python{version}/ctypes/__init__.py")
     (service_tree / "usr/bin/python3").symlink_to(f"/usr/bin/python{version}")
     assert subjects(check_tree(DirectoryTree(service_tree))) == ([("error", "python3")] if found else [])
 

@@ -366,6 +366,50 @@ def test_clone_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, momen
     assert laboratory.run(a_share_with_a_snapshot, act_clone, CloudUnavailable, moment, examine_clone) >= 4
 
 
+# ---- shrink ----
+
+
+def a_large_share(world: World) -> str:
+    share = world.request_share(4)
+    world.request_rule(share, "10.20.0.99", "ro")
+    world.run()
+    return share
+
+
+def act_shrink(world: World, share: str) -> None:
+    world.request_shrink(share, 2)
+
+
+def examine_shrunk_or_error(world: World, share: str) -> None:
+    row = world.share(share)
+    if row.status == "shrinking_error":
+        assert "Sabotage" in world.messages(share)[0].detail
+        world.check_consistent()
+        if row.size == 4:
+            world.request_shrink(share, 3)  # whatever the first one left behind
+            world.run()
+    size = world.share(share).size
+    assert size in (2, 3)
+    assert world.exports(share) == [["10.20.0.99/32", "ro"]]
+    (volume,) = world.cloud.volumes.list_volumes()
+    assert (volume.id, volume.size) == (world.instance(share).volume_id, size)
+
+
+def examine_shrunk(world: World, share: str) -> None:
+    assert (world.share(share).status, world.share(share).size) == ("available", 2)
+    assert world.messages(share) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_shrink_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_large_share, act_shrink, CloudError, moment, examine_shrunk_or_error) >= 9
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_shrink_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_large_share, act_shrink, CloudUnavailable, moment, examine_shrunk) >= 9
+
+
 # ---- delete ----
 
 

@@ -6,7 +6,8 @@ what the document leaves out is unexported and unmounted, never wiped.
 
 Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
 ``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.mount``, ``guest.grow``, ``guest.export``,
-``guest.unmount`` for one share's step.
+``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.switch`` for one share's step. Copying takes one call: the
+next one finds the copy ready.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
+from sharewright.clouds.simulated.moving import settle
 from sharewright.clouds.simulated.state import dump, load
 from sharewright.errors import (
     CloudError,
@@ -89,7 +91,14 @@ class SimulatedGuests:
             tx.execute("UPDATE instances SET generation = ? WHERE id = ?", (document.generation, instance["id"]))
             changed: list[str] = []
             unmounted, busy = self._remove(tx, instance["id"], document, changed)
-            shares = [self._apply_share(tx, instance["id"], share, changed) for share in document.shares]
+            shares = [
+                msgspec.structs.replace(
+                    self._apply_share(tx, instance["id"], share, changed), **moves, **self._used.get(share.id, {})
+                )
+                for share, moves in (
+                    settle(tx, instance["id"], each, lambda step: self._failure(tx, step)) for each in document.shares
+                )
+            ]
             if self._differs(tx, instance["id"], document):
                 tx.execute(
                     "INSERT OR REPLACE INTO guest_extensions VALUES (?, ?)", (instance["id"], dump(document.extension))
@@ -114,9 +123,10 @@ class SimulatedGuests:
             instance = self._reach(tx, address)
             round_trips.count += 1
             self._check_extension(document)
+            settled = [settle(tx, instance["id"], share, None) for share in document.shares]
             changed = [
                 f"grow {share.id}"
-                for share in document.shares
+                for share, _ in settled
                 if (volume := _attached(tx, instance["id"], share.serial)) is not None
                 and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
             ]
@@ -126,9 +136,9 @@ class SimulatedGuests:
                 generation=instance["generation"],
                 shares=tuple(
                     msgspec.structs.replace(
-                        self._observe_share(tx, instance["id"], share), **self._used.get(share.id, {})
+                        self._observe_share(tx, instance["id"], share), **moves, **self._used.get(share.id, {})
                     )
-                    for share in document.shares
+                    for share, moves in settled
                 ),
                 changed=tuple(changed),
                 boot_id=instance["boot_id"],

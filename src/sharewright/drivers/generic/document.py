@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from sqlalchemy import and_, or_, select
 
+from sharewright.drivers.generic.moves import moves_on
 from sharewright.errors import ConfigurationError, NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
 from sharewright.states import AccessState
@@ -74,6 +75,7 @@ def build_document(
         ).all()
         # Copies that may carry another share's UUID still, whether they are attached already or not.
         doubled = {row.clone_of for row in instances if row.clone_of is not None and not row.filesystem_ready}
+        moves = moves_on(tx, server_id)
         rules_by_share: dict[str, list[Rule]] = defaultdict(list)
         for rule in tx.execute(
             select(
@@ -123,6 +125,7 @@ def build_document(
                 squash=row.squash,
                 by_serial=row.filesystem_uuid in doubled,
                 encryption=row.smb_encryption or "",
+                successor=moves[row.id].successor if row.id in moves else None,
             )
             for row in instances
             if row.wanted and row.volume_attached

@@ -18,17 +18,18 @@ from sharewright.drivers.generic.document import SMB_PORT, build_document
 from sharewright.drivers.generic.exports import export_path
 from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
+from sharewright.drivers.generic.moves import find_move
 from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
 from sharewright.drivers.generic.records import InstanceRecord, find_instance, read_instance, remember
-from sharewright.drivers.generic.release import release_volume
+from sharewright.drivers.generic.release import release_volume, remove_volume, within
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.servers import record_subnet, server_flavor, tenant_network
-from sharewright.drivers.generic.snapshots import VolumeSnapshots
+from sharewright.drivers.generic.shrink import Shrinker
+from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
 from sharewright.drivers.generic.usage import share_usage
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
-    CloudError,
     CloudUnavailable,
     DeadlineExceeded,
     GuestError,
@@ -79,7 +80,7 @@ class GenericDriver:
             name_template=settings.volume_snapshot_name_template,
             seconds=settings.volume_seconds,
             freeze_seconds=settings.snapshot_freeze_seconds,
-            within=self._within,
+            within=within,
         )
 
     @property
@@ -172,12 +173,16 @@ class GenericDriver:
                     force=force,
                     progress=progress,
                 )
+        move = find_move(self._store, share_instance_id)
+        if move is not None:  # whichever of the two has served: both go, the second one first
+            self._shrinker(record, server_id, progress).forget(move)
         self._remove_volume(record, volume, progress)
 
     def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
+        self.cancel_shrink(share_instance_id, server_id, progress)  # what one that failed may have left
         record = read_instance(self._store, share_instance_id)
         server = self._server(server_id)
-        timeout = self._within(self._settings.volume_seconds, progress)
+        timeout = within(self._settings.volume_seconds, progress)
         with progress.step("volume"):
             volume_id = grow_volume(self._cloud, record, size, timeout=timeout)
             # From here on every document of the server asks for a file system of that size.
@@ -185,6 +190,15 @@ class GenericDriver:
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
             remember(self._store, progress, share_instance_id, **share_usage(state))
+
+    def shrink_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> bool:
+        record = read_instance(self._store, share_instance_id)
+        return self._shrinker(record, server_id, progress).shrink(record, size, progress)
+
+    def cancel_shrink(self, share_instance_id: str, server_id: str | None, progress: Progress) -> None:
+        record = find_instance(self._store, share_instance_id)
+        if record is not None:
+            self._shrinker(record, server_id, progress).cancel(share_instance_id, progress)
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         record = read_instance(self._store, share_instance_id)
@@ -218,25 +232,9 @@ class GenericDriver:
         volume_type = record.volume_type or self._settings.volume_type or None
         source = self._snapshots.source(record.snapshot_id) if record.snapshot_id is not None else None
         with progress.step("volume"):
-            volume = self._cloud.volumes.ensure_volume(
-                VolumeSpec(
-                    name=self._volume_name(record.id),
-                    # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
-                    size=max(record.size, source.size) if source is not None else record.size,
-                    tags={
-                        TAG_DEPLOYMENT: self._cloud.deployment,
-                        TAG_BACKEND: self._backend,
-                        TAG_OWNER: f"share_instance:{record.id}",
-                    },
-                    volume_type=volume_type,
-                    availability_zone=record.availability_zone,
-                    source_snapshot=source.snapshot_id if source is not None else None,
-                ),
-                # Some clouds copy within this call, and that takes the time that it takes.
-                timeout=progress.remaining
-                if source is not None
-                else self._within(self._settings.volume_seconds, progress),
-            )
+            # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
+            size = max(record.size, source.size) if source is not None else record.size
+            volume = self._make_volume(record, self._volume_name(record.id), size, volume_type, progress, source)
             remember(
                 self._store,
                 progress,
@@ -253,6 +251,32 @@ class GenericDriver:
             )
         return volume
 
+    def _make_volume(
+        self,
+        record: InstanceRecord,
+        name: str,
+        size: int,
+        volume_type: str | None,
+        progress: Progress,
+        source: Source | None = None,
+    ) -> Volume:
+        return self._cloud.volumes.ensure_volume(
+            VolumeSpec(
+                name=name,
+                size=size,
+                tags={
+                    TAG_DEPLOYMENT: self._cloud.deployment,
+                    TAG_BACKEND: self._backend,
+                    TAG_OWNER: f"share_instance:{record.id}",
+                },
+                volume_type=volume_type,
+                availability_zone=record.availability_zone,
+                source_snapshot=source.snapshot_id if source is not None else None,
+            ),
+            # Some clouds copy within this call, and that takes the time that it takes.
+            timeout=within(self._settings.volume_seconds, progress) if source is None else progress.remaining,
+        )
+
     def _serve(self, share_instance_id: str, server: ServiceInstance, volume_id: str, progress: Progress) -> ShareState:
         """Converge the server and return the share's state in it; attach again, once, a disk the guest misses."""
         state = self._share_state(share_instance_id, self._converge(server, progress))
@@ -264,6 +288,25 @@ class GenericDriver:
             raise failure
         return state
 
+    def _shrinker(self, record: InstanceRecord, server_id: str | None, progress: Progress) -> Shrinker:
+        def look(seconds: float) -> ShareState:
+            return self._share_state(record.id, self._converge(self._server(server_id or ""), progress, more=seconds))
+
+        return Shrinker(
+            store=self._store,
+            cloud=self._cloud,
+            stall_seconds=self._settings.shrink_stall_seconds,
+            look=look,
+            make=lambda name, size: self._make_volume(record, name, size, record.volume_type, progress),
+            attach=lambda volume_id: self._instances.attach_volume(server_id or "", volume_id, progress),
+            remove=lambda volume: self._remove(volume, progress),
+            find=self._find_volume,
+            name=lambda move: f"{self._volume_name(record.id)}-{move.id[:8]}",
+        )
+
+    def _find_volume(self, name: str) -> Volume | None:
+        return next((volume for volume in self._cloud.volumes.list_volumes() if volume.name == name), None)
+
     @staticmethod
     def _share_state(share_instance_id: str, state: State) -> ShareState:
         for share in state.shares:
@@ -271,13 +314,14 @@ class GenericDriver:
                 return share
         raise CloudUnavailable(f"The share server did not report share instance {share_instance_id}.")
 
-    def _converge(self, server: ServiceInstance, progress: Progress) -> State:
+    def _converge(self, server: ServiceInstance, progress: Progress, *, more: float = 0.0) -> State:
+        """``more``: seconds that the guest may take besides what a call may take."""
         progress.check()
         try:
             return self._convergence.converge(
                 server.id,
                 lambda: self._document(server),
-                self._within(self._settings.guest_seconds, progress),
+                within(self._settings.guest_seconds + more, progress),
             )
         except DeadlineExceeded as error:
             if progress.remaining <= 0:
@@ -320,29 +364,7 @@ class GenericDriver:
         )
 
     def _remove_volume(self, record: InstanceRecord, volume: Volume | None, progress: Progress) -> None:
-        """Detach the volume from whatever holds it, then delete it. Missing: fine."""
-        for last in (False, True):  # a heal that had read the old rows may attach it once more in between
-            if volume is None:
-                break
-            try:
-                if volume.instance_id is not None:
-                    with progress.step("detach"):
-                        self._cloud.compute.detach_volume(
-                            volume.instance_id,
-                            volume.id,
-                            timeout=self._within(self._settings.attach_seconds, progress),
-                        )
-                with progress.step("delete volume"):
-                    self._cloud.volumes.delete_volume(
-                        volume.id, timeout=self._within(self._settings.volume_seconds, progress)
-                    )
-                break
-            except CloudUnavailable:
-                raise
-            except CloudError:
-                volume = self._cloud.volumes.find_volume(volume.id)
-                if last or (volume is not None and volume.instance_id is None):
-                    raise
+        self._remove(volume, progress)
         remember(
             self._store,
             progress,
@@ -353,10 +375,15 @@ class GenericDriver:
             clone_of=None,
         )
 
-    @staticmethod
-    def _within(seconds: float, progress: Progress) -> float:
-        """A timeout that ends no later than the operation's deadline."""
-        return max(0.1, min(seconds, progress.remaining))
+    def _remove(self, volume: Volume | None, progress: Progress) -> None:
+        options = self._settings
+        remove_volume(
+            self._cloud,
+            volume,
+            progress,
+            attach_seconds=options.attach_seconds,
+            volume_seconds=options.volume_seconds,
+        )
 
 
 def _make(parts: DriverParts) -> GenericDriver:

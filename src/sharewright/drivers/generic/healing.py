@@ -11,7 +11,8 @@ from sqlalchemy import Connection, bindparam, select
 
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.generic.exports import address_of, moved
-from sharewright.drivers.generic.records import InstanceRecord, instances_on
+from sharewright.drivers.generic.moves import moves_on
+from sharewright.drivers.generic.records import instances_on
 from sharewright.drivers.generic.usage import changed_usage, write_usage
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
 from sharewright.guest.document import Document, State
@@ -67,7 +68,7 @@ def heal(
             log.warning("share server does not answer", share_server=server_id, reason=error.message)
             return False
     with progress.step("volumes"):
-        attached = _attach_missing(cloud, instances, server, instances_on(store, server_id), progress)
+        attached = _attach_missing(cloud, instances, server, _volumes_on(store, server_id), progress)
     with progress.step("apply"):
         try:
             state = converge()
@@ -100,11 +101,23 @@ def _serves(state: State) -> bool:
     return all(share.mounted and not share.error for share in state.shares)
 
 
+def _volumes_on(store: Store, server_id: str) -> list[tuple[str, str]]:
+    """Share instance and volume of all that should be attached, those included that shares move to."""
+    volumes = [
+        (record.id, record.volume_id)
+        for record in instances_on(store, server_id)
+        if record.volume_attached and record.volume_id is not None
+    ]
+    with store.read() as tx:
+        moves = moves_on(tx, server_id)
+    return volumes + [(instance, move.volume_id) for instance, move in moves.items() if move.volume_id is not None]
+
+
 def _attach_missing(
     cloud: Cloud,
     instances: ServiceInstances,
     server: ServiceInstance,
-    records: Sequence[InstanceRecord],
+    volumes: Sequence[tuple[str, str]],
     progress: Progress,
 ) -> bool:
     """Attach again the volumes that the cloud lost the attachment of. False when one cannot be.
@@ -112,21 +125,19 @@ def _attach_missing(
     One question for each share of this server: a list would be of all volumes there are.
     """
     complete = True
-    for record in records:
-        if not record.volume_attached or record.volume_id is None:
-            continue
-        volume = cloud.volumes.find_volume(record.volume_id)
+    for share_instance, volume_id in volumes:
+        volume = cloud.volumes.find_volume(volume_id)
         if volume is not None and volume.instance_id == server.instance_id:
             continue
         try:
             if volume is None:
-                raise CloudError(f"Volume {record.volume_id} does not exist any more.")
+                raise CloudError(f"Volume {volume_id} does not exist any more.")
             instances.attach_volume(server.id, volume.id, progress)
         except CloudUnavailable:
             raise
         except CloudError as error:
             log.warning(
-                "volume cannot be attached again", share_server=server.id, share_instance=record.id,
+                "volume cannot be attached again", share_server=server.id, share_instance=share_instance,
                 reason=error.message,
             )  # fmt: skip
             complete = False

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import structlog
 
-from sharewright.clouds.contract import Cloud
-from sharewright.errors import GuestError, NotFound
+from sharewright.clouds.contract import Cloud, Volume
+from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound
 from sharewright.guest.document import State
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstance
@@ -26,6 +26,35 @@ log = structlog.get_logger()
 
 class ShareBusy(GuestError):
     """The guest cannot unmount the share."""
+
+
+def remove_volume(
+    cloud: Cloud, found: Volume | None, progress: Progress, *, attach_seconds: float, volume_seconds: float
+) -> None:
+    """Detach a volume from whatever holds it, then delete it. Missing: fine. Times are for each call."""
+    volume = found
+    for last in (False, True):  # a heal that had read the old rows may attach it once more in between
+        if volume is None:
+            return
+        try:
+            if volume.instance_id is not None:
+                with progress.step("detach"):
+                    timeout = within(attach_seconds, progress)
+                    cloud.compute.detach_volume(volume.instance_id, volume.id, timeout=timeout)
+            with progress.step("delete volume"):
+                cloud.volumes.delete_volume(volume.id, timeout=within(volume_seconds, progress))
+            return
+        except CloudUnavailable:
+            raise
+        except CloudError:
+            volume = cloud.volumes.find_volume(volume.id)
+            if last or (volume is not None and volume.instance_id is None):
+                raise
+
+
+def within(seconds: float, progress: Progress) -> float:
+    """A timeout that ends no later than the operation's deadline."""
+    return max(0.1, min(seconds, progress.remaining))
 
 
 def release_volume(

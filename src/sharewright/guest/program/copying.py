@@ -22,6 +22,7 @@ from .host import CommandFailed
 
 ROOT_INODE = 2
 CHUNK = 1024 * 1024
+MOST_AT_ONCE = 200_000  # changed files in one pass; what is to be written of each takes some 250 bytes of memory
 RECENT = 2_000_000_000  # nanoseconds; the kernel's clock for files ticks in milliseconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -40,8 +41,9 @@ _MOVING = (errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
 
 class Pass:
     """``fix`` after :meth:`run`: inode → generation and change time in ns (None: leave it) that the copy has to get
-    while it is not mounted. ``settled``: the copy is then all that the original was. ``still``: nothing changes the
-    original. ``inodes`` is the number of the copy's inodes; its last one is needed here and must be free."""
+    while it is not mounted. ``settled``: the copy is then all that the original was. ``partial``: it ended early, since
+    very many files have changed; another one is needed. ``still``: nothing changes the original. ``inodes`` is the
+    number of the copy's inodes; its last one is needed here and must be free."""
 
     def __init__(
         self, original: str, copy: str, *, inodes: int, goal: str, still: bool = False, seconds: float | None = None
@@ -55,11 +57,12 @@ class Pass:
         self._links: dict[int, int] = {}  # inodes with several names that are done → their generation in the copy
         self.fix: dict[int, tuple[int, int | None]] = {}
         self.unsettled = 0
+        self.partial = False
         self.bytes = 0
 
     @property
     def settled(self) -> bool:
-        return self.unsettled == 0
+        return self.unsettled == 0 and not self.partial
 
     def run(self) -> None:
         """CommandFailed when this original cannot be copied, OutOfTime, OSError (of which ENOSPC: no room)."""
@@ -179,6 +182,9 @@ class Pass:
     def _attach(self, roots: tuple[int, int, int]) -> None:
         stack = [roots]
         while stack:
+            if len(self.fix) >= MOST_AT_ONCE:
+                self.partial = True
+                return
             inode, before, now = stack.pop()
             try:
                 original = open_handle(self._from, inode, before, _DIRECTORY)

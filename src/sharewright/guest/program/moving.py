@@ -16,7 +16,6 @@ import os
 import time
 
 from . import facts as observing
-from .copying import Pass, compare
 from .desired import Desired, Share, Successor, mount_path
 from .ext4 import (
     DoesNotFit,
@@ -32,6 +31,10 @@ from .filesystems import MOUNT_OPTIONS, content_of, read_superblock
 from .fstab import fstab_line, is_line_of, split_fstab
 from .host import MOVES, PROGRAM, STATE, CommandFailed, Host, Refusal, polls
 from .planning import Facts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .copying import Pass
 
 BEGUN = f"{STATE}/copies"  # formats of copies that were begun
 MOST_PASSES = 12
@@ -196,6 +199,8 @@ def switch(host: Host, share: Share, new: Successor, facts: Facts) -> None:
         return seconds
 
     try:
+        from .copying import compare
+
         server = "smbd.service" if share.protocol == "CIFS" else "nfs-server.service"
         host.run("systemctl", "stop", server, timeout=left()).check()
         last = _pass(host, share.id, device, still=True, seconds=left())
@@ -238,6 +243,8 @@ def main(host: Host, text: str) -> int:
             _note(host, share_id, uuid, "ready", message, process=os.getpid())
         except DoesNotFit as error:
             _note(host, share_id, uuid, "does_not_fit", str(error), process=os.getpid())
+        except ImportError as error:
+            _note(host, share_id, uuid, "failed", f"the service image lacks a part of Python: {error}")
         except (CommandFailed, OSError) as error:
             full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             _note(host, share_id, uuid, "does_not_fit" if full else "failed", str(error), process=os.getpid())
@@ -254,10 +261,14 @@ def copy(host: Host, job: dict[str, object]) -> str:
     stall = float(str(job["stall"]))
     _release(host, share_id)
     _ensure_filesystem(host, job)
-    for number in range(1, MOST_PASSES + 1):
+    number = 0
+    while number < MOST_PASSES:
         started = time.monotonic()
         done = _pass(host, share_id, device)
         write_identities(host, device, done.fix, seconds=900.0)
+        if done.partial:
+            continue
+        number += 1
         seconds = time.monotonic() - started
         if seconds <= stall / 3:  # checking and comparing take as long once more
             return f"{number} passes; the last copied {done.bytes} bytes in {seconds:.1f} s"
@@ -286,6 +297,8 @@ def _ensure_filesystem(host: Host, job: dict[str, object]) -> None:
 
 
 def _pass(host: Host, share_id: str, device: str, *, still: bool = False, seconds: float | None = None) -> Pass:
+    from .copying import Pass  # late: it needs ctypes, which the images of others may lack
+
     path, place = mount_path(share_id), f"{MOVES}/{share_id}"
     _mount(host, device, place, MOUNT_OPTIONS)
     try:

@@ -1,0 +1,102 @@
+"""Story: make a share smaller while clients use it, and give its room back.
+
+What is in it must fit; then the driver moves it to a smaller volume. That takes as long as the copying, so the story is
+parked again and again meanwhile. Size and quota change in the transaction that ends the work.
+
+A refusal leaves the share as it was, with a user message (as in Manila). Any other failure leaves ``shrinking_error``,
+with the share served at the size it had; it may be shrunk again, and deleting works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import SharewrightError, ShrinkRefused
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
+from sharewright.operations.create_share import find_driver
+from sharewright.operations.extend_share import lock_share, write_size
+from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
+from sharewright.progress import Progress
+from sharewright.states import ShareStatus
+from sharewright.store.database import Store
+from sharewright.store.quotas import release
+from sharewright.store.tables import share_instances
+
+
+class ShrinkShare(BaseStory):
+    """Payload: ``size`` (GiB, wanted), ``status`` (of the share before)."""
+
+    kind = "shrink_share"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        size = int(operation.payload["size"])
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+            if share is not None and is_delete_queued(tx, share.id):
+                raise SharewrightError("The share was deleted while it was being shrunk.")
+        if share is None:
+            return Done()
+        if share.size > size:
+            if share.backend is None or share.server_id is None or not share.wanted:
+                raise SharewrightError(
+                    "The share is not served by any share server, so it cannot shrink.",
+                    hint="Delete it, or create it again.",
+                )
+            driver = find_driver(self._drivers, share.backend)
+            if not driver.shrink_share(share.instance_id, share.server_id, size, progress):
+                return RetryLater("The share is being copied to a smaller volume.")
+        return Done(lambda tx: finish(tx, operation))
+
+    def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+        if share is not None and share.backend is not None:
+            find_driver(self._drivers, share.backend).cancel_shrink(share.instance_id, share.server_id, progress)
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        share = lock_share(tx, operation.resource_id)
+        if share is None:
+            return
+        give_back(tx, share)
+        refused = isinstance(error, ShrinkRefused)
+        write_status(tx, share.id, operation.payload["status"] if refused else ShareStatus.SHRINKING_ERROR)
+        write_message(
+            tx,
+            operation,
+            project_id=share.project_id,
+            resource_id=share.id,
+            action=Action.SHRINK,
+            detail=Detail.DRIVER_REFUSED_SHRINK if refused else Detail.DRIVER_FAILED_SHRINK,
+            error=error,
+        )
+
+
+def finish(tx: Connection, operation: Operation) -> None:
+    """Write the end of a successful shrinking."""
+    share = lock_share(tx, operation.resource_id)
+    if share is not None:
+        give_back(tx, share)
+        write_status(tx, share.id, ShareStatus.AVAILABLE)
+
+
+def give_back(tx: Connection, share: ShareRow) -> None:
+    """Write the size that the share has by now, and give back from the quota what it has lost. It has become smaller
+    also where the work failed after the switch, or was made to end."""
+    size = tx.execute(select(share_instances.c.size).where(share_instances.c.id == share.instance_id)).scalar_one()
+    if size < share.size:
+        write_size(tx, share.id, size)
+        release(
+            tx,
+            project_id=share.project_id,
+            user_id=share.user_id,
+            amounts={"gigabytes": share.size - size},
+            share_type_id=share.share_type_id,
+        )
