@@ -18,6 +18,7 @@ from typing import Any
 import openstack
 from openstack.connection import Connection
 
+from scrapes import Scrape, scrape
 from sharewright.settings import load
 from sharewright.store.database import Store
 
@@ -65,6 +66,7 @@ class Deployment:
         self.directory = directory
         self.state_dir = directory / "state"
         self.port = free_port()
+        self.metrics_ports = {part: free_port() for part in self.PARTS}
         self.users = users
         self.config = directory / "sharewright.toml"
         self.log = directory / "service.log"
@@ -160,6 +162,10 @@ class Deployment:
             **self.connection(user),
         )
 
+    def scrape(self) -> Scrape:
+        """What Prometheus is told about the whole deployment, by whichever process."""
+        return scrape(f"http://127.0.0.1:{next(iter(self.metrics_ports.values()))}/deployment")
+
     # ---- its processes ----
 
     def start(self, *, seconds: float = 120) -> None:
@@ -167,8 +173,8 @@ class Deployment:
         with self.log.open("ab") as log:
             for part in self.PARTS:
                 self.processes[part] = subprocess.Popen(
-                    [SHAREWRIGHT, "--config", self.config, part], stdout=log, stderr=log, start_new_session=True,
-                    env=self.environment,
+                    [SHAREWRIGHT, "--config", self.config, part, f"--metrics-port={self.metrics_ports[part]}"],
+                    stdout=log, stderr=log, start_new_session=True, env=self.environment,
                 )  # fmt: skip
         wait_for("the API", self._answers, seconds=seconds)
 

@@ -17,6 +17,7 @@ from stories_on_clouds.machines import Machines, addresses, share_instance
 from tenants import Shares, Tenant
 
 SOFT = "vers=4.2,soft,timeo=50,retrans=1"
+MEBIBYTES_10 = 10 * 2**20
 
 
 class Spine:
@@ -114,6 +115,38 @@ class Spine:
             list(senders.map(lambda rule: red.api.delete_access_rule(rule, share), made))
         wait_for("all rules gone", lambda: not made & rules().keys(), seconds=60)
         assert 1 <= trips() - before <= 3
+
+    def test_metrics_tell_what_a_client_does(self, red: Shares, share: str, deployment: Deployment) -> None:
+        """Used bytes grow by what was written; the client is counted while it has the share mounted."""
+        client, server = red.tenant.client, str(share_instance(deployment, share).share_server_id)
+
+        def told(name: str, clients: int) -> float:
+            """A number of the share, from a look at the server that begins after now and sees so many clients."""
+            looked = "sharewright_share_server_usage_timestamp_seconds"
+            connected = "sharewright_share_server_nfs_clients"
+            now = time.time()
+
+            def seen() -> bool:
+                found = deployment.scrape()
+                return found.sum(looked, share_server_id=server) > now and (
+                    found.sum(connected, share_server_id=server) == clients
+                )
+
+            wait_for(f"a look that sees {clients} clients", seen, seconds=120)
+            return deployment.scrape().sum(f"sharewright_share_{name}", share_id=share)
+
+        before, written = told("used_bytes", 0), told("nfs_written_bytes_total", 0)
+        client.mount(red.export(share), "/mnt/spine")
+        client.run("dd if=/dev/urandom of=/mnt/spine/metrics bs=1M count=10 conv=fsync")
+        assert MEBIBYTES_10 <= told("used_bytes", 1) - before < 1.1 * MEBIBYTES_10
+        assert MEBIBYTES_10 <= told("nfs_written_bytes_total", 1) - written < 1.1 * MEBIBYTES_10
+        found = deployment.scrape()
+        writes = "sharewright_share_server_nfs_operations_total"
+        assert found.sum(writes, share_server_id=server, operation="write") > 0
+        assert found.sum("sharewright_share_inodes_used", share_id=share) > 1
+        client.run("rm /mnt/spine/metrics")
+        client.unmount("/mnt/spine")
+        told("used_bytes", 0)
 
     def test_every_operation_counted_its_work(self, red: Shares, deployment: Deployment) -> None:
         """A rule change is exactly one guest round trip."""
