@@ -232,6 +232,8 @@ def test_steps() -> None:
     assert kinds(empty) == []
     guests = share(*ip(("10.0.0.5", "rw")))
     assert kinds(empty, guests) == ["smb_accounts", "smb_import_all", "smb_start"]
+    unruled = after(empty, share())
+    assert kinds(unruled, guests) == ["smb_import", "smb_import", "smb_reload"], "nobody sees an empty registry"
     served = after(empty, guests)
     assert kinds(served, guests) == []
     more = share(*ip(("10.0.0.5", "rw"), ("10.0.0.6", "rw")))
@@ -261,7 +263,7 @@ def test_a_step_cut_short_is_taken_again() -> None:
     wide, narrow = share(*ip(("10.0.0.5", "rw"), ("10.0.0.6", "rw"))), share(*ip(("10.0.0.5", "rw")))
     found = after(Samba(passwd=PASSWD), narrow)
     found.closing = {NAME: wanted_sections([wide])[NAME]}
-    assert kinds(found, narrow) == ["smb_close"]
+    assert kinds(found, narrow) == ["smb_reload", "smb_close"]
 
 
 def test_a_new_password() -> None:

@@ -66,6 +66,7 @@ class Share:
         "encryption",
         "filesystem",
         "id",
+        "judged",
         "protocol",
         "rules",
         "serial",
@@ -105,6 +106,9 @@ class Share:
         self.clone_of = clone_of
         self.by_serial = by_serial
         self.protocol = protocol
+        self.judged: tuple[dict[str, str], tuple[dict[str, str], dict[str, str], dict[str, str]]] | None = (
+            None  # smb.judge
+        )
         self.encryption = encryption
 
     @property

@@ -75,10 +75,17 @@ class Step:
 
 
 def judge(share: Share, passwords: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Networks → level, accounts → level (one of the two is empty), and rule id → why it is not in force.
+    """Networks → level, accounts → level (one of the two is empty), and rule id → why it is not in force. Made once for
+    the same passwords: with a thousand rules it is most of what an apply computes.
 
     Samba has one level for all guests of a share: rules of another level than the oldest one's are refused.
     """
+    if share.judged is None or share.judged[0] != passwords:
+        share.judged = passwords, _judged(share, passwords)
+    return share.judged[1]
+
+
+def _judged(share: Share, passwords: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     networks: dict[str, str] = {}
     users: dict[str, str] = {}
     errors: dict[str, str] = {}
@@ -336,7 +343,7 @@ def smb_steps(found: Samba | None, shares: list[Share]) -> list[Step]:
     disconnects = bool(wanted) and found.running  # whom stopping does not
     if disconnects and closing != found.closing:
         steps.append(Step("smb_note", "note whom to disconnect", text=json.dumps(closing)))
-    if changed and not any(name.startswith(PREFIX) for name in found.sections):
+    if changed and not found.running and not any(name.startswith(PREFIX) for name in found.sections):
         steps.append(Step("smb_import_all", "write Samba's registry", text=sections_text(wanted)))
     else:
         for name in changed:
@@ -347,7 +354,7 @@ def smb_steps(found: Samba | None, shares: list[Share]) -> list[Step]:
         steps.append(Step("smb_start", "start Samba"))
     elif not wanted and (found.running or found.at_boot):
         steps.append(Step("smb_stop", "stop Samba"))
-    elif changed or gone:
+    elif changed or gone or closing:  # what was noted may not have been told before the last apply was cut short
         steps.append(Step("smb_reload", "tell Samba"))
     if disconnects and closing:
         after_all = {name: [before, wanted.get(name)] for name, before in closing.items()}
