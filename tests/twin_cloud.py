@@ -181,6 +181,9 @@ class TwinCompute:
     def detach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 
+    def detach_port(self, instance_id: str, port_id: str, *, timeout: float) -> None:
+        _called(self._seconds)
+
     def console_log(self, instance_id: str, *, length: int = 8192) -> str:
         return ""
 

@@ -73,6 +73,14 @@ class ServerStatus:
     INACTIVE: Final = "inactive"
 
 
+class NetworkStatus:
+    """Status of a share network (Manila API reference, "share networks")."""
+
+    ACTIVE: Final = "active"
+    NETWORK_CHANGE: Final = "network_change"  # share servers are getting a NIC on another subnet; shares go on
+    ERROR: Final = "error"
+
+
 class OperationState:
     """State of one operation row."""
 

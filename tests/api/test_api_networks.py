@@ -13,7 +13,14 @@ from sqlalchemy import select, update
 from sharewright.api.versions import MAXIMUM
 from sharewright.identifiers import utcnow
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, share_instances, share_network_subnets, share_servers, shares
+from sharewright.store.tables import (
+    operations,
+    service_instances,
+    share_instances,
+    share_network_subnets,
+    share_servers,
+    shares,
+)
 
 NET, SUBNET = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -120,7 +127,8 @@ def test_changing_a_network(site: Site) -> None:
     add_server(site, network)
     site.expect(403, "PUT", path, {"share_network": {"neutron_subnet_id": SUBNET}})
     site.expect(200, "PUT", path, {"share_network": {"description": "still"}})
-    assert site.expect(200, "GET", path)["share_network"]["network_allocation_update_support"] is False
+    shown = site.expect(200, "GET", path)["share_network"]
+    assert (shown["security_service_update_support"], shown["network_allocation_update_support"]) == (False, True)
 
 
 def test_a_network_with_shares_stays(any_site: Site) -> None:
@@ -166,6 +174,90 @@ def test_subnets(any_site: Site) -> None:
     other = any_site.network()
     any_site.expect(404, "GET", f"/v2/share-networks/{other['id']}/subnets/{default}")
     any_site.expect(404, "DELETE", f"/v2/share-networks/{other['id']}/subnets/{default}")
+
+
+CHECK = "share_network_subnet_create_check"
+
+
+def second_subnet() -> dict[str, str]:
+    return {"neutron_net_id": str(uuid.uuid4()), "neutron_subnet_id": str(uuid.uuid4())}
+
+
+def test_several_subnets_of_a_zone(any_site: Site) -> None:
+    network = any_site.network(neutron_net_id=NET, neutron_subnet_id=SUBNET)
+    path, body = f"/v2/share-networks/{network['id']}", second_subnet()
+    any_site.expect(409, "POST", f"{path}/subnets", {"share-network-subnet": body}, version="2.69")
+    made = any_site.expect(200, "POST", f"{path}/subnets", {"share-network-subnet": body})["share_network_subnet"]
+    assert any_site.expect(200, "GET", path)["share_network"]["status"] == "active", "no server has to change"
+    assert (
+        "already"
+        in any_site.expect(409, "POST", f"{path}/subnets", {"share-network-subnet": body})["conflictingRequest"][
+            "message"
+        ]
+    )
+    server = add_server(any_site, network)
+    first = network["share_network_subnets"][0]["id"]
+    shown = any_site.expect(200, "GET", f"/v2/share-servers/{server}", user="root")["share_server"]
+    assert shown["share_network_subnet_ids"] == [first, made["id"]]
+    assert shown["network_allocation_update_support"] is True
+    for subnet in (first, made["id"]):
+        query = f"/v2/share-servers?share_network_subnet_id={subnet}"
+        listed = any_site.expect(200, "GET", query, user="root")["share_servers"]
+        assert [each["id"] for each in listed] == [server]
+    query = f"/v2/share-servers?share_network_subnet_id={uuid.uuid4()}"
+    assert any_site.expect(200, "GET", query, user="root")["share_servers"] == []
+    any_site.expect(202, "DELETE", f"{path}/subnets/{made['id']}")
+
+
+def test_another_subnet_where_servers_are(any_site: Site) -> None:
+    network = any_site.network(neutron_net_id=NET, neutron_subnet_id=SUBNET)
+    path, body = f"/v2/share-networks/{network['id']}", second_subnet()
+    share = any_site.share(network=network["id"])
+    add_server(any_site, network, share=share)
+    asked = {CHECK: {**body, "reset_operation": True}}
+    assert any_site.expect(202, "POST", f"{path}/action", asked) == {"compatible": True}
+    seen_by_admin = any_site.expect(202, "POST", f"{path}/action", asked, user="root")
+    assert seen_by_admin == {"compatible": True, "hosts_check_result": {"node1@one": True}}
+    assert any_site.expect(200, "GET", path)["share_network"]["status"] == "active", "a check changes nothing"
+    any_site.expect(404, "POST", f"{path}/action", asked, version="2.69")
+    any_site.expect(403, "POST", f"{path}/action", asked, user="rita")
+    any_site.expect(404, "POST", f"{path}/action", asked, user="bob")
+    made = any_site.expect(200, "POST", f"{path}/subnets", {"share-network-subnet": body})["share_network_subnet"]
+    assert any_site.expect(200, "GET", path)["share_network"]["status"] == "network_change"
+    with any_site.store.read() as tx:
+        operation = tx.execute(select(operations).where(operations.c.kind == "add_share_network_subnet")).one()
+    assert operation.payload == {"subnet_id": made["id"], "availability_zone": None}
+    assert operation.key == f"share_network:{network['id']}"
+    for status, method, where in (
+        (400, "POST", "subnets"),
+        (409, "DELETE", f"subnets/{made['id']}"),
+        (409, "DELETE", ""),
+    ):
+        values = {"share-network-subnet": second_subnet()} if method == "POST" else None
+        any_site.expect(status, method, f"{path}/{where}".rstrip("/"), values)
+
+
+def test_servers_that_cannot_be_on_another_subnet(any_site: Site) -> None:
+    network = any_site.network(neutron_net_id=NET, neutron_subnet_id=SUBNET)
+    path, body = f"/v2/share-networks/{network['id']}", second_subnet()
+    server = add_server(any_site, network)
+    with any_site.store.begin() as tx:
+        tx.execute(
+            service_instances.insert().values(
+                id=server, backend="one", layout="router_admin", ports=[], export_addresses=[], host_key="",
+                private_key_secret="", host_key_secret="", heal_attempts=0, heal_reboots=0, created_at=utcnow(),
+            )
+        )  # fmt: skip
+    assert any_site.expect(202, "POST", f"{path}/action", {CHECK: body}, user="root") == {
+        "compatible": False, "hosts_check_result": {"node1@one": False},
+    }  # fmt: skip
+    refused = any_site.expect(409, "POST", f"{path}/subnets", {"share-network-subnet": body})
+    assert "router" in refused["conflictingRequest"]["message"]
+    shown = any_site.expect(200, "GET", path)["share_network"]
+    assert (shown["status"], shown["network_allocation_update_support"]) == ("active", False)
+    assert len(shown["share_network_subnets"]) == 1
+    shown = any_site.expect(200, "GET", f"/v2/share-servers/{server}", user="root")["share_server"]
+    assert shown["network_allocation_update_support"] is False
 
 
 def test_a_zone_needs_a_subnet(site: Site) -> None:

@@ -54,6 +54,10 @@ class Site(Protocol):
         """Whether the first block of that GiB of a volume is full of one byte."""
         ...
 
+    def power_off(self, cloud: Cloud, instance_id: str) -> None:
+        """Stop a machine, behind the cloud's back."""
+        ...
+
     def remove(self) -> None: ...
 
 
@@ -86,6 +90,10 @@ class SimulatedSite:
             row = tx.execute("SELECT * FROM volumes WHERE id = ?", (volume_id,)).fetchone()
         assert gibibyte < row["size"]
         return pattern == (0 if gibibyte else int(row["filesystem_uuid"] or 0))
+
+    def power_off(self, cloud: Cloud, instance_id: str) -> None:
+        assert isinstance(cloud, SimulatedCloud)
+        cloud.compute.stop_instance(instance_id)
 
     def remove(self) -> None:
         for cloud in self._clouds:
@@ -128,6 +136,12 @@ class LibvirtSite:
     def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
         file = self._file(cloud, volume_id)
         return block_holds(str(file), file.suffix[1:], pattern, gibibyte)
+
+    def power_off(self, cloud: Cloud, instance_id: str) -> None:
+        import libvirt
+
+        with contextlib.closing(libvirt.open(self._settings.uri)) as connection:
+            connection.lookupByUUIDString(instance_id).destroy()
 
     def _file(self, cloud: Cloud, volume_id: str) -> Path:
         (file,) = (self._deployments[cloud.deployment] / "libvirt" / "volumes").glob(f"{volume_id}.*")
@@ -248,6 +262,11 @@ class OpenStackSite:
 
     def holds(self, cloud: Cloud, volume_id: str, pattern: int, *, gibibyte: int = 0) -> bool:
         return block_holds(self._image(volume_id), "raw", pattern, gibibyte)
+
+    def power_off(self, cloud: Cloud, instance_id: str) -> None:
+        compute = self._bed.sdk.compute
+        compute.stop_server(instance_id)
+        compute.wait_for_server(compute.get_server(instance_id), status="SHUTOFF", interval=1, wait=SECONDS)
 
     def _image(self, volume_id: str) -> str:
         if not self._bed.ceph.exists():

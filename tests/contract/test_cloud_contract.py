@@ -727,6 +727,43 @@ def test_instance_with_other_ports_is_a_contradiction(site: Site, cloud: Cloud) 
         cloud.compute.ensure_instance(instance_spec(site, cloud, make_port(cloud, subnet, "b")), timeout=SECONDS)
 
 
+def test_an_instance_gets_further_ports_while_it_runs(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    first, second, third = (make_port(cloud, subnet, name) for name in "abc")
+    made = cloud.compute.ensure_instance(instance_spec(site, cloud, first), timeout=SECONDS)
+    for ports in ((first, second), (first, second, third)):
+        for _ in range(2):
+            again = cloud.compute.ensure_instance(instance_spec(site, cloud, *ports), timeout=SECONDS)
+            assert (again.id, again.running) == (made.id, True)
+        found = site.open().compute.find_instance(made.id)
+        assert found is not None
+        assert found.macs is None or found.macs == {port.mac for port in ports}
+    with pytest.raises(CloudError):
+        cloud.networks.delete_port(third.id, timeout=SECONDS)
+    with pytest.raises(CloudError):
+        cloud.compute.ensure_instance(instance_spec(site, cloud, first, second), timeout=SECONDS)
+    cloud.compute.reboot_instance(made.id, timeout=SECONDS)
+    cloud.compute.ensure_instance(instance_spec(site, cloud, first, second, third), timeout=SECONDS)
+    cloud.compute.delete_instance(made.id, timeout=SECONDS)
+    for port in (first, second, third):
+        cloud.networks.delete_port(port.id, timeout=SECONDS)
+
+
+def test_a_port_is_detached_and_remains(site: Site, cloud: Cloud) -> None:
+    subnet = service_subnet(site, cloud)
+    first, second = (make_port(cloud, subnet, name) for name in "ab")
+    made = cloud.compute.ensure_instance(instance_spec(site, cloud, first, second), timeout=SECONDS)
+    site.power_off(cloud, made.id)  # nothing runs in it that could let go of the NIC
+    for _ in range(2):
+        cloud.compute.detach_port(made.id, second.id, timeout=SECONDS)
+    assert second.id in {port.id for port in cloud.networks.list_ports()}
+    again = cloud.compute.ensure_instance(instance_spec(site, cloud, first), timeout=SECONDS)
+    assert (again.id, again.running) == (made.id, True)
+    cloud.networks.delete_port(second.id, timeout=SECONDS)
+    cloud.compute.detach_port(made.id, second.id, timeout=SECONDS)
+    cloud.compute.detach_port(new_id(), first.id, timeout=SECONDS)
+
+
 def test_instance_with_a_missing_port_leaves_nothing(site: Site, cloud: Cloud) -> None:
     port = make_port(cloud, service_subnet(site, cloud))
     cloud.networks.delete_port(port.id, timeout=SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -11,7 +11,7 @@ from rsync_driver import rows
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Volume, VolumeSpec
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
 from sharewright.drivers.registration import DriverParts
-from sharewright.errors import CloudUnavailable, GuestError, NotFound, ShrinkRefused
+from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, ShrinkRefused
 from sharewright.guest.document import State
 from sharewright.identifiers import derived_id
 from sharewright.progress import Progress
@@ -58,6 +58,9 @@ class RsyncDriver:
 
     def create_server(self, server_id: str, progress: Progress) -> None:
         self._instances.ensure(server_id, rows.tenant_network(self._store, server_id), progress)
+
+    def update_server_networks(self, server_id: str, progress: Progress) -> Mapping[str, Sequence[ExportLocation]]:
+        raise CloudError("This driver's share servers are on one subnet.", hint="Its pools say so; nobody asks.")
 
     def delete_server(self, server_id: str, progress: Progress) -> None:
         self._instances.delete(server_id, progress)

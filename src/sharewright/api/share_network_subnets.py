@@ -9,6 +9,7 @@ from sharewright.api.resource import Field, Identifier, Name, Resource, StringMa
 from sharewright.api.routing import Call, Route
 from sharewright.services import share_network_subnets as service
 
+SEVERAL_SINCE: Final = 70  # of one availability zone
 _NETWORK: Final = (
     Field("network_type", Name, summary=True),
     Field("segmentation_id", int | None, summary=True),
@@ -47,7 +48,8 @@ def show(call: Call, share_network_id: str, subnet_id: str) -> Any:
 
 def create(call: Call, share_network_id: str) -> Any:
     values = SUBNET.parse(call.body, call.version, "create", wrapper="share-network-subnet")
-    return SUBNET.show(service.create(call.deployment, call.context, share_network_id, values), call)
+    several = call.version >= SEVERAL_SINCE
+    return SUBNET.show(service.create(call.deployment, call.context, share_network_id, values, several=several), call)
 
 
 def delete(call: Call, share_network_id: str, subnet_id: str) -> None:

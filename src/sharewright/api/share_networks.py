@@ -17,11 +17,13 @@ from sharewright.api.resource import (
     Viewer,
     constant,
     timestamp,
+    unwrap,
 )
 from sharewright.api.routing import Call, Route
 from sharewright.api.share_network_subnets import SUBNET
 from sharewright.api.shares import all_projects, wanted_status
 from sharewright.errors import InvalidInput
+from sharewright.services import share_network_subnets as subnet_service
 from sharewright.services import share_networks as service
 
 
@@ -40,8 +42,13 @@ def _subnets(record: Record, viewer: Viewer) -> list[dict[str, Any]]:
 
 
 def _idle(record: Record, viewer: Viewer) -> bool:
-    """Whether it can be changed: no backend changes the network or security service of a share server in use."""
+    """Whether it can be changed: no backend changes the security service of a share server in use."""
     return not record["in_use"]
+
+
+def _extensible(record: Record, viewer: Viewer) -> bool:
+    """Whether its share servers can be put on another subnet."""
+    return not record["has_routed_servers"]
 
 
 SHARE_NETWORK: Final = Resource(
@@ -70,7 +77,7 @@ SHARE_NETWORK: Final = Resource(
         Field("share_network_subnets", list[dict[str, Any]], source=_subnets, since=51),
         Field("status", str, since=63),
         Field("security_service_update_support", Flag, source=_idle, since=63),
-        Field("network_allocation_update_support", Flag, source=_idle, since=70),
+        Field("network_allocation_update_support", Flag, source=_extensible, since=70),
     ),
     filters=(
         Filter("name", kind="like"),
@@ -131,6 +138,16 @@ def reset_status(call: Call, share_network_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_network_id, wanted_status(call))
 
 
+def check_subnet_creation(call: Call, share_network_id: str) -> Any:
+    """Answered at once; so there is no check under way that could be reset."""
+    body = dict(unwrap(call.body, "share_network_subnet_create_check"))
+    body.pop("reset_operation", None)
+    values = SUBNET.parse_values(body, call.version, "create")
+    found = subnet_service.check_creation(call.deployment, call.context, share_network_id, values)
+    shown = ("compatible", "hosts_check_result") if call.context.is_admin else ("compatible",)
+    return {key: found[key] for key in shown}
+
+
 _ONE = "/share-networks/{share_network_id}"
 ROUTES: Final = (
     Route("GET", "/share-networks", list_summaries),
@@ -140,4 +157,12 @@ ROUTES: Final = (
     Route("PUT", _ONE, update),
     Route("DELETE", _ONE, delete, status=202),
     Route("POST", f"{_ONE}/action", reset_status, since=63, status=202, action="reset_status"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        check_subnet_creation,
+        since=70,
+        status=202,
+        action="share_network_subnet_create_check",
+    ),
 )

@@ -21,10 +21,11 @@ from sharewright.api.resource import (
 from sharewright.api.routing import Call, Route
 from sharewright.api.shares import wanted_status
 from sharewright.services import share_servers as service
+from sharewright.services.share_network_subnets import takes_further_subnets
 
 
-def _subnets(record: Record, viewer: Viewer) -> list[str]:
-    return [record["share_network_subnet_id"]] if record["share_network_subnet_id"] else []
+def _takes_subnets(record: Record, viewer: Viewer) -> bool:
+    return takes_further_subnets(record["layout"])
 
 
 SHARE_SERVER: Final = Resource(
@@ -47,8 +48,8 @@ SHARE_SERVER: Final = Resource(
         Field("task_state", Name, source=constant(None), since=57, summary=True),
         Field("source_share_server_id", Name, source=constant(None), since=57, summary=True),
         Field("security_service_update_support", Flag, source=constant(False), since=63),
-        Field("share_network_subnet_ids", list[str], source=_subnets, since=70),
-        Field("network_allocation_update_support", Flag, source=constant(False), since=70),
+        Field("share_network_subnet_ids", list[str], source="subnet_ids", since=70),
+        Field("network_allocation_update_support", Flag, source=_takes_subnets, since=70),
     ),
     filters=(
         Filter("host"),

@@ -74,7 +74,7 @@ class ClientMachine:
         files = config_drive.build(
             server_id=derived_id(self._cloud.deployment, self._name),
             name=self._name,
-            links=[config_drive.Link(role="tenant", port=port, gateway=self._subnet.gateway)],
+            links=[config_drive.Link(name="tenant", port=port, gateway=self._subnet.gateway)],
             authorized_keys=[f'command="{FORCED_COMMAND}" {public_of(login.read_text())} client'],
             host_private_key=host.read_text(),
             firewall=None,

@@ -340,7 +340,9 @@ class Instance:
 
 class Compute(Protocol):
     def ensure_instance(self, spec: InstanceSpec, *, timeout: float) -> Instance:
-        """Return as soon as the VM runs (not: has booted). A stopped VM of that name is started."""
+        """Return as soon as the VM runs (not: has booted). A stopped VM of that name is started; one that has fewer
+        ports gets the others while it runs, as further NICs that it keeps. CloudError when it has a port that the spec
+        has not."""
         ...
 
     def find_instance(self, instance_id: str) -> Instance | None: ...
@@ -364,6 +366,10 @@ class Compute(Protocol):
 
     def detach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         """Return when the cloud confirms it. Not attached, or instance gone: success."""
+        ...
+
+    def detach_port(self, instance_id: str, port_id: str, *, timeout: float) -> None:
+        """Take a NIC out of a VM, which may run; the port remains. It has none such, or is gone: success."""
         ...
 
     def console_log(self, instance_id: str, *, length: int = 8192) -> str:

@@ -67,6 +67,12 @@ class ShareDriver(Protocol):
         """Raises when it cannot be made; ``delete_server`` then removes what was made."""
         ...
 
+    def update_server_networks(self, server_id: str, progress: Progress) -> Mapping[str, Sequence[ExportLocation]]:
+        """Put a server that serves shares on the subnets that its share network has in its zone now, and take it from
+        those that are gone; no client on another subnet notices. Returns the export locations of each of its share
+        instances. Only for drivers whose pools report ``network_allocation_update_support``."""
+        ...
+
     def delete_server(self, server_id: str, progress: Progress) -> None:
         """Works from every state, with any part missing."""
         ...

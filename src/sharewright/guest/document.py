@@ -116,13 +116,15 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the server should serve. What the guest has and ``shares`` lacks is unexported and unmounted
     (never formatted, never wiped). ``firewall`` None leaves the firewall as it is. ``generation`` grows by one with
     each document built for the server; the guest refuses one lower than the highest it has applied, so a delayed writer
-    cannot undo newer work. ``extension`` is any JSON value for a driver's extension of the guest program; None leaves
-    what that serves as it is."""
+    cannot undo newer work. ``network`` is the server's NICs with their addresses and routes, in the format of the
+    config drive's network data; None leaves them as they are. ``extension`` is any JSON value for a driver's extension
+    of the guest program; None leaves what that serves as it is."""
 
     server_id: str
     generation: int
     shares: tuple[Share, ...]
     firewall: Firewall | None = None
+    network: Any = None
     device_timeout: float = 30.0  # seconds to wait for the disks of attached volumes to appear, all together
     extension: Any = None
     format_version: int = FORMAT_VERSION
@@ -173,13 +175,15 @@ class Usage(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """Observed after the change. ``unmounted`` names shares (by id) that this call took away and that are safe to
     detach; ``busy`` those it could not unmount, with the reason. One that was not there in the first place (or went in
-    an earlier call whose answer was lost) is in neither, and safe to detach. ``timings`` are seconds per phase;
+    an earlier call whose answer was lost) is in neither, and safe to detach. ``missing_nics`` are the MACs of the
+    document's NICs that the server does not have. ``timings`` are seconds per phase;
     ``extension`` is what a driver's extension of the program answers; ``usage`` is told by ``observe`` only."""
 
     generation: int
     shares: tuple[ShareState, ...]
     unmounted: tuple[str, ...] = ()
     busy: dict[str, str] = {}
+    missing_nics: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()  # the plan's actions in words; empty when nothing had to be done
     boot_id: str = ""
     program: str = ""

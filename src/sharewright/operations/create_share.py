@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ExportLocation, ShareDriver
+from sharewright.drivers.locations import write_locations
 from sharewright.errors import CloudError, DeadlineExceeded, NoValidBackend, SharewrightError
-from sharewright.identifiers import derived_id, utcnow
+from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Pool, Scheduler
@@ -24,7 +25,7 @@ from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_export_locations, share_instances, shares
+from sharewright.store.tables import share_instances, shares
 
 
 class CreateShare(BaseStory):
@@ -156,22 +157,5 @@ def find_driver(drivers: Mapping[str, ShareDriver], backend: str) -> ShareDriver
 
 def finish(tx: Connection, share: ShareRow, locations: Sequence[ExportLocation]) -> None:
     """Write the end of a successful creation."""
-    now = utcnow()
-    tx.execute(share_export_locations.delete().where(share_export_locations.c.share_instance_id == share.instance_id))
-    if locations:
-        tx.execute(
-            share_export_locations.insert(),
-            [
-                {
-                    "id": derived_id("export_location", share.instance_id, location.path),
-                    "share_instance_id": share.instance_id,
-                    "path": location.path,
-                    "is_admin_only": location.is_admin_only,
-                    "preferred": location.preferred,
-                    "metadata": dict(location.metadata),
-                    "created_at": now,
-                }
-                for location in locations
-            ],
-        )
+    write_locations(tx, share.instance_id, locations)
     write_status(tx, share.id, ShareStatus.AVAILABLE, progress="100%")

@@ -8,6 +8,7 @@ that failed first.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -47,7 +48,8 @@ class Hints:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a share asks of a pool. ``size`` in GiB; ``zones``: those that the share network has subnets in (None: the
-    default subnet, good for all zones). ``hints``: where the user wants it, with Manila's names (see affinity)."""
+    default subnet, good for all zones), several of them in ``zones_with_several``. ``hints``: where the user wants it,
+    with Manila's names (see affinity)."""
 
     share_instance_id: str
     size: int
@@ -57,6 +59,7 @@ class Request:
     availability_zone: str | None = None
     share_network_id: str | None = None
     zones: frozenset[str | None] = frozenset()
+    zones_with_several: frozenset[str | None] = frozenset()
     hints: Hints | None = None
     from_snapshot: bool = False
 
@@ -240,9 +243,9 @@ def read_request(tx: Connection, share_id: str) -> Request:
             share_type_extra_specs.c.share_type_id == row.share_type_id
         )
     )
-    zones: frozenset[str | None] = frozenset()
+    subnets: Counter[str | None] = Counter()
     if row.share_network_id is not None:
-        zones = frozenset(
+        subnets.update(
             tx.execute(
                 select(share_network_subnets.c.availability_zone).where(
                     share_network_subnets.c.share_network_id == row.share_network_id
@@ -257,7 +260,8 @@ def read_request(tx: Connection, share_id: str) -> Request:
         extra_specs={spec.key: spec.value for spec in specs},
         availability_zone=row.availability_zone,
         share_network_id=row.share_network_id,
-        zones=zones,
+        zones=frozenset(subnets),
+        zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
         from_snapshot=row.snapshot_id is not None,
     )
 
@@ -402,6 +406,9 @@ def _network_failure(pool: Pool, request: Request) -> str:
         return "share network: none is given, and the backend makes its share servers on one"
     if not request.zones & {None, pool.availability_zone}:
         return f"share network: it has no subnet for availability zone {pool.availability_zone}"
+    zone = pool.availability_zone if pool.availability_zone in request.zones else None
+    if zone in request.zones_with_several and not pool.capabilities.get("share_server_multiple_subnet_support"):
+        return "share network: it has several subnets, and the backend's share servers can be on one"
     return ""
 
 

@@ -100,15 +100,17 @@ def place(
 
 
 def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | None) -> str:
-    """The subnet of a share network for a zone (its own before the default), locked until the transaction ends."""
-    subnets = {
-        row.availability_zone: row.id
-        for row in tx.execute(
-            select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
-            .where(share_network_subnets.c.share_network_id == share_network_id)
-            .with_for_update()
-        )
-    }
+    """The subnet of a share network for a zone (its own before the default), locked until the transaction ends: of
+    several the oldest, whose servers are on the others too."""
+    rows = tx.execute(
+        select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
+        .where(share_network_subnets.c.share_network_id == share_network_id)
+        .order_by(share_network_subnets.c.created_at, share_network_subnets.c.id)
+        .with_for_update()
+    ).all()
+    subnets: dict[str | None, str] = {}
+    for row in rows:
+        subnets.setdefault(row.availability_zone, row.id)
     subnet_id = subnets.get(availability_zone) or subnets.get(None)
     if subnet_id is None:
         raise CloudError(
@@ -144,16 +146,20 @@ def _insert_server(tx: Connection, *, share_network_id: str, **values: str | Non
     return server_id
 
 
-def _creation(tx: Connection, server_id: str, *, seconds: float, context: RequestContext | None) -> str:
-    """The open operation that makes the server; a new one when there is none."""
-    found = tx.execute(
+def open_creation(tx: Connection, server_id: str) -> str | None:
+    """The open operation that makes the server, if there is one."""
+    return tx.execute(
         select(operations.c.id).where(
             operations.c.resource_id == server_id,
             operations.c.kind == "create_share_server",
             operations.c.state.in_(OperationState.OPEN),
         )
     ).scalar_one_or_none()
-    return found or enqueue(
+
+
+def _creation(tx: Connection, server_id: str, *, seconds: float, context: RequestContext | None) -> str:
+    """The open operation that makes the server; a new one when there is none."""
+    return open_creation(tx, server_id) or enqueue(
         tx,
         "create_share_server",
         resource_type="share_server",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sharewright.drivers.contract import ShareDriver
+from sharewright.operations.add_subnet import AddSubnet
 from sharewright.operations.contract import Story
 from sharewright.operations.create_share import CreateShare
 from sharewright.operations.create_share_server import CreateShareServer
@@ -34,5 +35,6 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),
         HealServer(store, drivers),
+        AddSubnet(store, drivers),
     ]
     return {story.kind: story for story in stories}

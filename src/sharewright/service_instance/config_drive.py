@@ -22,10 +22,10 @@ USER_DATA_FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A NIC: its role, its port, the gateway of its default route (None: no default route over it), further routes.
+    """A NIC: a name of its own, its port, the gateway of its default route (None: none over it), further routes.
     ``replies_only``: the routes serve what is sent from its own address, and nothing else is sent by it."""
 
-    role: str
+    name: str
     port: Port
     gateway: Address | None = None
     routes: tuple[Route, ...] = ()
@@ -42,17 +42,17 @@ def build(
     firewall: Firewall | None,
 ) -> Mapping[str, bytes]:
     """The files of the config drive. They hold the VM's host key: never log them."""
-    network_data = _network_data(links)
+    data = network_data(links)
     return {
         "meta_data.json": _json(_meta_data(server_id, name)),
-        "network_data.json": _json(network_data),
+        "network_data.json": _json(data),
         "user_data": _json(
             {
                 "sharewright": USER_DATA_FORMAT,
                 "authorized_keys": list(authorized_keys),
                 "ssh_host_ed25519_key": host_private_key,
                 "firewall": None if firewall is None else msgspec.to_builtins(firewall),
-                "network_data": network_data,
+                "network_data": data,
             }
         ),
     }
@@ -62,11 +62,12 @@ def _meta_data(server_id: str, name: str) -> dict[str, Any]:
     return {"uuid": server_id, "name": name, "hostname": name[:63]}  # 63: the longest label of DNS
 
 
-def _network_data(links: Sequence[Link]) -> dict[str, Any]:
+def network_data(links: Sequence[Link]) -> dict[str, Any]:
+    """NICs, addresses and routes, in OpenStack's format."""
     return {
         "links": [
             {
-                "id": link.role,
+                "id": link.name,
                 "type": "phy",
                 "vif_id": link.port.id,
                 "ethernet_mac_address": link.port.mac,
@@ -76,8 +77,8 @@ def _network_data(links: Sequence[Link]) -> dict[str, Any]:
         ],
         "networks": [
             {
-                "id": f"{link.role}-network",
-                "link": link.role,
+                "id": f"{link.name}-network",
+                "link": link.name,
                 "type": f"ipv{link.port.address.version}",
                 "network_id": link.port.subnet.network_id,
                 "ip_address": str(link.port.address),

@@ -7,10 +7,10 @@ such a row to exist: a library user without share servers may bring ids of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sharewright.clouds.contract import Flavor
 from sharewright.errors import CloudObjectMissing
@@ -103,6 +103,7 @@ class ServiceInstance:
     export_addresses: tuple[str, ...]
     ports: tuple[InstancePort, ...]  # in NIC order
     firewall: Firewall
+    network: Mapping[str, Any] | None = None  # what every document must carry; None: made by an older version
 
     @property
     def admin_addresses(self) -> tuple[str, ...]:
@@ -113,10 +114,19 @@ class ServiceInstances(Protocol):
     """Every verb is *ensure*: after a crash at any point, calling it again converges."""
 
     def ensure(
-        self, server_id: str, network: TenantNetwork, progress: Progress, *, flavor: str | None = None
+        self,
+        server_id: str,
+        network: TenantNetwork,
+        progress: Progress,
+        *,
+        further: Sequence[TenantNetwork] = (),
+        flavor: str | None = None,
     ) -> ServiceInstance:
         """Make every part of the service instance that is missing; return when the guest answers. ``flavor`` by name,
         for a VM that is made now; None: the settings' default.
+
+        ``further`` networks of the tenant's get a NIC each, in the layouts with a NIC there, and one that is not asked
+        for any more loses it; the VM goes on running. Afterwards apply a document, which tells the guest of its NICs.
 
         Steps: "service subnet" (not in layout "tenant_admin"), "ports", "instance", "guest ready". Errors:
         CloudObjectMissing (no such tenant network, admin network or flavor), CloudCapacityExceeded (service network,

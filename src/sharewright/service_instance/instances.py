@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import structlog
@@ -17,6 +19,7 @@ from sharewright.clouds.contract import (
     TAG_OWNER,
     Address,
     AdminNetwork,
+    Cidr,
     Cloud,
     Flavor,
     Instance,
@@ -34,7 +37,7 @@ from sharewright.errors import (
     NotFound,
 )
 from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
-from sharewright.guest.document import Document, State
+from sharewright.guest.document import Document, Firewall, State
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance import config_drive, layouts, records
@@ -80,27 +83,46 @@ class CloudServiceInstances:
     # ---- made ----
 
     def ensure(
-        self, server_id: str, network: TenantNetwork, progress: Progress, *, flavor: str | None = None
+        self,
+        server_id: str,
+        network: TenantNetwork,
+        progress: Progress,
+        *,
+        further: Sequence[TenantNetwork] = (),
+        flavor: str | None = None,
     ) -> ServiceInstance:
         chosen = self._settings.find_flavor(flavor)
         record = self._ensure_record(server_id, progress)
-        tenant = self._cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
-        if tenant is None:
-            raise CloudObjectMissing(
-                f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",
-                hint="Check neutron_net_id and neutron_subnet_id of the share network subnet.",
-            )
-        around = self._surroundings(record, tenant, progress)
+        tenants = [self._find_tenant_subnet(each) for each in (network, *further)]
+        layouts.refuse_further(record.layout, tenants)
+        record = self._note_further(record, tenants[1:], progress)
+        around = self._surroundings(record, tenants, progress)
         with progress.step("ports"):
+            record = self._remove_left_ports(record, tenants, progress)
             nics = self._ensure_ports(record, around, progress)
+            known = self._description(record, around, nics)
+        # A server that runs is described with a NIC when it has it: documents tell its guest what to find.
+        if record.instance_id is None:
+            self._change(record, progress, known)
         with progress.step("instance"):
-            instance = self._ensure_instance(record, nics, chosen, progress)
+            instance = self._ensure_instance(record, nics, known, chosen, progress)
+            if record.instance_id is not None:
+                self._change(record, progress, known)
         with progress.step("guest ready"):
             self._await_guest(server_id, instance.id, progress)
         made = self.find(server_id)
         if made is None:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
         return made
+
+    def _find_tenant_subnet(self, network: TenantNetwork) -> Subnet:
+        found = self._cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
+        if found is None:
+            raise CloudObjectMissing(
+                f"The cloud has no network {network.net_id} with subnet {network.subnet_id or '(any)'}.",
+                hint="Check neutron_net_id and neutron_subnet_id of the share network subnet.",
+            )
+        return found
 
     def _ensure_record(self, server_id: str, progress: Progress) -> Record:
         """The row, written before anything exists in the cloud, with the keys that the VM is going to have."""
@@ -130,16 +152,31 @@ class CloudServiceInstances:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
         return record
 
-    def _surroundings(self, record: Record, tenant: Subnet, progress: Progress) -> layouts.Surroundings:
+    def _note_further(self, record: Record, subnets: Sequence[Subnet], progress: Progress) -> Record:
+        """Before their ports are made, so that a deletion knows that there may be some."""
+        wanted = tuple(subnet.id for subnet in subnets)
+        if record.further_subnets != wanted:
+            self._change(record, progress, {"further_subnets": list(wanted)})
+        return replace(record, further_subnets=wanted)
+
+    def _change(self, record: Record, progress: Progress, values: Mapping[str, Any]) -> None:
+        with self._store.begin() as tx:
+            progress.fence(tx)
+            records.change(tx, record.id, **values)
+
+    def _surroundings(self, record: Record, tenants: Sequence[Subnet], progress: Progress) -> layouts.Surroundings:
         """The subnets that the server's layout needs; the service subnet is made."""
+        tenant, *further = tenants
         roles = layouts.ROLES[record.layout]
         admin = self._admin_network(record) if "admin" in roles else None
         if admin is not None:
-            layouts.refuse_admin_network(tenant, admin.subnet)
+            for each in tenants:
+                layouts.refuse_admin_network(each, admin.subnet)
         service = None
         if "service" in roles:
             with progress.step("service subnet"):
-                service = self._ensure_service_subnet(record, tenant, admin, progress)
+                beside = [each.cidr for each in (*further, *([admin.subnet] if admin else []))]
+                service = self._ensure_service_subnet(record, tenant, beside, progress)
             management = self._cloud.networks.management_sources(service)
         else:
             assert admin is not None  # noqa: S101  every layout has one of the two
@@ -147,6 +184,7 @@ class CloudServiceInstances:
         return layouts.Surroundings(
             layout=record.layout,
             tenant=tenant,
+            further=tuple(further),
             service=service,
             admin=None if admin is None else admin.subnet,
             management=management,
@@ -167,15 +205,10 @@ class CloudServiceInstances:
         return found
 
     def _ensure_service_subnet(
-        self, record: Record, tenant: Subnet, admin: AdminNetwork | None, progress: Progress
+        self, record: Record, tenant: Subnet, beside: Sequence[Cidr], progress: Progress
     ) -> Subnet:
-        block = self._subnets.allocate(
-            record.id,
-            tenant,
-            layouts.service_subnet_layout(record.layout),
-            progress,
-            beside=() if admin is None else (admin.subnet.cidr,),
-        )
+        layout = layouts.service_subnet_layout(record.layout)
+        block = self._subnets.allocate(record.id, tenant, layout, progress, beside=beside)
         spec = layouts.service_subnet_spec(
             record.layout,
             name=block.name,
@@ -208,19 +241,31 @@ class CloudServiceInstances:
                 with self._store.begin() as tx:
                     progress.fence(tx)
                     records.change(tx, record.id, ports=records.ports_json(known))
-        firewall = layouts.firewall(around, nics, client_ports=self._settings.client_ports)
-        reached = self._ensure_reachable(record.layout, nics)
-        exports = layouts.with_role(nics, layouts.client_role(record.layout))
-        with self._store.begin() as tx:
-            progress.fence(tx)
-            records.change(
-                tx,
-                record.id,
-                management_address=str(reached),
-                export_addresses=[str(port.address) for port in exports],
-                firewall=msgspec.to_builtins(firewall),
-            )
         return tuple(nics)
+
+    def _remove_left_ports(self, record: Record, tenants: Sequence[Subnet], progress: Progress) -> Record:
+        """Take away the tenant NICs on subnets that are not asked for any more."""
+        wanted = {subnet.id for subnet in tenants} | {""}
+        left = [port for port in record.ports if port.role == "tenant" and port.subnet_id not in wanted]
+        for port in left:
+            if record.instance_id is not None:
+                timeout = self._settings.attach_seconds
+                self._cloud.compute.detach_port(record.instance_id, port.port_id, timeout=timeout)
+            self._cloud.networks.delete_port(port.port_id, timeout=self._settings.network_seconds)
+            record = replace(record, ports=tuple(each for each in record.ports if each != port))
+            self._change(record, progress, {"ports": records.ports_json(record.ports)})
+        return record
+
+    def _description(self, record: Record, around: layouts.Surroundings, nics: Sequence[layouts.Nic]) -> dict[str, Any]:
+        """What the row says of a server with these NICs."""
+        firewall = layouts.firewall(around, nics, client_ports=self._settings.client_ports)
+        exports = layouts.with_role(nics, layouts.client_role(record.layout))
+        return {
+            "management_address": str(self._ensure_reachable(record.layout, nics)),
+            "export_addresses": [str(port.address) for port in exports],
+            "firewall": msgspec.to_builtins(firewall),
+            "network_data": config_drive.network_data(layouts.links(record.layout, nics)),
+        }
 
     def _ensure_reachable(self, layout: Layout, nics: Sequence[layouts.Nic]) -> Address:
         """Where the controllers log in. The way to the admin network is the operator's."""
@@ -231,7 +276,12 @@ class CloudServiceInstances:
         return self._cloud.networks.ensure_reachable(port, timeout=self._settings.network_seconds)
 
     def _ensure_instance(
-        self, record: Record, nics: tuple[layouts.Nic, ...], flavor: Flavor, progress: Progress
+        self,
+        record: Record,
+        nics: Sequence[layouts.Nic],
+        known: Mapping[str, Any],
+        flavor: Flavor,
+        progress: Progress,
     ) -> Instance:
         with self._store.read() as tx:
             current = records.find(tx, record.id)
@@ -251,7 +301,7 @@ class CloudServiceInstances:
                 links=layouts.links(record.layout, nics),
                 authorized_keys=(authorized_keys_line(public_of(login)),),
                 host_private_key=host,
-                firewall=current.firewall,
+                firewall=msgspec.convert(known["firewall"], Firewall),
             ),
             tags=self._tags(records.owner(record.id)),
             availability_zone=self._settings.availability_zone,
@@ -314,7 +364,7 @@ class CloudServiceInstances:
 
     def _ports_of(self, server_id: str, record: Record | None) -> list[str]:
         known = [] if record is None else [port.port_id for port in record.ports]
-        if record is not None and len(known) == len(layouts.ROLES[record.layout]):
+        if record is not None and len(known) == len(layouts.ROLES[record.layout]) + len(record.further_subnets):
             return known
         owner = records.owner(server_id)
         listed = [port.id for port in self._cloud.networks.list_ports() if port.tags.get(TAG_OWNER) == owner]

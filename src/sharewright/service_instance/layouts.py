@@ -11,7 +11,8 @@ layout          NICs, in order   SSH is admitted on   clients use               
 
 A service NIC is on a service subnet of ours, a tenant NIC on the tenant's own subnet, an admin NIC on a network of the
 operator's. The default route is the tenant's gateway, or the router's: it carries only replies to clients behind
-routers. Replies to controllers and admins leave by routes of their own NIC's (``Subnet.routes``, ``replies_only``).
+routers. Replies to controllers and admins leave by routes of their own NIC's (``Subnet.routes``, ``replies_only``), and
+so do those on further tenant NICs, which the layouts with one may have, for more subnets of the same share network.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sharewright.errors import CloudError
 from sharewright.guest.document import Firewall
 from sharewright.service_instance.config_drive import Link
 from sharewright.service_instance.contract import InstancePort, Layout, Role
+from sharewright.service_instance.records import is_for
 
 SSH: Final = 22
 ROLES: Final[Mapping[Layout, tuple[Role, ...]]] = {
@@ -36,13 +38,18 @@ ROLES: Final[Mapping[Layout, tuple[Role, ...]]] = {
 }
 
 
+ROUTED_LAYOUTS: Final = tuple(layout for layout, roles in ROLES.items() if "tenant" not in roles)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """The subnets around one server, and from where the controllers log in. ``service`` and ``admin`` are None where
-    the layout has no such NIC; the tenant's subnet is there also where only a router leads to it."""
+    the layout has no such NIC; the tenant's subnet is there also where only a router leads to it. ``further`` are more
+    subnets of the tenant's."""
 
     layout: Layout
     tenant: Subnet
+    further: tuple[Subnet, ...] = ()
     service: Subnet | None
     admin: Subnet | None
     management: tuple[Cidr, ...]
@@ -51,6 +58,12 @@ class Surroundings:
         found = {"service": self.service, "tenant": self.tenant, "admin": self.admin}[role]
         assert found is not None, role  # noqa: S101  the layout has the role
         return found
+
+    def nics(self) -> tuple[tuple[Role, Subnet, str], ...]:
+        """Role, subnet and name of each NIC, in their order. Further ones are the last: they may come later."""
+        first = [(role, self.subnet(role), str(role)) for role in ROLES[self.layout]]
+        more: list[tuple[Role, Subnet, str]] = [("tenant", each, f"tenant-{each.id}") for each in self.further]
+        return (*first, *more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +80,7 @@ def layout_of(*, on_tenant_network: bool, admin_network: bool) -> Layout:
 
 def is_routed(layout: Layout) -> bool:
     """Whether clients come through the tenant's router."""
-    return "tenant" not in ROLES[layout]
+    return layout in ROUTED_LAYOUTS
 
 
 def management_role(layout: Layout) -> Role:
@@ -89,6 +102,23 @@ def service_subnet_spec(
     if not is_routed(layout):
         return ServiceSubnetSpec(name=name, cidr=cidr, tags=tags)
     return ServiceSubnetSpec(name=name, cidr=cidr, tags=tags, routed_to=tenant, tenant_ports=client_ports)
+
+
+def refuse_further(layout: Layout, tenants: Sequence[Subnet]) -> None:
+    """CloudError when a server of this layout cannot be on all these subnets of a tenant's at once."""
+    if len(tenants) > 1 and is_routed(layout):
+        raise CloudError(
+            "The share server is behind the tenant's router and serves one subnet of a share network.",
+            hint="Use one subnet for each availability zone; machines elsewhere reach it through their routers.",
+        )
+    for position, one in enumerate(tenants):
+        for other in tenants[:position]:
+            if one.cidr.overlaps(other.cidr):
+                raise CloudError(
+                    f"The share network's subnets {other.cidr} and {one.cidr} overlap: one address could mean two"
+                    " machines.",
+                    hint="Use subnets with different addresses.",
+                )
 
 
 def refuse_admin_network(tenant: Subnet, admin: Subnet) -> None:
@@ -120,14 +150,13 @@ def port_specs(
         raise CloudError(
             "The cloud names nobody who may log in to service VMs.", hint="An empty list admits everybody."
         )
-    had = {port.role: port for port in known}
     specs: list[tuple[Role, PortSpec]] = []
-    for role in ROLES[around.layout]:
+    for role, subnet, name in around.nics():
+        had = next((port for port in known if is_for(port, role, subnet.id)), None)
         first, *others = _admissions(around, role, client_ports)
         spec = PortSpec(
-            name=f"{server_id}-{role}", subnet=around.subnet(role), tags=tags, outgoing=role == "tenant",
-            allowed_tcp=first.ports, allowed_from=first.sources, also_allowed=tuple(others),
-            **_as_before(had.get(role)),
+            name=f"{server_id}-{name}", subnet=subnet, tags=tags, outgoing=role == "tenant",
+            allowed_tcp=first.ports, allowed_from=first.sources, also_allowed=tuple(others), **_as_before(had),
         )  # fmt: skip
         specs.append((role, spec))
     return tuple(specs)
@@ -178,11 +207,15 @@ def links(layout: Layout, nics: Sequence[Nic]) -> tuple[Link, ...]:
     """NICs with their routes. CloudError when there is no router to reply through where clients come through one."""
     clients = client_role(layout)
     found: list[Link] = []
+    names: set[str] = set()
     for nic in nics:
         subnet = nic.port.subnet
-        if nic.role == "admin":
+        name = nic.role if nic.role not in names else f"{nic.role}-{len(names)}"
+        replies_only = nic.role == "admin" or name != nic.role
+        names.add(name)
+        if replies_only:
             found.append(
-                Link(role=nic.role, port=nic.port, gateway=subnet.gateway, routes=subnet.routes, replies_only=True)
+                Link(name=name, port=nic.port, gateway=subnet.gateway, routes=subnet.routes, replies_only=True)
             )
             continue
         if nic.role == clients and is_routed(layout) and subnet.gateway is None:
@@ -192,5 +225,5 @@ def links(layout: Layout, nics: Sequence[Nic]) -> tuple[Link, ...]:
                 "connect_share_server_to_tenant_network = true.",
             )
         gateway = subnet.gateway if nic.role == clients else None
-        found.append(Link(role=nic.role, port=nic.port, gateway=gateway, routes=subnet.routes))
+        found.append(Link(name=name, port=nic.port, gateway=gateway, routes=subnet.routes))
     return tuple(found)

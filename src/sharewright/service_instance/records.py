@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -26,10 +27,12 @@ class Record:
     layout: Layout
     instance_id: str | None
     service_subnet_id: str | None
+    further_subnets: tuple[str, ...]  # the cloud's ids; written before their ports are made
     ports: tuple[InstancePort, ...]
     management_address: str | None
     export_addresses: tuple[str, ...]
     firewall: Firewall | None
+    network: Mapping[str, Any] | None
     host_key: str
     private_key_secret: str
     host_key_secret: str
@@ -53,6 +56,7 @@ class Record:
             export_addresses=self.export_addresses,
             ports=self.ports,
             firewall=self.firewall,
+            network=self.network,
         )
 
 
@@ -81,6 +85,7 @@ def create(
             id=server_id,
             backend=backend,
             layout=layout,
+            further_subnets=[],
             ports=[],
             export_addresses=[],
             host_key=host_key,
@@ -108,14 +113,20 @@ def ports_json(ports: tuple[InstancePort, ...]) -> list[dict[str, str]]:
     return [asdict(port) for port in ports]
 
 
+def is_for(port: InstancePort, role: Role, subnet_id: str) -> bool:
+    """A server may have several tenant NICs, on different subnets, and one of each other role. A port of an older
+    version, which did not note its subnet, is the only one of its role."""
+    return port.role == role and (role != "tenant" or port.subnet_id in ("", subnet_id))
+
+
 def with_port(ports: tuple[InstancePort, ...], role: Role, port: Port) -> tuple[InstancePort, ...]:
-    """``ports`` with the one of ``role`` replaced, or added at the end."""
+    """``ports`` with the one of this role and subnet replaced, or added at the end."""
     new = InstancePort(
         role=role, port_id=port.id, mac=port.mac, address=str(port.address),
         network_id=port.subnet.network_id, subnet_id=port.subnet.id,
     )  # fmt: skip
-    if any(each.role == role for each in ports):
-        return tuple(new if each.role == role else each for each in ports)
+    if any(is_for(each, role, port.subnet.id) for each in ports):
+        return tuple(new if is_for(each, role, port.subnet.id) else each for each in ports)
     return (*ports, new)
 
 
@@ -169,10 +180,12 @@ def _record(row: Row[Any]) -> Record:
         layout=values["layout"],
         instance_id=values["instance_id"],
         service_subnet_id=values["service_subnet_id"],
+        further_subnets=tuple(values["further_subnets"]),
         ports=tuple(InstancePort(**port) for port in values["ports"]),
         management_address=values["management_address"],
         export_addresses=tuple(values["export_addresses"]),
         firewall=None if values["firewall"] is None else msgspec.convert(values["firewall"], Firewall),
+        network=values["network_data"],
         host_key=values["host_key"],
         private_key_secret=values["private_key_secret"],
         host_key_secret=values["host_key_secret"],

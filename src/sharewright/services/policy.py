@@ -32,7 +32,7 @@ _MEMBER: Final = _names(
     " share:create_snapshot share:delete_snapshot share:snapshot_update"
     " share_snapshot:update_metadata share_snapshot:delete_metadata"
     " share_access_metadata:update share_access_metadata:delete"
-    " share_network:create share_network:update share_network:delete"
+    " share_network:create share_network:update share_network:delete share_network:subnet_create_check"
     " share_network_subnet:create share_network_subnet:delete"
     " share_network_subnet:update_metadata share_network_subnet:delete_metadata"
     " message:delete"

@@ -1,23 +1,28 @@
-"""Subnets of share networks: one per availability zone, or a default one for all zones."""
+"""Subnets of share networks: for an availability zone, or default ones for all zones. The share servers of a zone are
+on all of its subnets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import new_id, utcnow
+from sharewright.service_instance.contract import Layout
+from sharewright.service_instance.layouts import is_routed
 from sharewright.services import share_networks as network_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.validation import check_identifier, check_metadata
 from sharewright.services.work import submit
-from sharewright.states import OperationState, ServerStatus
+from sharewright.states import NetworkStatus, OperationState, ServerStatus
 from sharewright.store.tables import (
     availability_zones,
     operations,
+    pools,
+    service_instances,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -80,36 +85,129 @@ def show(deployment: Deployment, context: RequestContext, share_network_id: str,
         return _find(tx, context, share_network_id, identifier, "share_network_subnet:show")
 
 
-def create(deployment: Deployment, context: RequestContext, share_network_id: str, values: Mapping[str, Any]) -> Record:
-    """Add a subnet for a zone that has none yet. (No backend serves several subnets in one zone.)"""
+def create(
+    deployment: Deployment,
+    context: RequestContext,
+    share_network_id: str,
+    values: Mapping[str, Any],
+    *,
+    several: bool = True,
+) -> Record:
+    """Add a subnet; ``several``: whether the caller may know of more than one in a zone. Share servers that are there
+    already are put on it by an operation, while the share network's status is ``network_change``."""
     checked = check_values(deployment, values)
     with deployment.store.begin() as tx:
-        network_service.find(tx, context, share_network_id, "share_network_subnet:create", lock=True)
-        zone = checked["availability_zone"]
-        check_zone(tx, zone)
-        present = share_network_subnets.c.availability_zone
-        same = select(share_network_subnets.c.id).where(
-            share_network_subnets.c.share_network_id == share_network_id,
-            present.is_(None) if zone is None else present == zone,
-        )
-        if tx.execute(same).first() is not None:
-            where = f"availability zone {zone}" if zone else "all zones (the default one)"
-            raise Conflict(
-                f"Another share network subnet for {where} exists, and no backend supports more than one.",
-                hint="Name another availability zone, or delete that subnet first.",
-            )
+        network = network_service.find(tx, context, share_network_id, "share_network_subnet:create", lock=True)
+        servers = _admit(tx, network, checked, several=several)
+        refusal = next((server["refusal"] for server in servers if server["refusal"]), None)
+        if refusal:
+            raise Conflict(refusal, hint="Use a subnet for another availability zone, or another share network.")
         identifier = insert(tx, share_network_id, checked)
-        return _find(tx, context, share_network_id, identifier, "share_network_subnet:show")
+        if servers:
+            tx.execute(
+                update(share_networks)
+                .where(share_networks.c.id == share_network_id)
+                .values(status=NetworkStatus.NETWORK_CHANGE, updated_at=utcnow())
+            )
+            payload = {"subnet_id": identifier, "availability_zone": checked["availability_zone"]}
+            submit(tx, deployment, context, "add_share_network_subnet", "share_network", share_network_id, payload)
+        record = _find(tx, context, share_network_id, identifier, "share_network_subnet:show")
+    deployment.wake()
+    return record
+
+
+def check_creation(
+    deployment: Deployment, context: RequestContext, share_network_id: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Whether ``create`` would be accepted: ``compatible``, and the same by host. Raises what makes no sense at all."""
+    checked = check_values(deployment, values)
+    with deployment.store.read() as tx:
+        network = network_service.find(tx, context, share_network_id, "share_network:subnet_create_check")
+        servers = _admit(tx, network, checked, several=True)
+    hosts: dict[str, bool] = {}
+    for server in servers:
+        hosts[server["host"]] = hosts.get(server["host"], True) and not server["refusal"]
+    return {"compatible": all(hosts.values()), "hosts_check_result": hosts}
+
+
+def _admit(
+    tx: Connection, network: Mapping[str, Any], values: Mapping[str, Any], *, several: bool
+) -> list[dict[str, Any]]:
+    """The share servers that have to be put on a new subnet, each with the reason why it cannot be ("": it can).
+
+    Raises InvalidInput and Conflict when the subnet does not fit beside those that are there.
+    """
+    zone = values["availability_zone"]
+    check_zone(tx, zone)
+    columns = share_network_subnets.c
+    same = fetch(
+        tx,
+        select(columns.id, columns.neutron_net_id, columns.neutron_subnet_id).where(
+            columns.share_network_id == network["id"], columns.availability_zone.is_not_distinct_from(zone)
+        ),
+    )
+    if not same:
+        return []
+    where = f"availability zone {zone}" if zone else "all zones (the default one)"
+    if not several:
+        raise Conflict(
+            f"Another share network subnet for {where} exists.",
+            hint="API microversion 2.70 and later know several; or name another availability zone.",
+        )
+    if network["status"] != NetworkStatus.ACTIVE:
+        raise InvalidInput(
+            f"Share network {network['id']} is in status '{network['status']}'; it must be '{NetworkStatus.ACTIVE}'.",
+            hint="Wait for the end of the change that is under way.",
+        )
+    if not values["neutron_net_id"] or not all(subnet["neutron_net_id"] for subnet in same):
+        raise Conflict(f"Several share network subnets for {where} need neutron_net_id and neutron_subnet_id each.")
+    if any(subnet["neutron_subnet_id"] == values["neutron_subnet_id"] for subnet in same):
+        raise Conflict(f"Subnet {values['neutron_subnet_id']} is a share network subnet for {where} already.")
+    servers = fetch(
+        tx,
+        select(share_servers.c.id, share_servers.c.backend, share_servers.c.host, service_instances.c.layout)
+        .join(service_instances, service_instances.c.id == share_servers.c.id, isouter=True)
+        .where(
+            share_servers.c.share_network_subnet_id.in_([subnet["id"] for subnet in same]),
+            share_servers.c.status != ServerStatus.DELETING,
+        ),
+    )
+    backends = {server["backend"] for server in servers}
+    unable = {
+        row["backend"]
+        for row in fetch(tx, select(pools.c.backend, pools.c.capabilities).where(pools.c.backend.in_(backends)))
+        if not row["capabilities"].get("network_allocation_update_support")
+    }
+
+    def refusal(server: Mapping[str, Any]) -> str:
+        if not takes_further_subnets(server["layout"]):
+            return f"Share server {server['id']} is behind the tenant's router and can serve one subnet only."
+        if server["backend"] in unable:
+            return f"Share server {server['id']} can serve one subnet only; its backend says so."
+        return ""
+
+    return [{**server, "refusal": refusal(server)} for server in servers]
+
+
+def takes_further_subnets(layout: str | None) -> bool:
+    """Whether a share server of this layout can be put on another subnet while it serves; None: it is being made."""
+    return layout is None or not is_routed(cast(Layout, layout))
 
 
 def remove(deployment: Deployment, context: RequestContext, share_network_id: str, identifier: str) -> None:
     """Delete a subnet that no share uses; its idle share servers are removed by operations."""
     with deployment.store.begin() as tx:
-        network_service.find(tx, context, share_network_id, "share_network_subnet:delete", lock=True)
-        _find(tx, context, share_network_id, identifier, "share_network_subnet:delete")
-        own = select(share_network_subnets.c.id).where(share_network_subnets.c.id == identifier)
+        network = network_service.find(tx, context, share_network_id, "share_network_subnet:delete", lock=True)
+        subnet = _find(tx, context, share_network_id, identifier, "share_network_subnet:delete")
+        if network["status"] == NetworkStatus.NETWORK_CHANGE:
+            raise Conflict(f"Share network {share_network_id} is being changed.", hint="Wait until it is active.")
+        # The servers of its zone are on all subnets of that zone.
+        own = select(share_network_subnets.c.id).where(
+            share_network_subnets.c.share_network_id == share_network_id,
+            share_network_subnets.c.availability_zone.is_not_distinct_from(subnet["availability_zone"]),
+        )
         tx.execute(own.with_for_update())  # subnets before servers: the order in which operations lock them
-        on_it = select(share_servers.c.id).where(share_servers.c.share_network_subnet_id == identifier)
+        on_it = select(share_servers.c.id).where(share_servers.c.share_network_subnet_id.in_(own))
         used = exists().where(
             share_instances.c.share_network_id == share_network_id,
             or_(share_instances.c.share_server_id.in_(on_it), share_instances.c.share_server_id.is_(None)),
@@ -118,7 +216,7 @@ def remove(deployment: Deployment, context: RequestContext, share_network_id: st
             raise Conflict(
                 f"Share network subnet {identifier} cannot be deleted: it has shares.", hint="Delete them first."
             )
-        leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id == identifier)
+        leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(own))
         tx.execute(delete(share_network_subnets).where(share_network_subnets.c.id == identifier))
     deployment.wake()
 

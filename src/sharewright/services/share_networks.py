@@ -11,13 +11,21 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, exists, false,
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.service_instance.layouts import ROUTED_LAYOUTS
 from sharewright.services import share_network_subnets as subnet_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
 from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.transitions import SHARE_NETWORK_STATUSES
+from sharewright.states import NetworkStatus
 from sharewright.store.quotas import release, reserve
-from sharewright.store.tables import share_network_subnets, share_networks, share_servers, shares
+from sharewright.store.tables import (
+    service_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+    shares,
+)
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_networks.c[name] for name in ("id", "name", "created_at", "updated_at", "project_id", "status")
@@ -91,7 +99,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 user_id=context.user_id,
                 name=values.get("name"),
                 description=values.get("description"),
-                status="active",
+                status=NetworkStatus.ACTIVE,
                 created_at=utcnow(),
             )
         )
@@ -122,6 +130,8 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
             raise Conflict(
                 f"Can not delete share network {identifier}, it has {used} share(s).", hint="Delete them first."
             )
+        if network["status"] == NetworkStatus.NETWORK_CHANGE:
+            raise Conflict(f"Share network {identifier} is being changed.", hint="Wait until it is active.")
         subnets = select(share_network_subnets.c.id).where(share_network_subnets.c.share_network_id == identifier)
         tx.execute(subnets.with_for_update())  # subnets before servers: the order in which operations lock them
         subnet_service.leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(subnets))
@@ -150,8 +160,12 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 
 
 def _select() -> Select[Any]:
-    in_use = exists().where(share_servers.c.share_network_id == share_networks.c.id)
-    return select(share_networks, in_use.label("in_use"))
+    servers = share_servers.c.share_network_id == share_networks.c.id
+    in_use = exists().where(servers)
+    routed = exists().where(
+        servers, service_instances.c.id == share_servers.c.id, service_instances.c.layout.in_(ROUTED_LAYOUTS)
+    )
+    return select(share_networks, in_use.label("in_use"), routed.label("has_routed_servers"))
 
 
 def _read(tx: Connection, identifier: str) -> dict[str, Any]:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, false, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, false, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import is_id, utcnow
-from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE_SERVER, SHARE_SERVER_STATUSES
 from sharewright.services.work import submit
 from sharewright.states import ServerStatus
-from sharewright.store.tables import service_instances, share_instances, share_networks, share_servers
+from sharewright.store.tables import (
+    service_instances,
+    share_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+)
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_servers.c[name] for name in ("id", "status", "host", "project_id", "created_at", "updated_at")
@@ -26,7 +32,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
 def list_servers(
     deployment: Deployment, context: RequestContext, filters: Mapping[str, Any], page: Page
 ) -> list[dict[str, Any]]:
-    """The share servers of all projects. One statement."""
+    """The share servers of all projects. Two statements."""
     authorize(context, "share_server:index")
     statement = _select()
     for key in ("host", "status", "project_id"):
@@ -35,21 +41,22 @@ def list_servers(
     if "identifier" in filters:
         statement = statement.where(share_servers.c.id == filters["identifier"])
     if "share_network_subnet_id" in filters:
-        statement = statement.where(share_servers.c.share_network_subnet_id == filters["share_network_subnet_id"])
+        statement = statement.where(_is_on(filters["share_network_subnet_id"]))
     if "share_network_id" in filters:
         wanted = filters["share_network_id"]
         statement = statement.where(or_(share_networks.c.id == wanted, share_networks.c.name == wanted))
     if filters.get("source_share_server_id"):
         statement = statement.where(false())  # servers are not migrated
     with deployment.store.read() as tx:
-        return fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_servers.c.id)
+        servers = fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_servers.c.id)
+        return _with_subnets(tx, servers)
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     """A server, with ``backend_details`` of its service instance (no secrets)."""
     authorize(context, "share_server:show")
     with deployment.store.read() as tx:
-        server = _find(tx, identifier)
+        (server,) = _with_subnets(tx, [_find(tx, identifier)])
         return {**server, "backend_details": _details(tx, server)}
 
 
@@ -90,9 +97,39 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 
 
 def _select() -> Select[Any]:
-    return select(share_servers, share_networks.c.name.label("share_network_name")).join(
-        share_networks, share_networks.c.id == share_servers.c.share_network_id, isouter=True
+    return (
+        select(share_servers, share_networks.c.name.label("share_network_name"), service_instances.c.layout)
+        .join(share_networks, share_networks.c.id == share_servers.c.share_network_id, isouter=True)
+        .join(service_instances, service_instances.c.id == share_servers.c.id, isouter=True)
     )
+
+
+def _is_on(subnet_id: str) -> ColumnElement[bool]:
+    """Servers on a subnet are on all those of its share network that are for the same availability zone."""
+    own, named = share_network_subnets.alias("own"), share_network_subnets.alias("named")
+    return exists().where(
+        own.c.id == share_servers.c.share_network_subnet_id,
+        named.c.id == subnet_id,
+        named.c.share_network_id == own.c.share_network_id,
+        named.c.availability_zone.is_not_distinct_from(own.c.availability_zone),
+    )
+
+
+def _with_subnets(tx: Connection, servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Attach the ids of the subnets that each server is on, the oldest first."""
+    columns = share_network_subnets.c
+    networks = {server["share_network_id"] for server in servers}
+    rows = fetch(
+        tx,
+        select(columns.id, columns.share_network_id, columns.availability_zone)
+        .where(columns.share_network_id.in_(networks))
+        .order_by(columns.created_at, columns.id),
+    )
+    zones = {row["id"]: (row["share_network_id"], row["availability_zone"]) for row in rows}
+    for server in servers:
+        place = zones.get(server["share_network_subnet_id"])
+        server["subnet_ids"] = [key for key, value in zones.items() if place is not None and value == place]
+    return servers
 
 
 def _find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, Any]:

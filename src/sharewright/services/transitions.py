@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharewright.errors import Forbidden, InvalidInput, SharewrightError
-from sharewright.states import ServerStatus, ShareStatus, SnapshotStatus
+from sharewright.states import NetworkStatus, ServerStatus, ShareStatus, SnapshotStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,4 +85,4 @@ SHARE_SERVER: Final[Mapping[str, Transition]] = {
     ),
 }
 SHARE_SERVER_STATUSES: Final = ("active", "error", "deleting", "creating", "inactive")
-SHARE_NETWORK_STATUSES: Final = ("active", "error", "network_change")
+SHARE_NETWORK_STATUSES: Final = (NetworkStatus.ACTIVE, NetworkStatus.ERROR, NetworkStatus.NETWORK_CHANGE)

@@ -365,6 +365,8 @@ service_instances = Table(  # what service_instance knows of the VM behind a ser
     Column("ports", JSON, nullable=False, default=list),  # [{"role", "port_id", "mac", "address"}] in NIC order
     Column("management_address", String(64)),
     Column("export_addresses", JSON, nullable=False, default=list),
+    Column("further_subnets", JSON, nullable=False, default=list, server_default="[]"),  # of the tenant's
+    Column("network_data", JSON),  # NICs, addresses and routes, as documents carry them
     Column("firewall", JSON),  # guest.document.Firewall, as every document for this server must carry it
     Column("host_key", Text),  # public; pinned
     Column("private_key_secret", ID),  # names the row in secrets

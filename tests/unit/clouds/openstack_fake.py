@@ -434,6 +434,15 @@ class FakeOpenStack:
             case "GET", ["servers", identifier, "os-interface"] if identifier in self.servers:
                 found = self.servers[identifier]["ports"]
                 return 200, {"interfaceAttachments": [{"port_id": each} for each in found]}
+            case "POST", ["servers", identifier, "os-interface"] if identifier in self.servers:
+                port_id = asked.body["interfaceAttachment"]["port_id"]
+                self.servers[identifier]["ports"].append(port_id)
+                return 200, {"interfaceAttachment": {"port_id": port_id, "port_state": "ACTIVE"}}
+            case "DELETE", ["servers", identifier, "os-interface", port_id] if identifier in self.servers:
+                if port_id not in self.servers[identifier]["ports"]:
+                    return 404, {"itemNotFound": {"message": f"Port {port_id} could not be found.", "code": 404}}
+                self.servers[identifier]["ports"].remove(port_id)
+                return 202, None
             case "POST", ["servers", identifier, "action"] if identifier in self.servers:
                 server = self.servers[identifier]
                 if "os-getConsoleOutput" in asked.body:

@@ -20,20 +20,25 @@ from hypothesis import strategies as st
 from sharewright.clouds.addresses import choose_address, derived_mac, dhcp_range, first_host, last_host
 from sharewright.clouds.contract import Flavor, Port, Subnet
 from sharewright.clouds.libvirt.domain import (
+    PCI_DEVICES,
+    SPARE_PCI_PORTS,
     TARGETS,
     UNITS,
     Machine,
+    Mark,
     define,
     disk_name,
     find_disk,
+    find_nic,
     free_slot,
+    mark_element,
     read_mark,
     volume_disk,
 )
 from sharewright.clouds.libvirt.images import Image, adopt_image, config_drive
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.records import Locks, Records, write_atomically
-from sharewright.clouds.libvirt.xml import render
+from sharewright.clouds.libvirt.xml import attribute, render
 from sharewright.errors import CloudCapacityExceeded, CloudError, DeadlineExceeded
 from sharewright.identifiers import new_id
 
@@ -63,6 +68,27 @@ def machine(
 
 
 # ---- machines ----
+
+
+def test_there_is_room_for_nics_that_come_later(tmp_path: Path) -> None:
+    document = ET.fromstring(render(define(machine(tmp_path))))
+    devices = len(document.findall("devices/interface")) + PCI_DEVICES
+    assert len(document.findall("devices/controller[@model='pcie-root-port']")) == devices + SPARE_PCI_PORTS
+    assert document.find("devices/controller[@model='pcie-root']") is not None
+
+
+def test_a_nic_is_found_by_its_mac(tmp_path: Path) -> None:
+    document = ET.fromstring(render(define(machine(tmp_path))))
+    found = find_nic(document, "52:54:00:00:00:01")
+    assert found is not None
+    assert attribute(found, "target", "dev") == "swp0123456789"
+    assert find_nic(document, "52:54:00:00:00:02") is None
+
+
+@pytest.mark.parametrize("qualified", [True, False])
+def test_a_mark_is_read_as_it_was_written(qualified: bool) -> None:
+    mark = Mark(tags={"sharewright": "d", "odd": '<&">'}, ports=("p1", "p2"), image=Path("/images/1"))
+    assert read_mark(render(mark_element(mark, qualified=qualified))) == mark
 
 
 def test_a_machine_has_what_it_needs_and_nothing_else(tmp_path: Path) -> None:

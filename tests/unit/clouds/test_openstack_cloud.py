@@ -354,6 +354,22 @@ def test_a_new_server(fake: FakeOpenStack, world: World) -> None:
     assert len(fake.servers) == 1
 
 
+def test_further_ports_are_plugged_in_and_out(fake: FakeOpenStack, world: World) -> None:
+    first, second = port(), port()
+    made = world.compute.ensure_instance(instance_spec(first), timeout=SECONDS)
+    fake.fail("POST", "/os-interface$", 0, moment="after")  # Nova did it, and its answer is lost
+    for _ in range(2):
+        again = world.compute.ensure_instance(instance_spec(first, second), timeout=SECONDS)
+        assert (again.id, fake.servers[made.id]["ports"]) == (made.id, [first.id, second.id])
+    for _ in range(2):
+        world.compute.detach_port(made.id, second.id, timeout=SECONDS)
+    assert fake.servers[made.id]["ports"] == [first.id]
+    world.compute.detach_port(new_id(), second.id, timeout=SECONDS)
+    fake.fail("POST", "/os-interface$", 400, "Failed to attach network adapter device")
+    with pytest.raises(CloudError, match="network adapter"):
+        world.compute.ensure_instance(instance_spec(first, second), timeout=SECONDS)
+
+
 def test_a_lost_answer_makes_no_second_server(fake: FakeOpenStack, world: World) -> None:
     fake.fail("POST", "/servers$", 0, moment="after")
     instance = world.compute.ensure_instance(instance_spec(), timeout=SECONDS)

@@ -128,10 +128,10 @@ def test_from_drive_to_server(vm: Machine) -> None:
         "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 table 100 onlink",
         "route replace 10.1.0.0/24 via 10.254.0.1 dev eth0 metric 1024 onlink",
         "route replace unreachable 0.0.0.0/0 table 100",
-        "rule add from 10.254.0.5/32 lookup 100 priority 1000",
         "route replace 192.168.7.0/24 dev eth1 table 101",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 table 101 onlink",
         "route replace 0.0.0.0/0 via 192.168.7.1 dev eth1 onlink",
+        "rule add from 10.254.0.5/32 lookup 100 priority 1000",
         "rule add from 192.168.7.9/32 lookup 101 priority 1001",
     ]
     assert "rule add from fd00:1::9/128 lookup 102 priority 1002" in six
@@ -204,6 +204,16 @@ def test_the_last_documents_firewall_goes_before_the_drives(vm: Machine) -> None
     vm.write("var/lib/sharewright/firewall.json", json.dumps({"firewall": later}))
     assert boot(vm)[0] == 0
     assert "ip saddr { 192.168.7.0/24 }" in vm.read("nft")
+
+
+def test_the_last_documents_network_goes_before_the_drives(vm: Machine) -> None:
+    """A NIC that was plugged in after the VM was made is on no config drive."""
+    insert_drive(vm, user_data(network_data=NETWORK))
+    service, tenant = NETWORK["networks"][:2]
+    later = {"links": NETWORK["links"], "networks": [service, {**tenant, "ip_address": "192.168.7.77"}]}
+    vm.write("var/lib/sharewright/network.json", json.dumps(later))
+    status, said = boot(vm)
+    assert (status, "10.254.0.5/28 192.168.7.77/24 after" in said) == (0, True), said
 
 
 def test_routes_for_replies_only_are_in_the_nics_own_table(vm: Machine) -> None:

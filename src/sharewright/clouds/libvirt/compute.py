@@ -6,6 +6,7 @@ import contextlib
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,11 @@ from sharewright.clouds.libvirt.domain import (
     Mark,
     define,
     find_disk,
+    find_nic,
     free_slot,
     is_uuid,
+    mark_element,
+    nic,
     read_mark,
     volume_disk,
 )
@@ -31,7 +35,7 @@ from sharewright.clouds.libvirt.records import Locks
 from sharewright.clouds.libvirt.storage import LibvirtVolumes
 from sharewright.clouds.libvirt.xml import NAMESPACE, parse, render
 from sharewright.clouds.tags import tags_to_store
-from sharewright.errors import CloudError, CloudObjectMissing, DeadlineExceeded
+from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, DeadlineExceeded
 from sharewright.identifiers import new_id, short_hash
 
 POLL_SECONDS = 0.05
@@ -93,9 +97,10 @@ class LibvirtCompute:
                 raise CloudError(
                     f"A virtual machine named {spec.name} exists and is not ours.", hint="Rename or remove it."
                 )
-            elif mark.ports != tuple(port.id for port in spec.ports):
+            elif not set(mark.ports) <= {port.id for port in spec.ports}:
                 raise CloudError(f"Instance {spec.name} exists with other ports.", hint="Delete it first.")
             else:
+                self._plug(domain, mark, spec)
                 self._start(domain, max(0.0, end - time.monotonic()))
             with self._connection.use(f"reading instance {spec.name}"):
                 return _instance(domain, tags if mark is None else mark.tags)
@@ -177,6 +182,17 @@ class LibvirtCompute:
             pass
         self._volumes.release(volume_id, instance_id)
 
+    def detach_port(self, instance_id: str, port_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        end = time.monotonic() + timeout
+        record = self._networks.port_record(port_id)
+        with contextlib.suppress(CloudObjectMissing), self._hold(instance_id, timeout) as domain:
+            if record is not None:
+                self._unplug(domain, record["mac"], end)
+            mark = self._mark(domain)
+            if mark is not None and port_id in mark.ports:
+                self._note_ports(domain, mark, tuple(each for each in mark.ports if each != port_id))
+
     def console_log(self, instance_id: str, *, length: int = 8192) -> str:
         cloud_calls.count += 1
         if not is_uuid(instance_id):
@@ -241,12 +257,7 @@ class LibvirtCompute:
         image = images.adopt_image(Path(spec.image) if spec.image else self._layout.default_image, self._layout.images)
         kernel = image.directory / images.KERNEL if image.kernel_arguments is not None else None
         chosen = self.accelerator(kernel)
-        taps: dict[str, str] = {}
-        for port in spec.ports:
-            record = self._networks.port_record(port.id)
-            if record is None:
-                raise CloudObjectMissing(f"There is no port {port.id} for {spec.name}.", hint="Make the port again.")
-            taps[port.id] = record["device"]
+        taps = self._taps(spec)
         self._networks.restore()
         machine = Machine(
             id=instance_id,
@@ -288,6 +299,67 @@ class LibvirtCompute:
 
     def _console(self, instance_id: str) -> Path:
         return self._layout.consoles / f"{instance_id}.log"
+
+    # ---- NICs of a machine that exists ----
+
+    def _plug(self, domain: Any, mark: Mark, spec: InstanceSpec) -> None:
+        """Give the machine the ports that it lacks, now and at its next start."""
+        missing = [port for port in spec.ports if port.id not in mark.ports]
+        if not missing:
+            return
+        taps = self._taps(spec)
+        self._networks.restore()
+        for port in missing:
+            network = self._networks.network_name(port.subnet.network_id)
+            with self._connection.use(f"plugging a NIC into {spec.name}"):
+                flags = sum(flag for flag, each in _documents(domain).items() if find_nic(each, port.mac) is None)
+                try:
+                    if flags:
+                        domain.attachDeviceFlags(render(nic(port, network, taps[port.id])), flags)
+                except libvirt.libvirtError as error:
+                    if "PCI" not in str(error):
+                        raise
+                    raise CloudCapacityExceeded(
+                        f"{spec.name} has no room for another NIC while it runs: {error}.",
+                        hint="A share server that is made anew has it.",
+                    ) from error
+        self._note_ports(domain, mark, tuple(port.id for port in spec.ports))
+
+    def _unplug(self, domain: Any, mac: str, end: float) -> None:
+        with self._connection.use("unplugging a NIC"):
+            while True:
+                present = {
+                    flag: found
+                    for flag, document in _documents(domain).items()
+                    if (found := find_nic(document, mac)) is not None
+                }
+                if not present:
+                    return
+                for flag, found in present.items():
+                    try:
+                        domain.detachDeviceFlags(render(found), flag)
+                    except libvirt.libvirtError as error:
+                        if error.get_error_code() not in LETTING_GO:
+                            raise
+                if time.monotonic() >= end:
+                    raise DeadlineExceeded(f"The instance did not let go of its NIC {mac} in time.")
+                time.sleep(POLL_SECONDS)
+
+    def _note_ports(self, domain: Any, mark: Mark, ports: tuple[str, ...]) -> None:
+        text = render(mark_element(replace(mark, ports=ports), qualified=False))
+        with self._connection.use("noting an instance's ports"):
+            flags = sum(_documents(domain))
+            domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "sharewright", NAMESPACE, flags)
+
+    def _taps(self, spec: InstanceSpec) -> dict[str, str]:
+        """The devices of the spec's ports on this host, by their ids. CloudObjectMissing when there is no such port."""
+        taps: dict[str, str] = {}
+        for port in spec.ports:
+            record = self._networks.port_record(port.id)
+            if record is None:
+                raise CloudObjectMissing(f"There is no port {port.id} for {spec.name}.", hint="Make the port again.")
+            taps[port.id] = record["device"]
+        return taps
 
     # ---- life and death ----
 

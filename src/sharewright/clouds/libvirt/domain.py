@@ -18,6 +18,8 @@ from sharewright.errors import CloudCapacityExceeded
 TARGETS = 256
 UNITS = 64
 TRANSLATION_CACHE_MIB = 256
+PCI_DEVICES = 4  # besides NICs: two disks, the SCSI controller, the random number generator
+SPARE_PCI_PORTS = 4  # for NICs that are plugged in while the machine runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +44,9 @@ def define(machine: Machine) -> ET.Element:
     root = ET.Element("domain", {"type": "kvm" if machine.accelerator == "kvm" else "qemu"})
     add(root, "name", machine.name)
     add(root, "uuid", machine.id)
-    mark = ET.SubElement(add(root, "metadata"), ours("instance"))
-    for key, value in sorted(machine.tags.items()):
-        ET.SubElement(mark, ours("tag"), {"key": key, "value": value})
-    for port in machine.ports:
-        ET.SubElement(mark, ours("port"), {"id": port.id})
-    ET.SubElement(mark, ours("image"), {"path": str(machine.image.directory)})
+    ports = tuple(port.id for port in machine.ports)
+    mark = Mark(tags=machine.tags, ports=ports, image=machine.image.directory)
+    add(root, "metadata").append(mark_element(mark))
     add(root, "memory", str(machine.flavor.memory_mib), unit="MiB")
     add(root, "vcpu", str(machine.flavor.vcpus), placement="static")
     _boot(root, machine)
@@ -90,14 +89,11 @@ def _devices(devices: ET.Element, machine: Machine) -> None:
     add(config, "readonly")
     add(devices, "controller", type="scsi", index=0, model="virtio-scsi")
     add(devices, "controller", type="usb", model="none")
+    add(devices, "controller", type="pci", index=0, model="pcie-root")
+    for _ in range(PCI_DEVICES + len(machine.ports) + SPARE_PCI_PORTS):
+        add(devices, "controller", type="pci", model="pcie-root-port")
     for port in machine.ports:
-        nic = add(devices, "interface", type="network")
-        add(nic, "mac", address=port.mac)
-        add(nic, "source", network=machine.networks[port.id])
-        add(nic, "target", dev=machine.taps[port.id])
-        add(nic, "model", type="virtio")
-        if port.subnet.mtu != 1500:
-            add(nic, "mtu", size=port.subnet.mtu)
+        devices.append(nic(port, machine.networks[port.id], machine.taps[port.id]))
     # libvirt's log daemon writes the console, and keeps it from growing without end.
     serial = add(devices, "serial", type="file")
     add(serial, "source", path=machine.console)
@@ -106,6 +102,25 @@ def _devices(devices: ET.Element, machine: Machine) -> None:
     rng = add(devices, "rng", model="virtio")
     add(rng, "backend", "/dev/urandom", model="random")
     add(devices, "panic", model="isa")
+
+
+def nic(port: Port, network: str, tap: str) -> ET.Element:
+    """A machine's NIC on a network of libvirt's, which has that name."""
+    interface = ET.Element("interface", {"type": "network"})
+    add(interface, "mac", address=port.mac)
+    add(interface, "source", network=network)
+    add(interface, "target", dev=tap)
+    add(interface, "model", type="virtio")
+    if port.subnet.mtu != 1500:
+        add(interface, "mtu", size=port.subnet.mtu)
+    return interface
+
+
+def find_nic(document: ET.Element, mac: str) -> ET.Element | None:
+    for interface in document.findall("devices/interface"):
+        if attribute(interface, "mac", "address") == mac:
+            return interface
+    return None
 
 
 def _file_disk(parent: ET.Element, path: Path | str, format_: str, name: str, bus: str) -> ET.Element:
@@ -171,6 +186,19 @@ class Mark:
     tags: Mapping[str, str]
     ports: tuple[str, ...]
     image: Path | None
+
+
+def mark_element(mark: Mark, *, qualified: bool = True) -> ET.Element:
+    """``qualified`` False: without our namespace, which libvirt adds by itself where it changes one element."""
+    name = ours if qualified else str
+    root = ET.Element(name("instance"))
+    for key, value in sorted(mark.tags.items()):
+        ET.SubElement(root, name("tag"), {"key": key, "value": value})
+    for port_id in mark.ports:
+        ET.SubElement(root, name("port"), {"id": port_id})
+    if mark.image is not None:
+        ET.SubElement(root, name("image"), {"path": str(mark.image)})
+    return root
 
 
 def read_mark(metadata: str) -> Mark:

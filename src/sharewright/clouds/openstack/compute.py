@@ -10,7 +10,7 @@ from typing import Any
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection as Sdk
 
-from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, cloud_calls
+from sharewright.clouds.contract import Flavor, Instance, InstanceSpec, Port, cloud_calls
 from sharewright.clouds.openstack import placement
 from sharewright.clouds.openstack.cinder import AVAILABLE, DETACHING, IN_USE, MOVING
 from sharewright.clouds.openstack.connection import PATIENCE, Connection, block_storage
@@ -70,8 +70,10 @@ class OpenStackCompute:
                 server_id = self._create(spec, tags, deadline)
                 server = self._await_creation(server_id, spec.name, deadline)
             else:
-                self._check_ports(server, spec, deadline)
+                missing = self._missing_ports(server, spec, deadline)
                 server = self._run(server, deadline)
+                for port in missing:
+                    self._attach_port(server, port, deadline)
             return _instance(server)
 
     def find_instance(self, instance_id: str) -> Instance | None:
@@ -233,6 +235,22 @@ class OpenStackCompute:
                 raise
         return True
 
+    def detach_port(self, instance_id: str, port_id: str, *, timeout: float) -> None:
+        cloud_calls.count += 1
+        deadline = Deadline(timeout)
+        if self._look(instance_id, deadline) is None or port_id not in self._port_ids(instance_id, deadline):
+            return
+        with contextlib.suppress(CloudObjectMissing):
+            self._connection.call(
+                f"unplugging port {port_id} from instance {instance_id}",
+                lambda sdk: sdk.compute.delete_server_interface(port_id, server=instance_id),
+                deadline=deadline,
+            )
+        wait = Wait(f"port {port_id} to be unplugged", deadline, self._paces.volume_detached)
+        while port_id in self._port_ids(instance_id, deadline):
+            wait.pause("plugged")
+        wait.done()
+
     # ---- creation ----
 
     def _create(self, spec: InstanceSpec, tags: dict[str, str], deadline: Deadline) -> str:
@@ -289,14 +307,35 @@ class OpenStackCompute:
                 return server
             wait.pause(_status(server))
 
-    def _check_ports(self, server: Server, spec: InstanceSpec, deadline: Deadline) -> None:
-        interfaces = self._connection.call(
-            "listing a server's ports",
-            lambda sdk: list(sdk.compute.server_interfaces(str(server.id))),
-            deadline=deadline,
-        )
-        if server.status != "BUILD" and {str(each.port_id) for each in interfaces} != {port.id for port in spec.ports}:
+    def _missing_ports(self, server: Server, spec: InstanceSpec, deadline: Deadline) -> list[Port]:
+        """Those that the server has still to get. CloudError when it has others."""
+        if server.status == "BUILD":
+            return []
+        present = self._port_ids(str(server.id), deadline)
+        if not present <= {port.id for port in spec.ports}:
             raise CloudError(f"Instance {spec.name} exists with other ports.", hint="Delete it first.")
+        return [port for port in spec.ports if port.id not in present]
+
+    def _port_ids(self, server_id: str, deadline: Deadline) -> set[str]:
+        interfaces = self._connection.call(
+            "listing a server's ports", lambda sdk: list(sdk.compute.server_interfaces(server_id)), deadline=deadline
+        )
+        return {str(each.port_id) for each in interfaces}
+
+    def _attach_port(self, server: Server, port: Port, deadline: Deadline) -> None:
+        """Nova answers when the NIC is in the server."""
+        server_id = str(server.id)
+
+        def present(sdk: Sdk) -> bool | None:
+            return True if port.id in {str(each.port_id) for each in sdk.compute.server_interfaces(server_id)} else None
+
+        def make(sdk: Sdk) -> bool:
+            sdk.compute.create_server_interface(server_id, port_id=port.id)
+            return True
+
+        self._connection.create(
+            f"plugging port {port.name} into server {server.name}", make, again=present, deadline=deadline
+        )
 
     # ---- life and death ----
 

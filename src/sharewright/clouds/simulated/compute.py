@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
@@ -50,28 +51,46 @@ class SimulatedCompute:
                 tx.execute(
                     "INSERT INTO flavors VALUES (?, ?, ?)", (instance_id, spec.flavor.vcpus, spec.flavor.memory_mib)
                 )
-                for position, port_id in enumerate(wanted):
-                    taken = tx.execute(
-                        "UPDATE ports SET instance_id = ?, position = ? WHERE deployment = ? AND id = ?"
-                        " AND instance_id IS NULL",
-                        (instance_id, position, self._deployment, port_id),
-                    )
-                    if taken.rowcount != 1:
-                        raise CloudObjectMissing(
-                            f"Port {port_id} for instance {spec.name} does not exist or is in use.",
-                            hint="Make the port again.",
-                        )
+                network = _user_data(spec.files).get("network_data")
+                if network is not None:
+                    tx.execute("INSERT INTO guest_networks VALUES (?, ?)", (instance_id, dump(network)))
+                self._plug(tx, instance_id, wanted, spec.name)
                 self._boot(tx, instance_id)
             else:
                 ports = tx.execute(
                     "SELECT id FROM ports WHERE instance_id = ? ORDER BY position", (row["id"],)
                 ).fetchall()
-                if [port["id"] for port in ports] != wanted:
+                present = [port["id"] for port in ports]
+                if not set(present) <= set(wanted):
                     raise CloudError(f"Instance {spec.name} exists with other ports.", hint="Delete it first.")
+                missing = [port_id for port_id in wanted if port_id not in present]
+                self._plug(tx, row["id"], missing, spec.name, first=len(present))
                 if not row["running"]:
                     self._boot(tx, row["id"])
             row = tx.execute(query, (self._deployment, spec.name)).fetchone()
         return _instance(row)
+
+    def _plug(
+        self, tx: sqlite3.Connection, instance_id: str, port_ids: Sequence[str], name: str, *, first: int = 0
+    ) -> None:
+        for position, port_id in enumerate(port_ids, first):
+            taken = tx.execute(
+                "UPDATE ports SET instance_id = ?, position = ? WHERE deployment = ? AND id = ?"
+                " AND instance_id IS NULL",
+                (instance_id, position, self._deployment, port_id),
+            )
+            if taken.rowcount != 1:
+                raise CloudObjectMissing(
+                    f"Port {port_id} for instance {name} does not exist or is in use.", hint="Make the port again."
+                )
+
+    def detach_port(self, instance_id: str, port_id: str, *, timeout: float) -> None:
+        with self._state.call("detach_port", timeout=timeout), self._state.transaction() as tx:
+            tx.execute(
+                "UPDATE ports SET instance_id = NULL, position = NULL WHERE deployment = ? AND id = ?"
+                " AND instance_id = ?",
+                (self._deployment, port_id, instance_id),
+            )
 
     def find_instance(self, instance_id: str) -> Instance | None:
         with self._state.call("find_instance"), self._state.transaction(write=False) as tx:
@@ -186,13 +205,22 @@ class SimulatedCompute:
         )
 
 
+def _user_data(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Ours; nothing when the config drive has none."""
+    try:
+        found = json.loads(files.get("user_data", b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _keys(files: Mapping[str, bytes]) -> tuple[str, list[str]]:
     """The public host key and the authorised public keys that the config drive gives the VM ("" and [] when none).
 
     Only public parts are kept.
     """
     try:
-        user_data = json.loads(files["user_data"])
+        user_data = _user_data(files)
         private = serialization.load_ssh_private_key(user_data["ssh_host_ed25519_key"].encode(), None)
         public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return public.decode(), [str(line) for line in user_data["authorized_keys"]]

@@ -39,6 +39,7 @@ from sharewright.guest.program import extension as default_extension
 from sharewright.identifiers import new_id
 
 PROGRAM = "simulated"
+NETWORK_WORDS = "configure the network"
 EXTENSION_WORDS = "serve what the extension's part of the document says"
 POLL_SECONDS = 0.02
 GIBIBYTE = 2**30
@@ -90,6 +91,11 @@ class SimulatedGuests:
                 )
             tx.execute("UPDATE instances SET generation = ? WHERE id = ?", (document.generation, instance["id"]))
             changed: list[str] = []
+            if self._network_differs(tx, instance["id"], document):
+                tx.execute(
+                    "INSERT OR REPLACE INTO guest_networks VALUES (?, ?)", (instance["id"], dump(document.network))
+                )
+                changed.append(NETWORK_WORDS)
             unmounted, busy = self._remove(tx, instance["id"], document, changed)
             shares = [
                 msgspec.structs.replace(
@@ -109,6 +115,7 @@ class SimulatedGuests:
                 shares=tuple(shares),
                 unmounted=unmounted,
                 busy=busy,
+                missing_nics=_missing_nics(tx, instance["id"], document),
                 changed=tuple(changed),
                 boot_id=instance["boot_id"],
                 program=PROGRAM,
@@ -132,8 +139,12 @@ class SimulatedGuests:
             ]
             if self._differs(tx, instance["id"], document):
                 changed.append(EXTENSION_WORDS)
+            missing = _missing_nics(tx, instance["id"], document)
+            if missing or self._network_differs(tx, instance["id"], document):
+                changed.append(NETWORK_WORDS)
             return State(
                 generation=instance["generation"],
+                missing_nics=missing,
                 shares=tuple(
                     msgspec.structs.replace(
                         self._observe_share(tx, instance["id"], share), **moves, **self._used.get(share.id, {})
@@ -356,7 +367,16 @@ class SimulatedGuests:
     def _differs(self, tx: sqlite3.Connection, instance_id: str, document: Document) -> bool:
         return document.extension is not None and load(dump(document.extension)) != _section(tx, instance_id)
 
+    def _network_differs(self, tx: sqlite3.Connection, instance_id: str, document: Document) -> bool:
+        """From what the last document or, before the first, the config drive says."""
+        return document.network is not None and load(dump(document.network)) != _network(tx, instance_id)
+
     # ---- for tests ----
+
+    def network(self, instance_id: str) -> Any:
+        """The network data that the guest goes by; None when it was never told any."""
+        with self._state.transaction(write=False) as tx:
+            return _network(tx, instance_id)
 
     def use(self, share_id: str, **values: int | None) -> None:
         """What this object's observe tells of a share from now on: sizes and traffic of ShareState."""
@@ -405,6 +425,17 @@ def parser_of(extension: bytes | None) -> Callable[[object], object]:
     exec(compile(extension, "extension.py", "exec", dont_inherit=True), module)  # noqa: S102 - the driver's own code
     parse: Callable[[object], object] = module["parse"]
     return parse
+
+
+def _network(tx: sqlite3.Connection, instance_id: str) -> Any:
+    row = tx.execute("SELECT data FROM guest_networks WHERE instance_id = ?", (instance_id,)).fetchone()
+    return None if row is None else load(row["data"])
+
+
+def _missing_nics(tx: sqlite3.Connection, instance_id: str, document: Document) -> tuple[str, ...]:
+    macs = {row["mac"] for row in tx.execute("SELECT mac FROM ports WHERE instance_id = ?", (instance_id,))}
+    wanted = [link["ethernet_mac_address"] for link in (document.network or {}).get("links", ())]
+    return tuple(mac for mac in wanted if mac not in macs)
 
 
 def _section(tx: sqlite3.Connection, instance_id: str) -> Any:

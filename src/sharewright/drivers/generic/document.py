@@ -23,10 +23,17 @@ SMB_PORT: Final = 445
 
 
 def build_document(
-    store: Store, server_id: str, firewall: Firewall | None, open_key: Callable[[str], str], *, advance: bool = True
+    store: Store,
+    server_id: str,
+    firewall: Firewall | None,
+    open_key: Callable[[str], str],
+    *,
+    network: Any = None,
+    advance: bool = True,
 ) -> Document:
-    """The whole desired state of a server. Raises NotFound when its row is gone. ``open_key`` opens a rule's sealed
-    access key, or raises ConfigurationError; the guest then refuses that rule.
+    """The whole desired state of a server; ``firewall`` and ``network`` are its service instance's. Raises NotFound
+    when its row is gone. ``open_key`` opens a rule's sealed access key, or raises ConfigurationError; the guest then
+    refuses that rule.
 
     Taking the next generation locks the server's row, so documents of one server are read one after another: the one
     with the higher generation has seen everything that the lower one saw. ``advance=False`` (for observing) reads
@@ -107,6 +114,7 @@ def build_document(
         server_id=server_id,
         generation=generation,
         firewall=None if firewall is None else _narrowed(firewall, smb=smb),
+        network=network,
         shares=tuple(
             Share(
                 id=row.id,

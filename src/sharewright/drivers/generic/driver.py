@@ -7,7 +7,7 @@ number of concurrent changes on a server costs few round trips. What the driver 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sqlalchemy import Connection, select
@@ -21,10 +21,16 @@ from sharewright.drivers.generic.healing import heal
 from sharewright.drivers.generic.moves import find_move
 from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
-from sharewright.drivers.generic.records import InstanceRecord, find_instance, read_instance, remember
+from sharewright.drivers.generic.records import (
+    InstanceRecord,
+    find_instance,
+    instances_on,
+    read_instance,
+    remember,
+)
 from sharewright.drivers.generic.release import release_volume, remove_volume, within
 from sharewright.drivers.generic.resize import grow_volume
-from sharewright.drivers.generic.servers import record_subnet, server_flavor, tenant_network
+from sharewright.drivers.generic.servers import ServerSubnet, record_subnets, server_flavor, server_subnets
 from sharewright.drivers.generic.shrink import Shrinker
 from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
 from sharewright.drivers.generic.usage import share_usage
@@ -39,7 +45,7 @@ from sharewright.errors import (
 from sharewright.guest.document import Document, ShareState, State
 from sharewright.identifiers import derived_id
 from sharewright.progress import Progress
-from sharewright.service_instance.contract import ServiceInstance, ServiceInstances, TenantNetwork
+from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
 from sharewright.settings import Backend
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances
@@ -105,9 +111,26 @@ class GenericDriver:
         )
 
     def create_server(self, server_id: str, progress: Progress) -> None:
-        network = tenant_network(self._store, server_id)
-        record_subnet(self._store, self._cloud, server_id, network, progress)
-        self._ensure_service_instance(server_id, network, progress)
+        subnets = server_subnets(self._store, server_id)
+        record_subnets(self._store, self._cloud, subnets, progress)
+        self._ensure_service_instance(server_id, subnets, progress)
+
+    def update_server_networks(self, server_id: str, progress: Progress) -> Mapping[str, Sequence[ExportLocation]]:
+        subnets = server_subnets(self._store, server_id)
+        record_subnets(self._store, self._cloud, subnets, progress)
+        server = self._ensure_service_instance(server_id, subnets, progress)
+        with progress.step("guest"):
+            state = self._converge(server, progress)
+        if state.missing_nics:
+            raise GuestUnreachable(
+                f"The share server does not see its NIC {', '.join(state.missing_nics)} yet.",
+                hint="If it stays so, see the kernel's messages on its console.",
+            )
+        return {
+            each.id: self._export_locations(each.id, each.protocol, server)
+            for each in instances_on(self._store, server_id)
+            if each.filesystem_ready
+        }
 
     def delete_server(self, server_id: str, progress: Progress) -> None:
         self._instances.delete(server_id, progress)
@@ -121,13 +144,18 @@ class GenericDriver:
             document=lambda server: self._document(server, advance=False),
             converge=lambda: self._converge(self._server(server_id), progress),
             make_again=lambda: self._ensure_service_instance(
-                server_id, tenant_network(self._store, server_id), progress
+                server_id, server_subnets(self._store, server_id), progress
             ),
+            locations=self._export_locations,
             progress=progress,
         )
 
-    def _ensure_service_instance(self, server_id: str, network: TenantNetwork, progress: Progress) -> ServiceInstance:
-        return self._instances.ensure(server_id, network, progress, flavor=server_flavor(self._store, server_id))
+    def _ensure_service_instance(
+        self, server_id: str, subnets: Sequence[ServerSubnet], progress: Progress
+    ) -> ServiceInstance:
+        first, *further = [each.network for each in subnets]
+        flavor = server_flavor(self._store, server_id)
+        return self._instances.ensure(server_id, first, progress, further=further, flavor=flavor)
 
     # ---- shares ----
 
@@ -151,7 +179,7 @@ class GenericDriver:
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
             remember(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
-        return self._export_locations(record, server)
+        return self._export_locations(record.id, record.protocol, server)
 
     def delete_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
@@ -330,7 +358,9 @@ class GenericDriver:
             raise GuestUnreachable(error.message, hint=error.hint) from error
 
     def _document(self, server: ServiceInstance, *, advance: bool = True) -> Document:
-        return build_document(self._store, server.id, server.firewall, self._open_key, advance=advance)
+        return build_document(
+            self._store, server.id, server.firewall, self._open_key, network=server.network, advance=advance
+        )
 
     def _server(self, server_id: str) -> ServiceInstance:
         server = self._instances.find(server_id)
@@ -339,14 +369,14 @@ class GenericDriver:
         return server
 
     @staticmethod
-    def _export_locations(record: InstanceRecord, server: ServiceInstance) -> Sequence[ExportLocation]:
+    def _export_locations(share_instance_id: str, protocol: str, server: ServiceInstance) -> Sequence[ExportLocation]:
         return [
             *(
-                ExportLocation(path=export_path(record.protocol, address, record.id), preferred=position == 0)
+                ExportLocation(path=export_path(protocol, address, share_instance_id), preferred=position == 0)
                 for position, address in enumerate(server.export_addresses)
             ),
             *(
-                ExportLocation(path=export_path(record.protocol, address, record.id), is_admin_only=True)
+                ExportLocation(path=export_path(protocol, address, share_instance_id), is_admin_only=True)
                 for address in server.admin_addresses
             ),
         ]

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TypeAlias
 
 import structlog
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import select
 
 from sharewright.clouds.contract import Cloud
-from sharewright.drivers.generic.exports import address_of, moved
+from sharewright.drivers.contract import ExportLocation
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.drivers.generic.records import instances_on
+from sharewright.drivers.generic.servers import server_subnets
 from sharewright.drivers.generic.usage import changed_usage, write_usage
+from sharewright.drivers.locations import write_locations
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
 from sharewright.guest.document import Document, State
-from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
+from sharewright.service_instance.layouts import is_routed
 from sharewright.store.database import Store
-from sharewright.store.tables import share_export_locations, share_instances
+from sharewright.store.tables import share_export_locations, share_instances, shares
 
 log = structlog.get_logger()
+
+# Of a share instance, by its id and protocol.
+Locations: TypeAlias = Callable[[str, str, ServiceInstance], Sequence[ExportLocation]]
 
 
 def heal(
@@ -34,12 +39,14 @@ def heal(
     document: Callable[[ServiceInstance], Document],
     converge: Callable[[], State],
     make_again: Callable[[], ServiceInstance],
+    locations: Locations,
     progress: Progress,
 ) -> bool:
     """Look first and act only on a difference. False: the server is not (wholly) back; look again later.
 
     ``make_again`` is called when the cloud says that the VM does not exist any more: the new one has the addresses,
-    keys and export paths of the old, and all data are on the volumes.
+    keys and export paths of the old, and all data are on the volumes. Also when the server is not on the subnets that
+    it should be on: it gets the NICs that it lacks. ``locations`` are the export locations of a share instance.
     """
     server = instances.find(server_id)
     if server is None:
@@ -58,11 +65,20 @@ def heal(
             return False
         log.warning("service instance is gone, making it again", share_server=server_id)
         server = make_again()
+    elif not _is_on_its_subnets(store, server):
+        with progress.step("networks"):
+            try:
+                server = make_again()
+                seen.clear()
+            except CloudUnavailable:
+                raise
+            except CloudError as error:  # its clients on the other subnets come first
+                log.warning("share server lacks a network", share_server=server_id, reason=error.message)
     with progress.step("guest"):
         try:
             state = seen[0] if seen else _observe(instances, server, document(server))
             if state is not None:  # as it should be, volumes included: the cloud need not be asked
-                _record(store, server, state, progress)
+                _record(store, server, state, locations, progress)
                 return True
         except (GuestError, NotFound) as error:
             log.warning("share server does not answer", share_server=server_id, reason=error.message)
@@ -75,7 +91,7 @@ def heal(
         except (GuestError, NotFound) as error:
             log.warning("share server does not answer", share_server=server_id, reason=error.message)
             return False
-    _record(store, server, state, progress)
+    _record(store, server, state, locations, progress)
     for share in state.shares:
         if share.error:
             log.warning(
@@ -144,47 +160,42 @@ def _attach_missing(
     return complete
 
 
-def _record(store: Store, server: ServiceInstance, state: State, progress: Progress) -> None:
+def _is_on_its_subnets(store: Store, server: ServiceInstance) -> bool:
+    """Whether the server has a NIC on each of the tenant's subnets that it should be on, and on no other."""
+    if is_routed(server.layout):
+        return True
+    nics = sum(port.role == "tenant" for port in server.ports)
+    return nics == len(server_subnets(store, server.id))
+
+
+def _record(
+    store: Store,
+    server: ServiceInstance,
+    state: State,
+    locations: Locations,
+    progress: Progress,
+) -> None:
     """Keep what is in use; make export locations agree with the server's addresses. Of shares and locations only what
     differs is written."""
     with store.read() as tx:
         usage = changed_usage(tx, state)
-        paths = _moved_locations(tx, server)
-    if not usage and not paths and state.usage is None:
+        present: dict[tuple[str, str], set[str]] = {}
+        for row in tx.execute(
+            select(share_export_locations.c.share_instance_id, share_export_locations.c.path, shares.c.protocol)
+            .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
+            .join(shares, shares.c.id == share_instances.c.share_id)
+            .where(share_instances.c.share_server_id == server.id)
+        ):
+            present.setdefault((row.share_instance_id, row.protocol), set()).add(row.path)
+    changed: dict[str, Sequence[ExportLocation]] = {}
+    for (instance_id, protocol), paths in present.items():
+        wanted = locations(instance_id, protocol, server)
+        if {location.path for location in wanted} != paths:
+            changed[instance_id] = wanted
+    if not usage and not changed and state.usage is None:
         return
     with store.begin() as tx:
         progress.fence(tx)
         write_usage(tx, server.id, usage, state.usage)
-        if paths:
-            tx.execute(
-                share_export_locations.update()
-                .where(share_export_locations.c.id == bindparam("location"))
-                .values(path=bindparam("new_path"), updated_at=bindparam("now")),
-                paths,
-            )
-
-
-def _moved_locations(tx: Connection, server: ServiceInstance) -> list[dict[str, object]]:
-    """Export locations whose address the server has no longer get one that it has instead; their ids stay."""
-    locations = tx.execute(
-        select(
-            share_export_locations.c.id,
-            share_export_locations.c.share_instance_id,
-            share_export_locations.c.path,
-            share_export_locations.c.is_admin_only,
-        )
-        .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
-        .where(share_instances.c.share_server_id == server.id)
-        .order_by(share_export_locations.c.preferred.desc(), share_export_locations.c.id)
-    ).all()
-    changed: list[dict[str, object]] = []
-    groups: dict[tuple[str, bool], list[Any]] = {}
-    for location in locations:
-        groups.setdefault((location.share_instance_id, location.is_admin_only), []).append(location)
-    for (_, is_admin_only), group in groups.items():
-        wanted = server.admin_addresses if is_admin_only else server.export_addresses
-        present = {address_of(location.path) for location in group}
-        stale = [location for location in group if address_of(location.path) not in wanted]
-        for location, address in zip(stale, (each for each in wanted if each not in present), strict=False):
-            changed.append({"location": location.id, "new_path": moved(location.path, address), "now": utcnow()})
-    return changed
+        for instance_id, value in changed.items():
+            write_locations(tx, instance_id, value)

@@ -76,8 +76,8 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "dedupe": False,
             "compression": False,
             "security_service_update_support": False,
-            "network_allocation_update_support": False,
-            "share_server_multiple_subnet_support": False,
+            "network_allocation_update_support": settings.connect_share_server_to_tenant_network,
+            "share_server_multiple_subnet_support": settings.connect_share_server_to_tenant_network,
             "mount_point_name_support": False,
         },
     )

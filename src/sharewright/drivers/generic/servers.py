@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from sqlalchemy import select
 
 from sharewright.clouds.contract import Cloud
@@ -13,27 +16,48 @@ from sharewright.store.database import Store
 from sharewright.store.tables import share_network_subnets, share_networks, share_servers
 
 
-def tenant_network(store: Store, server_id: str) -> TenantNetwork:
-    """From the server's share network subnet. Raises NotFound; CloudObjectMissing when the subnet names no network."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSubnet:
+    """A share network subnet that a server serves: its row's id, and what the cloud knows it by."""
+
+    id: str
+    network: TenantNetwork
+
+
+def server_subnets(store: Store, server_id: str) -> list[ServerSubnet]:
+    """Those of the share network that are for the same availability zone as the server's own, which comes first.
+    Raises NotFound; CloudObjectMissing when one names no network."""
+    own, each = share_network_subnets.alias("own"), share_network_subnets.alias("each")
     with store.read() as tx:
-        row = tx.execute(
-            select(
-                share_network_subnets.c.neutron_net_id,
-                share_network_subnets.c.neutron_subnet_id,
-                share_networks.c.project_id,
+        rows = tx.execute(
+            select(each.c.id, each.c.neutron_net_id, each.c.neutron_subnet_id, share_networks.c.project_id)
+            .select_from(share_servers)
+            .join(own, own.c.id == share_servers.c.share_network_subnet_id)
+            .join(
+                each,
+                (each.c.share_network_id == own.c.share_network_id)
+                & each.c.availability_zone.is_not_distinct_from(own.c.availability_zone),
             )
-            .join(share_networks, share_networks.c.id == share_network_subnets.c.share_network_id)
-            .join(share_servers, share_servers.c.share_network_subnet_id == share_network_subnets.c.id)
+            .join(share_networks, share_networks.c.id == each.c.share_network_id)
             .where(share_servers.c.id == server_id)
-        ).one_or_none()
-    if row is None:
+            .order_by((each.c.id == own.c.id).desc(), each.c.created_at, each.c.id)
+        ).all()
+    if not rows:
         raise NotFound(f"Share server {server_id} or its share network subnet does not exist any more.")
-    if row.neutron_net_id is None:
+    if any(row.neutron_net_id is None for row in rows):
         raise CloudObjectMissing(
             "The share network's subnet names no network.",
             hint="Create a share network with neutron_net_id and neutron_subnet_id.",
         )
-    return TenantNetwork(net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id)
+    return [
+        ServerSubnet(
+            id=row.id,
+            network=TenantNetwork(
+                net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id
+            ),
+        )
+        for row in rows
+    ]
 
 
 def server_flavor(store: Store, server_id: str) -> str | None:
@@ -42,29 +66,30 @@ def server_flavor(store: Store, server_id: str) -> str | None:
         return tx.execute(select(share_servers.c.flavor).where(share_servers.c.id == server_id)).scalar_one_or_none()
 
 
-def record_subnet(store: Store, cloud: Cloud, server_id: str, network: TenantNetwork, progress: Progress) -> None:
-    """Learn the tenant's subnet from the cloud and keep what the API shows of it. Raises CloudObjectMissing."""
+def record_subnets(store: Store, cloud: Cloud, subnets: Sequence[ServerSubnet], progress: Progress) -> None:
+    """Learn the tenant's subnets from the cloud and keep what the API shows of them. Raises CloudObjectMissing."""
     with progress.step("tenant subnet"):
-        subnet = cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
-        if subnet is None:
-            raise CloudObjectMissing(
-                f"The share network refers to network {network.net_id}, subnet {network.subnet_id or '(first)'}, which "
-                "the cloud does not have, or not for this project.",
-                hint="Create the network, or a share network that names an existing one.",
-            )
-        with store.begin() as tx:
-            progress.fence(tx)
-            server = select(share_servers.c.share_network_subnet_id).where(share_servers.c.id == server_id)
-            tx.execute(
-                share_network_subnets.update()
-                .where(share_network_subnets.c.id == server.scalar_subquery())
-                .values(
-                    network_type=subnet.network_type,
-                    segmentation_id=subnet.segmentation_id,
-                    cidr=str(subnet.cidr),
-                    gateway=None if subnet.gateway is None else str(subnet.gateway),
-                    ip_version=subnet.cidr.version,
-                    mtu=subnet.mtu,
-                    updated_at=utcnow(),
+        for each in subnets:
+            network = each.network
+            subnet = cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
+            if subnet is None:
+                raise CloudObjectMissing(
+                    f"The share network refers to network {network.net_id}, subnet {network.subnet_id or '(first)'}, "
+                    "which the cloud does not have, or not for this project.",
+                    hint="Create the network, or a share network that names an existing one.",
                 )
-            )
+            with store.begin() as tx:
+                progress.fence(tx)
+                tx.execute(
+                    share_network_subnets.update()
+                    .where(share_network_subnets.c.id == each.id)
+                    .values(
+                        network_type=subnet.network_type,
+                        segmentation_id=subnet.segmentation_id,
+                        cidr=str(subnet.cidr),
+                        gateway=None if subnet.gateway is None else str(subnet.gateway),
+                        ip_version=subnet.cidr.version,
+                        mtu=subnet.mtu,
+                        updated_at=utcnow(),
+                    )
+                )

@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from . import extension, usage
+from . import extension, network, usage
 from . import facts as observing
 from .cloning import give_identity
 from .desired import Desired, Share, mount_path
@@ -21,6 +21,7 @@ from .samba import find_samba, take_step
 from .smb import is_served, share_section, wanted_accounts
 from .unmounting import UNMOUNT_SECONDS, unmount
 
+NETWORK_WORDS = "configure the network"
 FILE_ACTIONS = ("write_fstab", "write_exports", "start_nfs", "export")
 SMB_PREFIX = "smb_"
 FAILURES = {
@@ -44,6 +45,7 @@ class Outcome:
         "export_error",
         "extension",
         "formatted",
+        "missing_nics",
         "smb_error",
         "timings",
         "unmounted",
@@ -52,6 +54,7 @@ class Outcome:
     def __init__(self, *, acted: bool) -> None:
         self.acted = acted
         self.unmounted: list[str] = []
+        self.missing_nics: list[str] = []
         self.busy: dict[str, str] = {}
         self.changed: list[str] = []
         self.copy_errors: dict[str, str] = {}
@@ -69,6 +72,7 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     """Make the server what the document says; the answer's State. Call with the apply lock held."""
     outcome = Outcome(acted=True)
     started = time.monotonic()
+    _configure_network(host, desired, outcome)  # first: the firewall names the NICs
     if desired.moves or host.exists(MOVES):
         from . import moving  # late: most documents have no share that moves
 
@@ -119,6 +123,23 @@ def _is_export(action: Action) -> bool:
     return action.kind in FILE_ACTIONS or action.kind.startswith(SMB_PREFIX)
 
 
+def _configure_network(host: Host, desired: Desired, outcome: Outcome) -> None:
+    if desired.network is None:
+        return
+    started = time.monotonic()
+    data = desired.network
+    outcome.missing_nics = network.missing_nics(host, data)
+    if outcome.missing_nics or not network.is_configured(host, data):
+        if outcome.acted:
+            network.configure(host, data)
+            outcome.missing_nics = network.missing_nics(host, data)
+        outcome.changed.append(NETWORK_WORDS)
+    text = json.dumps(data, sort_keys=True)
+    if outcome.acted and host.read(network.SAVED) != text:
+        host.replace(network.SAVED, text, 0o600)
+    outcome.add_time("network", started)
+
+
 def _load_firewall(host: Host, plan: Plan, outcome: Outcome, desired: Desired) -> None:
     for action in plan.actions:
         if action.kind == "load_firewall":
@@ -141,12 +162,13 @@ def observe(host: Host, desired: Desired) -> dict[str, object]:
     """The State without changing anything; ``changed`` says what an apply would do."""
     outcome = Outcome(acted=False)
     started = time.monotonic()
+    _configure_network(host, desired, outcome)
     facts = observing.gather(host, desired, wait=False)
     if desired.moves:
         from . import moving
 
         desired, facts = moving.settle(host, desired, facts, act=False)
-        outcome.changed = [f"copy share {share.id}" for share in moving.tasks(host, desired)]
+        outcome.changed += [f"copy share {share.id}" for share in moving.tasks(host, desired)]
     plan = make_plan(facts, desired)
     outcome.changed += [action.words for action in plan.actions]
     _extend(host, desired, plan, outcome)
@@ -234,6 +256,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
         "shares": shares,
         "unmounted": outcome.unmounted,
         "busy": outcome.busy,
+        "missing_nics": outcome.missing_nics,
         "changed": outcome.changed,
         "timings": outcome.timings,
         "extension": outcome.extension,

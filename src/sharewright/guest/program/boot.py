@@ -3,8 +3,8 @@
 Order matters: the firewall is in force before any NIC is up, and sshd gets its host key before it starts. Without a
 config drive the copy from the last boot serves, so that a server whose drive was detached still comes back.
 
-Addresses come from ``network_data`` in our user data; where that has none, from the drive's network_data.json, which
-Nova writes as it sees fit.
+Addresses are those of the last document; before there is one, of ``network_data`` in our user data; where that has
+none, those of the drive's own network_data.json, which Nova writes as it sees fit.
 """
 
 from __future__ import annotations
@@ -48,12 +48,21 @@ def boot(host: Host, *, drive_seconds: float = 20.0, nic_seconds: float = 15.0) 
     say(f"firewall after {time.monotonic() - started:.2f} s")
     set_hostname(host, drive["meta_data"])
     install_keys(host, ours)
-    addresses = network.configure(host, addresses_of(drive), device_seconds=nic_seconds)
+    addresses = network.configure(host, saved_network(host) or addresses_of(drive), device_seconds=nic_seconds)
     say(f"addresses {' '.join(addresses) or 'none'} after {time.monotonic() - started:.2f} s")
     copy = {**drive, "user_data": {k: v for k, v in ours.items() if k in COPIED}}
     text = json.dumps(copy, sort_keys=True)
     if host.read(DRIVE_COPY) != text:
         host.replace(DRIVE_COPY, text, 0o600)
+
+
+def saved_network(host: Host) -> dict[str, object] | None:
+    """The network data of the last document, if it had any: NICs may have been added since the VM was made."""
+    try:
+        saved = json.loads(host.read(network.SAVED))
+    except ValueError:
+        return None
+    return saved if isinstance(saved, dict) else None
 
 
 def addresses_of(drive: dict[str, dict[str, object]]) -> dict[str, object]:

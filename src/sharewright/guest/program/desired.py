@@ -10,6 +10,7 @@ import re
 
 from . import extension
 from .host import SHARES, Refusal
+from .network import macs_of, placements
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class Share:
 
 
 class Desired:
-    """A whole document. ``firewall`` is None when the document leaves it as it is; ``ports`` are its client ports;
+    """A whole document. ``firewall`` is None when the document leaves it as it is, and so is ``network``; ``ports`` are
+    the firewall's client ports;
     ``extension`` is what the extension understood of its part, None when there is none."""
 
     __slots__ = (
@@ -147,6 +149,7 @@ class Desired:
         "extension",
         "firewall",
         "generation",
+        "network",
         "ports",
         "saved_firewall",
         "server_id",
@@ -162,6 +165,7 @@ class Desired:
         firewall: dict[str, list[str]] | None = None,
         ports: list[int] | None = None,
         saved_firewall: dict[str, object] | None = None,
+        network: dict[str, object] | None = None,
         device_timeout: float = 30.0,
         extension: object = None,
     ) -> None:
@@ -171,6 +175,7 @@ class Desired:
         self.firewall = firewall
         self.ports = ports or []
         self.saved_firewall = saved_firewall
+        self.network = network
         self.device_timeout = device_timeout
         self.extension = extension
 
@@ -220,7 +225,7 @@ def parse_document(value: object) -> Desired:
         value,
         "document",
         ("server_id", "generation", "shares"),
-        ("firewall", "device_timeout", "extension", "format_version"),
+        ("firewall", "network", "device_timeout", "extension", "format_version"),
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
@@ -245,6 +250,7 @@ def parse_document(value: object) -> Desired:
         firewall=parsed,
         ports=ports,
         saved_firewall=firewall if isinstance(firewall, dict) else None,
+        network=_network_data(document.get("network")),
         device_timeout=float(timeout),
         extension=_extension(document.get("extension")),
     )
@@ -259,6 +265,16 @@ def parse_freeze(value: object) -> FreezeRequest:
     return FreezeRequest(
         _text(table["share_id"], "share_id", UUID), _text(table["token"], "token", UUID), float(seconds)
     )
+
+
+def _network_data(value: object) -> dict[str, object] | None:
+    if value is None:
+        return None
+    table = _table(value, "network", ("links", "networks"), ("services",))
+    placements(table, {mac: mac for mac in macs_of(table)})  # Refusal when it is malformed
+    if not macs_of(table):
+        raise Refusal("invalid", "network has no links.")
+    return table
 
 
 def _extension(section: object) -> object:

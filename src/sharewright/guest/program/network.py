@@ -11,9 +11,10 @@ import ipaddress
 import json
 
 from .firewall import interfaces
-from .host import RUN, CommandFailed, Host, Refusal, polls
+from .host import RUN, STATE, CommandFailed, Host, Refusal, polls
 
 APPLIED = f"{RUN}/network.json"
+SAVED = f"{STATE}/network.json"  # of the last document; it goes before the config drive's, which never changes
 FIRST_TABLE = 100
 FIRST_PRIORITY = 1000
 METRIC = 1024  # of routes besides the default one, in the main table: a NIC's own subnet goes before them
@@ -51,7 +52,7 @@ class Placement:
 
 
 def placements(data: dict[str, object], names: dict[str, str]) -> tuple[dict[str, int], list[Placement]]:
-    """network_data.json → MTU per interface name, and the addresses. Refusal (invalid) when it is malformed; a link
+    """Network data → MTU per interface name, and the addresses. Refusal (invalid) when it is malformed; a link
     whose MAC no NIC has is left out."""
     try:
         nics: dict[str, str] = {}
@@ -106,23 +107,35 @@ def _prefix(netmask: str) -> str:
     return str(length)
 
 
-def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The lines for ``ip -batch``, and the lines that undo the rules again, by address family: "" is IPv4 and what
-    both families share, "-6" the rest. (A rule's family is taken from the option only; without one it is IPv4.)"""
+class Commands:
+    """What ``ip`` is to be told, by address family: "" is IPv4 and what both families share, "-6" the rest. (A rule's
+    family is taken from the option only; without one it is IPv4.) ``lines`` may be repeated, ``rules`` may not."""
+
+    __slots__ = ("lines", "rules")
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {"": [], "-6": []}
+        self.rules: dict[str, list[str]] = {"": [], "-6": []}
+
+    def plain(self) -> dict[str, dict[str, list[str]]]:
+        return {"lines": self.lines, "rules": self.rules}
+
+
+def commands(mtus: dict[str, int], addresses: list[Placement]) -> Commands:
+    made = Commands()
     # Addresses first: a NIC announces those that it has when it comes up (arp_notify, ndisc_notify).
-    shared = [f"link set dev {nic} mtu {mtu}" for nic, mtu in mtus.items()]
+    shared = made.lines[""]
+    shared += [f"link set dev {nic} mtu {mtu}" for nic, mtu in mtus.items()]
     for place in addresses:
         # The address is ours alone by the cloud's allocation; waiting for duplicate detection would delay the start.
         nodad = " nodad" if place.address.version == 6 else ""
         shared.append(f"address replace {place.address} dev {place.nic}{nodad}")
     shared += [f"link set dev {nic} up" for nic in mtus]
-    batch: dict[str, list[str]] = {"": shared, "-6": []}
-    undoing: dict[str, list[str]] = {"": [], "-6": []}
     for index, place in enumerate(addresses):
         six = place.address.version == 6
-        lines = batch["-6" if six else ""]
+        family = "-6" if six else ""
+        lines = made.lines[family]
         table, priority = FIRST_TABLE + index, FIRST_PRIORITY + index
-        host_address = str(place.address.ip)
         # Not the connected route's "src": the kernel refuses a tentative IPv6 address there, and the rule implies it.
         lines.append(f"route replace {place.address.network} dev {place.nic} table {table}")
         for destination, gateway in place.routes:
@@ -133,37 +146,84 @@ def batches(mtus: dict[str, int], addresses: list[Placement]) -> tuple[dict[str,
             lines.append(f"route replace {destination} via {gateway} dev {place.nic}{metric} onlink")
         if not any(destination.endswith("/0") for destination, _ in place.routes):
             lines.append(f"route replace unreachable {'::/0' if six else '0.0.0.0/0'} table {table}")
-        rule = f"from {host_address}/{128 if six else 32} lookup {table} priority {priority}"
-        lines.append(f"rule add {rule}")
-        undoing["-6" if six else ""].append(f"rule del {rule}")
-    return batch, undoing
+        host_address = f"{place.address.ip}/{128 if six else 32}"
+        made.rules[family].append(f"from {host_address} lookup {table} priority {priority}")
+    return made
+
+
+def macs_of(data: dict[str, object]) -> list[str]:
+    return [str(link.get("ethernet_mac_address", "")).lower() for link in _dictionaries(data, "links")]
+
+
+def missing_nics(host: Host, data: dict[str, object]) -> list[str]:
+    """MACs of the data's links that no NIC has."""
+    names = interfaces(host)
+    return [mac for mac in macs_of(data) if mac not in names]
+
+
+def is_configured(host: Host, data: dict[str, object]) -> bool:
+    """Whether :meth:`configure` has been told the same, for the NICs that are there, since the last boot."""
+    return bool(_applied(host).get("done")) and _applied(host).get("wanted") == _wanted(host, data)[1].plain()
+
+
+def _wanted(host: Host, data: dict[str, object]) -> tuple[list[str], Commands, list[str]]:
+    """The NICs that the data speaks of and that are there, what to tell ``ip``, the addresses."""
+    mtus, addresses = placements(data, interfaces(host))
+    return list(mtus), commands(mtus, addresses), [str(place.address) for place in addresses]
+
+
+def _applied(host: Host) -> dict[str, object]:
+    try:
+        found = json.loads(host.read(APPLIED) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def configure(host: Host, data: dict[str, object], *, device_seconds: float = 15.0) -> list[str]:
-    """Bring the NICs up as ``data`` says and return the addresses. A second run with the same data does nothing."""
-    macs = [str(link.get("ethernet_mac_address", "")).lower() for link in _dictionaries(data, "links")]
-    names: dict[str, str] = {}
+    """Bring the NICs up as ``data`` says and return the addresses. A second run with the same data does nothing. Rules
+    of addresses that stay are not touched, so connections to them go on."""
     for _ in polls(device_seconds, 0.1):  # drivers may still be loading
-        names = interfaces(host)
-        if all(mac in names for mac in macs):
+        if not missing_nics(host, data):
             break
-    mtus, addresses = placements(data, names)
-    if macs and not mtus:
-        raise Refusal("invalid", f"No NIC has any of the MACs {', '.join(macs)} of network_data.json.")
-    _harden(host, list(mtus))
-    batch, undoing = batches(mtus, addresses)
-    try:
-        before = json.loads(host.read(APPLIED) or "{}")
-    except ValueError:
-        before = {}
-    if before.get("batch") != batch:
-        for family in ("", "-6"):
-            lines = [*before.get("undoing", {}).get(family, []), *batch[family]]
-            if lines:
-                text = "".join(f"{line}\n" for line in lines)
-                host.run("ip", *filter(None, [family]), "-batch", "-", data=text, timeout=30.0).check()
-        host.replace(APPLIED, json.dumps({"batch": batch, "undoing": undoing}), 0o600)
-    return [str(place.address) for place in addresses]
+    nics, wanted, addresses = _wanted(host, data)
+    if macs_of(data) and not nics:
+        raise Refusal("invalid", f"No NIC has any of the MACs {', '.join(macs_of(data))} of network_data.json.")
+    _harden(host, nics)
+    before = _applied(host)
+    if before.get("done") and before.get("wanted") == wanted.plain():
+        return addresses
+    # The rules that may be there, also those of a run that was cut short.
+    rules = _rules(before)
+    mark = {"wanted": wanted.plain(), "rules": {f: sorted({*rules[f], *wanted.rules[f]}) for f in rules}, "done": False}
+    host.replace(APPLIED, json.dumps(mark), 0o600)
+    again = not before.get("done", True)
+    for family in ("", "-6"):
+        old, new = rules[family], wanted.rules[family]
+        gone = old if again else [rule for rule in old if rule not in new]
+        if gone:
+            # It goes on after a rule that is not there.
+            _ip(host, family, [f"rule del {rule}" for rule in gone], force=True)
+        lines = wanted.lines[family] + [f"rule add {rule}" for rule in new if again or rule not in old]
+        if lines:
+            _ip(host, family, lines)
+    host.replace(APPLIED, json.dumps({**mark, "rules": wanted.rules, "done": True}), 0o600)
+    return addresses
+
+
+def _rules(applied: dict[str, object]) -> dict[str, list[str]]:
+    # "undoing": of the program's versions before, which the server may have booted with.
+    found = applied.get("rules", applied.get("undoing"))
+    if not isinstance(found, dict):
+        return {"": [], "-6": []}
+    return {f: [str(rule).removeprefix("rule del ") for rule in found.get(f) or []] for f in ("", "-6")}
+
+
+def _ip(host: Host, family: str, lines: list[str], *, force: bool = False) -> None:
+    options = [*filter(None, [family]), *(["-force"] if force else []), "-batch", "-"]
+    done = host.run("ip", *options, data="".join(f"{line}\n" for line in lines), timeout=30.0)
+    if not force:
+        done.check()
 
 
 def _harden(host: Host, nics: list[str]) -> None:

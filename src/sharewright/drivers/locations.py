@@ -1,0 +1,44 @@
+"""The rows of a share instance's export locations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from sharewright.drivers.contract import ExportLocation
+from sharewright.identifiers import derived_id, new_id, utcnow
+from sharewright.store.tables import share_export_locations
+
+
+def write_locations(tx: Connection, share_instance_id: str, locations: Sequence[ExportLocation]) -> None:
+    """Make the rows those of ``locations``. Where a path takes another's place, the row and its id stay."""
+    table = share_export_locations
+    rows = tx.execute(select(table).where(table.c.share_instance_id == share_instance_id).order_by(table.c.id)).all()
+    ids = {row.id for row in rows}
+    now = utcnow()
+    for admins in (False, True):
+        wanted = {each.path: each for each in locations if each.is_admin_only is admins}
+        present = {row.path: row for row in rows if row.is_admin_only is admins}
+        stale = [row for path, row in present.items() if path not in wanted]
+        new = [each for path, each in wanted.items() if path not in present]
+        changed = [(present[path], each) for path, each in wanted.items() if path in present]
+        changed = [(row, each) for row, each in changed if row.preferred != each.preferred]
+        for row, each in [*changed, *zip(stale, new, strict=False)]:
+            values = {"path": each.path, "preferred": each.preferred, "metadata": dict(each.metadata)}
+            tx.execute(table.update().where(table.c.id == row.id).values(**values, updated_at=now))
+        for row in stale[len(new) :]:
+            tx.execute(table.delete().where(table.c.id == row.id))
+        for each in new[len(stale) :]:
+            identifier = derived_id("export_location", share_instance_id, each.path)
+            tx.execute(
+                table.insert().values(
+                    id=new_id() if identifier in ids else identifier,  # a row that has had this path has another now
+                    share_instance_id=share_instance_id,
+                    path=each.path,
+                    is_admin_only=admins,
+                    preferred=each.preferred,
+                    metadata=dict(each.metadata),
+                    created_at=now,
+                )
+            )
