@@ -94,7 +94,7 @@ class CloudServiceInstances:
         chosen = self._settings.find_flavor(flavor)
         record = self._ensure_record(server_id, progress)
         tenants = [self._find_tenant_subnet(each) for each in (network, *further)]
-        layouts.refuse_further(record.layout, tenants)
+        layouts.refuse_tenants(record.layout, tenants)
         record = self._note_further(record, tenants[1:], progress)
         around = self._surroundings(record, tenants, progress)
         with progress.step("ports"):

@@ -104,8 +104,15 @@ def service_subnet_spec(
     return ServiceSubnetSpec(name=name, cidr=cidr, tags=tags, routed_to=tenant, tenant_ports=client_ports)
 
 
-def refuse_further(layout: Layout, tenants: Sequence[Subnet]) -> None:
-    """CloudError when a server of this layout cannot be on all these subnets of a tenant's at once."""
+def refuse_tenants(layout: Layout, tenants: Sequence[Subnet]) -> None:
+    """CloudError when a server of this layout cannot serve all these subnets of a tenant's at once."""
+    if is_routed(layout) and any(tenant.cidr.version == 6 for tenant in tenants):
+        raise CloudError(
+            "The share network's subnet is IPv6. The share server would be behind the tenant's router, on a service"
+            " subnet, and these are IPv4.",
+            hint="Use an IPv4 subnet, or servers on the tenant's own network: "
+            "connect_share_server_to_tenant_network = true.",
+        )
     if len(tenants) > 1 and is_routed(layout):
         raise CloudError(
             "The share server is behind the tenant's router and serves one subnet of a share network.",

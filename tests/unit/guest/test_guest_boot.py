@@ -238,6 +238,13 @@ def test_before_the_first_document_admins_are_not_admitted_either(vm: Machine) -
     assert "2049" not in vm.read("nft")
 
 
+def test_ipv6_packets_are_taken_by_the_nic_that_has_the_address(vm: Machine) -> None:
+    insert_drive(vm, user_data())
+    assert boot(vm)[0] == 0
+    assert 'iifname "eth0" ip6 daddr != { fe80::/10, ff00::/8 } drop' in vm.read("nft")
+    assert 'iifname "eth1" ip6 daddr != { fd00:1::9, fe80::/10, ff00::/8 } drop' in vm.read("nft")
+
+
 def test_no_firewall_admits_everything(vm: Machine) -> None:
     insert_drive(vm, user_data(firewall=None))
     assert boot(vm)[0] == 0

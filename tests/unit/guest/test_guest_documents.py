@@ -125,6 +125,26 @@ def test_admins_reach_the_shares_by_a_nic_of_their_own() -> None:
     ]
 
 
+def test_an_ipv6_packet_is_for_the_nic_with_the_address() -> None:
+    wanted, ports = parse_firewall(
+        {
+            "management_macs": ["52:54:00:aa:00:01"],
+            "management_from": ["10.2.5.1"],
+            "client_macs": ["52:54:00:aa:00:02"],
+        }
+    )
+    names = {"52:54:00:aa:00:01": "eth0", "52:54:00:aa:00:02": "eth1"}
+    text = firewall_text(wanted, ports, names, {"eth0": ["10.2.5.9"], "eth1": ["192.168.7.9", "fd00:7::9"]})
+    drops = [line.strip() for line in text.splitlines() if line.endswith("} drop")]
+    assert drops == [
+        'iifname "eth0" ip6 daddr != { fe80::/10, ff00::/8 } drop',
+        'iifname "eth1" ip6 daddr != { fd00:7::9, fe80::/10, ff00::/8 } drop',
+    ]
+    assert text.index("} drop") < text.index("dport"), "before anything is admitted"
+    only4 = firewall_text(wanted, ports, names, {"eth0": ["10.2.5.9"], "eth1": ["192.168.7.9"]})
+    assert only4 == firewall_text(wanted, ports, names)
+
+
 def test_nobody_may_manage_when_no_source_is_given() -> None:
     wanted, ports = parse_firewall(
         {"management_macs": ["52:54:00:aa:00:01"], "management_from": [], "client_macs": ["52:54:00:aa:00:01"]}

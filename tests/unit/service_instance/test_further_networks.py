@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 from service_instance_world import ADMIN, NOTHING, Crash, Fuse, World, one_server
@@ -15,6 +15,7 @@ from sharewright.service_instance.contract import Layout, ServiceInstance, Tenan
 from sharewright.store.database import Store
 
 FIRST, SECOND = ip_network("192.168.7.0/24"), ip_network("192.168.8.0/24")
+SIX = ip_network("fd00:7::/64")
 
 
 @pytest.fixture(params=["tenant", "tenant_admin"])
@@ -22,7 +23,7 @@ def world(request: pytest.FixtureRequest, sqlite_store: Store, make_world: Calla
     return make_world(sqlite_store, request.param)
 
 
-def another(world: World, cidr: IPv4Network = SECOND) -> TenantNetwork:
+def another(world: World, cidr: IPv4Network | IPv6Network = SECOND) -> TenantNetwork:
     network = world.cloud.networks.create_network(f"another-{cidr}", cidr)
     return TenantNetwork(net_id=network.id, subnet_id=network.subnets[0].id)
 
@@ -117,6 +118,31 @@ def test_subnets_that_overlap_are_refused(world: World) -> None:
             world.instances().ensure(server, world.tenant, NoProgress(), further=[another(world, cidr)])
         assert world.counts() == one_server(world.settings.layout)
         world.instances().delete(server, NoProgress())
+
+
+def test_dual_stack_is_a_subnet_of_each_version(world: World) -> None:
+    server = new_id()
+    world.instances().ensure(server, world.tenant, NoProgress())
+    made = world.instances().ensure(server, world.tenant, NoProgress(), further=[another(world, SIX)])
+    four, six = (ip_address(address) for address in made.export_addresses)
+    assert four in FIRST
+    assert six in SIX
+    assert made.network is not None
+    last = made.network["networks"][-1]
+    assert (last["type"], last["ip_address"], last["netmask"]) == ("ipv6", str(six), "ffff:ffff:ffff:ffff::")
+    assert last["routes"] == [{"network": "::", "netmask": "::", "gateway": str(SIX[1])}]
+
+
+@pytest.mark.parametrize("layout", ["router", "router_admin"])
+def test_behind_a_router_there_is_no_ipv6(
+    sqlite_store: Store, make_world: Callable[..., World], layout: Layout
+) -> None:
+    world, server = make_world(sqlite_store, layout), new_id()
+    with pytest.raises(CloudError, match="IPv6") as caught:
+        world.instances().ensure(server, another(world, SIX), NoProgress())
+    assert "connect_share_server_to_tenant_network" in caught.value.hint
+    world.instances().delete(server, NoProgress())
+    assert world.counts() == NOTHING
 
 
 @pytest.mark.parametrize("layout", ["router", "router_admin"])

@@ -112,6 +112,42 @@ def test_subnets_that_are_there_before_the_first_share(world: World) -> None:
     world.check_consistent()
 
 
+def test_dual_stack(sqlite_world: World) -> None:
+    """A subnet of each version: each has an export location, and the rules of its version."""
+    world = sqlite_world
+    share = a_share(world)
+    add(world, "fd00:7::/64")
+    world.run()
+    four, six = sorted(world.locations(share))
+    assert (four.startswith("10.20."), six.startswith("[fd00:7::")) == (True, True)
+    assert six.partition("]:")[2] == f"/shares/share-{world.instance(share).id}"
+    world.request_rule(share, "fd00:7::5")
+    world.run()
+    assert world.rules(share) == {"10.20.0.0/16": "active", "fd00:7::5": "active"}
+    world.check_consistent()
+
+
+def test_smb_shares_are_offered_where_their_clients_can_be_allowed(sqlite_world: World) -> None:
+    world = sqlite_world
+    share = world.request_share(protocol="CIFS")
+    world.run()
+    for cidr in ("fd00:7::/64", "10.21.0.0/24"):
+        add(world, cidr)
+        world.run()
+    assert len(world.locations(share)) == 2
+    assert all(path.startswith("\\\\10.") for path in world.locations(share)), world.locations(share)
+
+
+def test_ipv6_behind_a_router_is_refused_with_the_reason(sqlite_store: Store, tmp_path: Path) -> None:
+    with make_world(sqlite_store, tmp_path / "state", connect_share_server_to_tenant_network=False) as world:
+        share = world.request_share(share_network_id=world.add_share_network(cidr="fd00:7::/64"))
+        world.run()
+        assert world.share(share).status == "error"
+        (message,) = world.messages(share)
+        assert "IPv6" in message.detail
+        assert world.cloud.networks.list_ports() == []
+
+
 def test_a_server_that_is_being_made_gets_it_too(sqlite_world: World) -> None:
     world = sqlite_world
     share = world.request_share()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Cloud, Volume, VolumeSpec
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
 from sharewright.drivers.generic.document import SMB_PORT, build_document
-from sharewright.drivers.generic.exports import export_path
+from sharewright.drivers.generic.exports import addresses_for, export_path
 from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
 from sharewright.drivers.generic.moves import find_move
@@ -373,11 +373,11 @@ class GenericDriver:
         return [
             *(
                 ExportLocation(path=export_path(protocol, address, share_instance_id), preferred=position == 0)
-                for position, address in enumerate(server.export_addresses)
+                for position, address in enumerate(addresses_for(protocol, server.export_addresses))
             ),
             *(
                 ExportLocation(path=export_path(protocol, address, share_instance_id), is_admin_only=True)
-                for address in server.admin_addresses
+                for address in addresses_for(protocol, server.admin_addresses)
             ),
         ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def export_path(protocol: str, address: str, share_instance_id: str) -> str:
     """``address:/shares/share-<id>`` for NFS, ``\\\\address\\share-<id>`` for CIFS, as Manila writes them."""
@@ -9,3 +11,11 @@ def export_path(protocol: str, address: str, share_instance_id: str) -> str:
         return rf"\\{address}\share-{share_instance_id}"
     host = f"[{address}]" if ":" in address else address
     return f"{host}:/shares/share-{share_instance_id}"
+
+
+def addresses_for(protocol: str, addresses: Sequence[str]) -> Sequence[str]:
+    """Those of a server's addresses that clients of the protocol use. SMB shares have IPv4 rules only, so an IPv6
+    location would be one that nobody may use."""
+    if protocol != "CIFS":
+        return addresses
+    return [address for address in addresses if ":" not in address]

@@ -63,7 +63,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "sec_flavors": ["sys"],
             "share_group_stats": {"consistent_snapshot_support": None},
             "ipv4_support": True,
-            "ipv6_support": False,
+            "ipv6_support": settings.connect_share_server_to_tenant_network,
             "thin_provisioning": True,
             "max_over_subscription_ratio": settings.max_over_subscription_ratio,
             "free_quota_gb": capacity.quota,

@@ -44,11 +44,12 @@ def boot(host: Host, *, drive_seconds: float = 20.0, nic_seconds: float = 15.0) 
     say(f"config drive read after {time.monotonic() - started:.2f} s")
     ours = drive["user_data"]
     forbid_forwarding(host)
-    start_firewall(host, ours.get("firewall"), nic_seconds=nic_seconds)
+    addresses_given = saved_network(host) or addresses_of(drive)
+    start_firewall(host, ours.get("firewall"), addresses_given, nic_seconds=nic_seconds)
     say(f"firewall after {time.monotonic() - started:.2f} s")
     set_hostname(host, drive["meta_data"])
     install_keys(host, ours)
-    addresses = network.configure(host, saved_network(host) or addresses_of(drive), device_seconds=nic_seconds)
+    addresses = network.configure(host, addresses_given, device_seconds=nic_seconds)
     say(f"addresses {' '.join(addresses) or 'none'} after {time.monotonic() - started:.2f} s")
     copy = {**drive, "user_data": {k: v for k, v in ours.items() if k in COPIED}}
     text = json.dumps(copy, sort_keys=True)
@@ -150,8 +151,9 @@ def find_drive(host: Host) -> tuple[str, str] | None:
     return None
 
 
-def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
-    """Load the firewall of the last document, or else the config drive's (None: admit everything).
+def start_firewall(host: Host, first: object, data: dict[str, object], *, nic_seconds: float) -> None:
+    """Load the firewall of the last document, or else the config drive's (None: admit everything), for NICs with the
+    addresses of this network data.
 
     Before the first document clients are not admitted: what they mounted from the VM before this one is not exported
     yet, and they would take that for its end.
@@ -170,7 +172,8 @@ def start_firewall(host: Host, first: object, *, nic_seconds: float) -> None:
             names = interfaces(host)
             if all(mac in names for mac in [*parsed["management_macs"], *parsed["client_macs"], *parsed["admin_macs"]]):
                 break
-        text = firewall_text(parsed, ports if served else [], names)
+        addresses = network.addresses_by_nic(data, names)
+        text = firewall_text(parsed, ports if served else [], names, addresses)
     if loaded_text(host) != text:
         load(host, text)
 

@@ -21,8 +21,11 @@ def interfaces(host: Host) -> dict[str, str]:
     return found
 
 
-def firewall_text(wanted: dict[str, list[str]], ports: list[int], names: dict[str, str]) -> str:
-    """What ``nft -f`` reads. ``wanted`` is a Firewall of guest/document.py already parsed, ``names`` MAC → interface.
+def firewall_text(
+    wanted: dict[str, list[str]], ports: list[int], names: dict[str, str], addresses: dict[str, list[str]] | None = None
+) -> str:
+    """What ``nft -f`` reads. ``wanted`` is a Firewall of guest/document.py already parsed, ``names`` MAC → interface,
+    ``addresses`` interface → its addresses, where they are known.
 
     MACs that no NIC has get no rule: what is not admitted is dropped. Refusal (invalid) when no management NIC is
     there, for that would lock us out.
@@ -39,6 +42,7 @@ def firewall_text(wanted: dict[str, list[str]], ports: list[int], names: dict[st
         "icmpv6 type { echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem, "
         "nd-neighbor-solicit, nd-neighbor-advert } accept",
     ]
+    lines += _own_only(addresses or {})
     lines += _admit(management, wanted["management_from"], [22], nobody_when_empty=True)
     lines += _admit(clients, wanted["client_from"], ports, nobody_when_empty=False)
     lines += _admit(admins, [], ports, nobody_when_empty=False)
@@ -51,6 +55,17 @@ def firewall_text(wanted: dict[str, list[str]], ports: list[int], names: dict[st
 
 
 OPEN_TEXT = f"add table {TABLE}\ndelete table {TABLE}\n"
+
+
+def _own_only(addresses: dict[str, list[str]]) -> list[str]:
+    """A packet to another NIC's address is not for this one. IPv4 has rp_filter for that, which IPv6 lacks."""
+    if not any(":" in address for own in addresses.values() for address in own):
+        return []
+    lines = []
+    for nic, own in sorted(addresses.items()):
+        local = ", ".join([*(address for address in own if ":" in address), "fe80::/10", "ff00::/8"])
+        lines.append(f'iifname "{nic}" ip6 daddr != {{ {local} }} drop')
+    return lines
 
 
 def _admit(nics: list[str], sources: list[str], ports: list[int], *, nobody_when_empty: bool) -> list[str]:

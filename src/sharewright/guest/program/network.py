@@ -155,6 +155,14 @@ def macs_of(data: dict[str, object]) -> list[str]:
     return [str(link.get("ethernet_mac_address", "")).lower() for link in _dictionaries(data, "links")]
 
 
+def addresses_by_nic(data: dict[str, object] | None, names: dict[str, str]) -> dict[str, list[str]]:
+    """Interface → the addresses that the data gives it."""
+    if data is None:
+        return {}
+    mtus, places = placements(data, names)
+    return {nic: [str(place.address.ip) for place in places if place.nic == nic] for nic in mtus}
+
+
 def missing_nics(host: Host, data: dict[str, object]) -> list[str]:
     """MACs of the data's links that no NIC has."""
     names = interfaces(host)

@@ -7,6 +7,7 @@ from .exports import clients_of, exports_text, found_entries, wanted_entries
 from .filesystems import Disk, Superblock, is_small
 from .firewall import firewall_text
 from .fstab import fstab_text, is_line_of, split_fstab
+from .network import addresses_by_nic
 from .smb import Samba, judge, smb_steps, wanted_accounts
 
 # What is wrong with a share that is served all the same, at the size that it had.
@@ -153,7 +154,8 @@ def make_plan(facts: Facts, desired: Desired) -> Plan:
 
 def _plan_firewall(facts: Facts, desired: Desired, plan: Plan) -> None:
     if desired.firewall is not None:
-        text = firewall_text(desired.firewall, desired.ports, facts.nics)
+        addresses = addresses_by_nic(desired.network, facts.nics)
+        text = firewall_text(desired.firewall, desired.ports, facts.nics, addresses)
         if text != facts.firewall:
             plan.actions.append(Action("load_firewall", "load the firewall", text=text))
 
