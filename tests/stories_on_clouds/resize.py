@@ -147,15 +147,15 @@ class Resize:
         client = red.tenant.client
         old = share_instance(deployment, share)
         client.mount(red.export(share), "/mnt/growing")
-        client.run(f"cd /mnt/growing; {FILL}", timeout=300)
+        client.run(f"cd /mnt/growing; rm steady; {FILL}", timeout=300)
         client.run("rm -f /run/hold-stop /run/hold-result")
         hold = f"cd /mnt/growing; nohup setsid python3 -c {shlex.quote(HOLD)} </dev/null >/run/hold.log 2>&1 &"
         client.run(hold)
         time.sleep(2.5)  # what changed less than two seconds ago would be copied once more
         before = client.run(f"cd /mnt/growing; {LOOK}", timeout=120)
         with writing(client, "/mnt/growing") as outcome:
-            red.api.resize_share(share, 2)
-            self.shrunk(red, share, deployment, cloud, 2)
+            red.api.resize_share(share, 3)
+            self.shrunk(red, share, deployment, cloud, 3)
         (written,) = outcome
         print(f"longest gap between writes: {written.gap:.2f} s, {written.lines} writes")
         assert (written.errors, written.same) == ([], True)
@@ -166,7 +166,7 @@ class Resize:
         client.run("touch /run/hold-stop; sleep 2; cat /run/hold-result || (cat /run/hold.log; exit 1)")
         assert client.run("cat /mnt/growing/tree/locked") == "still locked"
         kib = int(client.run("df -k --output=size /mnt/growing | tail -1"))
-        assert 0.85 * 2 * 2**20 < kib <= 2 * 2**20
+        assert 0.85 * 3 * 2**20 < kib <= 3 * 2**20
         client.unmount("/mnt/growing")
         assert cloud.volumes.find_volume(old.volume_id) is None
         assert [message for message in red.api.user_messages() if message.resource_id == share] == []
@@ -180,7 +180,7 @@ class Resize:
         client.run("fallocate -l 1200M /mnt/growing/large")
         with writing(client, "/mnt/growing") as outcome:
             red.api.resize_share(share, 1)
-            self.shrunk(red, share, deployment, cloud, 2)
+            self.shrunk(red, share, deployment, cloud, 3)
         (written,) = outcome
         assert (written.errors, written.same) == ([], True)
         (message,) = [m for m in red.api.user_messages() if m.resource_id == share]
@@ -197,12 +197,13 @@ class Resize:
         client.mount(red.export(share), "/mnt/growing")
         before = client.run(f"cd /mnt/growing; {LOOK}", timeout=120)
         with writing(client, "/mnt/growing") as outcome:
-            red.api.resize_share(share, 1)
+            # Not to less: where ext4 puts a directory is left to chance, and its number has to fit.
+            red.api.resize_share(share, 2)
             for seconds in (0.5, 1.5, 3.0, 5.0):
                 time.sleep(seconds)
                 deployment.kill()
                 deployment.start()
-            self.shrunk(red, share, deployment, cloud, 1)
+            self.shrunk(red, share, deployment, cloud, 2)
         (written,) = outcome
         assert (written.errors, written.same) == ([], True)
         assert client.run(f"cd /mnt/growing; {LOOK}", timeout=120) == before
