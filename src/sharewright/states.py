@@ -17,6 +17,8 @@ class ShareStatus:
     EXTENDING_ERROR: Final = "extending_error"  # served at the size it had; extend may be asked for again, delete works
     SHRINKING: Final = "shrinking"  # a shrink_share operation exists; clients go on, and once wait for a moment
     SHRINKING_ERROR: Final = "shrinking_error"  # served as it was; shrink may be asked for again, delete works
+    REVERTING: Final = "reverting"  # a revert_to_snapshot operation exists
+    REVERTING_ERROR: Final = "reverting_error"  # served as it was before; revert may be asked for again, delete works
     ALL: Final = (
         "creating", "creating_from_snapshot", "available", "error", "deleting", "deleted", "error_deleting",
         "manage_starting", "manage_error", "unmanage_starting", "unmanage_error", "unmanaged",

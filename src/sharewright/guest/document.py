@@ -87,7 +87,8 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share instance that should be mounted at ``/shares/share-<id>`` and exported to exactly ``rules``, the oldest
     first. Protocol ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules.
     ``encryption`` is for CIFS; "" leaves it to the client. ``by_serial``: another disk may carry the same UUID for now,
-    so a boot must not find this one by its UUID."""
+    so a boot must not find this one by its UUID. ``replaces``: serial of the disk that the share had before it was
+    reverted; where that is mounted, it is unmounted for ``serial``, and clients lose what they have open there."""
 
     id: str
     serial: str
@@ -98,6 +99,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by_serial: bool = False
     encryption: SmbEncryption | Literal[""] = ""
     successor: Successor | None = None
+    replaces: str = ""
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -132,11 +134,11 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ShareState(msgspec.Struct, frozen=True):
     """What became of one share. ``error`` is empty or ``device_missing``, ``not_blank``, ``mkfs_failed``,
-    ``clone_failed``, ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are unaffected by it.
-    With ``disk_small`` (it should have grown and has not yet) and ``grow_failed`` the share goes on being served at its
-    old size. ``exported`` is False for a share without rules, which is not exported to anybody. Sizes are those of the
-    file system; None: it is not mounted, or did not answer in time. ``bytes_read`` and ``bytes_written`` are what NFS
-    clients read and wrote since its exports were last changed.
+    ``clone_failed``, ``replace_failed``, ``mount_failed``, ``filesystem_mismatch``, ``export_failed``; other shares are
+    unaffected by it. With ``disk_small`` (it should have grown and has not yet) and ``grow_failed`` the share goes on
+    being served at its old size. ``exported`` is False for a share without rules, which is not exported to anybody.
+    Sizes are those of the file system; None: it is not mounted, or did not answer in time. ``bytes_read`` and
+    ``bytes_written`` are what NFS clients read and wrote since its exports were last changed.
 
     ``move``, of one with a successor: ``copying``, ``ready``, ``moved`` (for good), ``stopped``, ``late`` (a switch was
     tried and given up: copy again), ``does_not_fit``, ``failed``; or empty, when copying has not begun.

@@ -17,7 +17,7 @@ from sharewright.states import SnapshotStatus
 from sharewright.store.tables import share_instances, share_snapshots, shares
 
 # A backend copies volumes onto like ones only; what is not listed is the new share's own.
-_COPIED: Final = ("volume_type", "squash", "server_flavor")
+_COPIED: Final = ("volume_type", "squash", "server_flavor", "smb_encryption")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

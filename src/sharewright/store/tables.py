@@ -176,6 +176,9 @@ share_instances = Table(
     Column("volume_attached", Boolean, nullable=False, default=False),
     Column("filesystem_uuid", ID),
     Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: the volume is new, may be formatted
+    # What it had before a revert, until that is over; the guest has to let go of it.
+    Column("old_volume_id", String(255)),
+    Column("old_volume_serial", String(255)),
     Column("clone_of", ID),  # the volume began as a copy of this file system: never to be formatted
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
     # What the guest said last (guest/document.py, ShareState); null: it does not know.

@@ -13,13 +13,14 @@ from sqlalchemy import and_, or_, select
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.errors import ConfigurationError, NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
-from sharewright.states import AccessState
+from sharewright.states import AccessState, ShareStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
 
 log = structlog.get_logger()
 GIBIBYTE: Final = 2**30
 SMB_PORT: Final = 445
+REVERTING: Final = (ShareStatus.REVERTING, ShareStatus.REVERTING_ERROR)
 
 
 def build_document(
@@ -65,6 +66,8 @@ def build_document(
                 share_instances.c.size,
                 share_instances.c.squash,
                 share_instances.c.clone_of,
+                share_instances.c.old_volume_serial,
+                share_instances.c.status,
                 share_instances.c.volume_attached,
                 share_instances.c.wanted,
                 share_instances.c.smb_encryption,
@@ -131,7 +134,9 @@ def build_document(
                 protocol=row.protocol,
                 rules=tuple(rules_by_share[row.share_id]),
                 squash=row.squash,
-                by_serial=row.filesystem_uuid in doubled,
+                # A reverted share's next volume begins with the UUID that its present one may have.
+                by_serial=row.filesystem_uuid in doubled or row.status in REVERTING,
+                replaces=row.old_volume_serial or "",
                 encryption=row.smb_encryption or "",
                 successor=moves[row.id].successor if row.id in moves else None,
             )

@@ -8,6 +8,7 @@ from sharewright.guest.document import ShareState
 _HINTS = {
     "mkfs_failed": "Look at the guest's message; the volume may be damaged or too small.",
     "clone_failed": "The copy could not be given an identity of its own; its parent is untouched.",
+    "replace_failed": "Have it unmounted on its clients, and try again.",
     "mount_failed": "The file system may be damaged; nothing on the volume was changed.",
     "filesystem_mismatch": "The volume carries another file system than the one recorded; it was left untouched.",
     "grow_failed": "It goes on being served at its old size, and nothing in it was changed. Extend it again.",

@@ -35,6 +35,8 @@ class InstanceRecord:
     filesystem_ready: bool
     snapshot_id: str | None
     clone_of: str | None
+    old_volume_id: str | None
+    old_volume_serial: str | None
     wanted: bool
 
 
@@ -57,6 +59,8 @@ def _query() -> Select[Any]:
         columns.filesystem_ready,
         shares.c.snapshot_id,
         columns.clone_of,
+        columns.old_volume_id,
+        columns.old_volume_serial,
         columns.wanted,
     ).join(shares, shares.c.id == columns.share_id)
 

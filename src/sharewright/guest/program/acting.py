@@ -16,6 +16,7 @@ from .firewall import SAVED, forbid_forwarding, load
 from .growing import grow
 from .host import MOVES, CommandFailed, Host
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
+from .replacing import find_replaced, let_go
 from .revoking import revoke_denied
 from .samba import find_samba, take_step
 from .smb import is_served, share_section, wanted_accounts
@@ -83,7 +84,19 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         phase = time.monotonic()
         desired, facts = moving.settle(host, desired, facts, act=True)
         outcome.add_time("switch", phase)
+    reasons = {}
+    replaced = find_replaced(facts, desired)
+    for share in replaced:
+        phase = time.monotonic()
+        reasons[share.id] = let_go(host, share)
+        outcome.changed.append(f"let go of the disk that share {share.id} had")
+        outcome.add_time("replace", phase)
+    if replaced:
+        facts = observing.gather(host, desired, wait=False)
     plan = make_plan(facts, desired)
+    for share_id, reason in reasons.items():
+        if reason:
+            plan.problems[share_id] = ("replace_failed", reason)
     # In a VM that was made anew clients may be waiting for exports that the NFS server does not know yet; it would tell
     # them that their files are gone for good. So the ports that boot left closed are opened after the exports.
     first = not host.exists(SAVED)
@@ -171,6 +184,7 @@ def observe(host: Host, desired: Desired) -> dict[str, object]:
         outcome.changed += [f"copy share {share.id}" for share in moving.tasks(host, desired)]
     plan = make_plan(facts, desired)
     outcome.changed += [action.words for action in plan.actions]
+    outcome.changed += [f"let go of the disk that share {share.id} had" for share in find_replaced(facts, desired)]
     _extend(host, desired, plan, outcome)
     server = usage.server(host)
     outcome.add_time("total", started)

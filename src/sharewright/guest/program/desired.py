@@ -69,6 +69,7 @@ class Share:
         "id",
         "judged",
         "protocol",
+        "replaces",
         "rules",
         "serial",
         "size",
@@ -93,6 +94,7 @@ class Share:
         by_serial: bool = False,
         protocol: str = "NFS",
         encryption: str = "",
+        replaces: str = "",
     ) -> None:
         self.id = id
         self.serial = serial
@@ -111,6 +113,7 @@ class Share:
             None  # smb.judge
         )
         self.encryption = encryption
+        self.replaces = replaces
 
     @property
     def path(self) -> str:
@@ -325,7 +328,7 @@ def _share(value: object) -> Share:
         value,
         "share",
         ("id", "serial", "filesystem", "protocol"),
-        ("rules", "squash", "encryption", "successor", "by_serial"),
+        ("rules", "squash", "encryption", "successor", "by_serial", "replaces"),
     )
     filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
     create = filesystem.get("create", False)
@@ -337,6 +340,7 @@ def _share(value: object) -> Share:
     clone_of = filesystem.get("clone_of", "")
     if clone_of and create:
         raise Refusal("invalid", "A file system is either a copy or to be made, not both.")
+    replaces = table.get("replaces", "")
     by_serial = table.get("by_serial", False)
     if not isinstance(by_serial, bool):
         _wrong("share.by_serial", by_serial, "true or false")
@@ -354,6 +358,7 @@ def _share(value: object) -> Share:
         successor=_successor(table.get("successor"), str(filesystem["type"])),
         clone_of=_text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
         by_serial=by_serial,
+        replaces=_text(replaces, "share.replaces", SERIAL) if replaces else "",
     )
 
 

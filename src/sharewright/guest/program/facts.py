@@ -75,9 +75,11 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
     found = {}
-    names = match(serials, wanted)
+    names = match(serials, [*wanted, *(share.replaces for share in shares if share.replaces)])
     for share in shares:
         found[share.serial] = [_disk(host, name, share.create, share.uuid) for name in names[share.serial]]
+        if share.replaces:
+            found[share.replaces] = [_disk(host, name, False, "") for name in names[share.replaces]]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)
             if share.by_serial:

@@ -1,0 +1,142 @@
+"""Revert: a share gets a new volume, made from a snapshot, in the place of the one it has.
+
+The old volume is detached only when the new one serves, and whatever fails before that is undone: then the old one
+serves again. One that has snapshots, at least the one that was reverted to, is kept until its last snapshot goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from sharewright.clouds.contract import Volume
+from sharewright.drivers.generic.records import InstanceRecord, read_instance, remember
+from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
+from sharewright.errors import CloudError, CloudUnavailable
+from sharewright.guest.document import ShareState
+from sharewright.identifiers import derived_id, new_id
+from sharewright.progress import Progress
+from sharewright.store.database import Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverter:
+    """What reverting needs of the driver. ``make`` ensures a volume of that name and size from a source, ``find`` finds
+    one by name, ``tell`` brings the server its document, ``serve`` also returns the share's state in it, given its
+    volume; ``detach`` and ``delete`` do so wherever the volume is, or is not any more."""
+
+    store: Store
+    snapshots: VolumeSnapshots
+    name: str
+    make: Callable[[str, int, Source], Volume]
+    find: Callable[[str], Volume | None]
+    tell: Callable[[], object]
+    attach: Callable[[str], None]
+    serve: Callable[[str], ShareState]
+    detach: Callable[[str], None]
+    delete: Callable[[str], None]
+    usage: Callable[[ShareState], dict[str, Any]]
+
+    def revert(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> None:
+        """SnapshotDriver.revert_to_snapshot."""
+        if not progress.recall("swapped"):
+            if record.old_volume_id is not None:  # of an earlier one, which could not take it away
+                self.drop_old(record, progress)
+            volume_id = self._prepare(record, snapshot_id, size, progress)
+        else:
+            volume_id = str(record.volume_id)
+        with progress.step("guest"):
+            state = self.serve(volume_id)
+            remember(self.store, progress, record.id, filesystem_ready=True, clone_of=None, **self.usage(state))
+            progress.record(served=True)
+        try:
+            self.drop_old(read_instance(self.store, record.id), progress)
+        except CloudUnavailable:
+            raise
+        except CloudError as error:  # the share is what it should be; the next revert or its deletion tries again
+            log.warning("the old volume of a reverted share is left", share_instance=record.id, reason=error.message)
+
+    def undo(self, record: InstanceRecord, progress: Progress) -> None:
+        """SnapshotDriver.cancel_revert."""
+        if progress.recall("served"):
+            return
+        old = progress.recall("old")
+        if old is not None and record.volume_id != old["volume_id"]:
+            remember(
+                self.store,
+                progress,
+                record.id,
+                **old,
+                filesystem_ready=True,
+                clone_of=None,
+                old_volume_id=record.volume_id,
+                old_volume_serial=record.volume_serial,
+            )
+            record = read_instance(self.store, record.id)
+        if record.old_volume_id is not None:
+            with progress.step("guest"):
+                self.serve(str(record.volume_id))
+            self.drop_old(record, progress)
+        elif (token := progress.recall("token")) is not None:
+            volume = self.find(self._name(token))
+            if volume is not None:
+                with progress.step("remove volume"):
+                    self.detach(volume.id)
+                    self.delete(volume.id)
+
+    def drop_old(self, record: InstanceRecord, progress: Progress) -> None:
+        """Take away the volume that the share had before; keep one that has snapshots, detached."""
+        if record.old_volume_id is None:
+            return
+        with progress.step("old volume"):
+            self.detach(record.old_volume_id)
+            if not self.snapshots.are_of(record.old_volume_id):
+                self.delete(record.old_volume_id)
+            remember(self.store, progress, record.id, old_volume_id=None, old_volume_serial=None)
+
+    def _prepare(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> str:
+        """The new volume, attached and in the rows; the old one is there still."""
+        source = self.snapshots.source(snapshot_id)
+        token = progress.recall("token")
+        if token is None:  # never the name of a volume that the share has or had
+            token = new_id()
+            progress.record(token=token)
+        with progress.step("volume"):
+            volume = self.make(self._name(token), max(size, source.size), source)
+        with progress.step("parent"):  # from here on a boot cannot take the one volume for the other
+            self.tell()
+        with progress.step("attach"):
+            self.attach(volume.id)
+        progress.record(
+            old={
+                "volume_id": record.volume_id,
+                "volume_serial": record.volume_serial,
+                "filesystem_type": record.filesystem_type,
+                "filesystem_uuid": record.filesystem_uuid,
+                "size": record.size,
+            }
+        )
+        remember(
+            self.store,
+            progress,
+            record.id,
+            volume_id=volume.id,
+            volume_serial=volume.serial,
+            filesystem_type=source.filesystem_type,
+            filesystem_uuid=derived_id("filesystem", token),
+            filesystem_ready=False,
+            clone_of=source.filesystem_uuid,
+            size=size,
+            old_volume_id=record.volume_id,
+            old_volume_serial=record.volume_serial,
+        )
+        progress.record(swapped=True)
+        return volume.id
+
+    def _name(self, token: str) -> str:
+        return f"{self.name}-{token[:8]}"
