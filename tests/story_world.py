@@ -259,6 +259,30 @@ class World:
             self._enqueue(tx, "create_snapshot", snapshot_id, resource_type="share_snapshot")
         return snapshot_id
 
+    def request_revert(self, share_id: str, snapshot_id: str) -> None:
+        """An accepted revert."""
+        share, snapshot = self.share(share_id), self.snapshot(snapshot_id)
+        growth = max(0, snapshot.size - share.size)
+        with self.store.begin() as tx:
+            reserve(
+                tx,
+                self.settings.quotas,
+                project_id=PROJECT,
+                user_id=USER,
+                amounts={"gigabytes": growth} if growth else {},
+                share_type_id=share.share_type_id,
+            )
+            for table, column in ((shares, shares.c.id), (share_instances, share_instances.c.share_id)):
+                tx.execute(table.update().where(column == share_id).values(status="reverting"))
+            instances = share_snapshot_instances.c
+            for table, column in (
+                (share_snapshots, share_snapshots.c.id),
+                (share_snapshot_instances, instances.snapshot_id),
+            ):
+                tx.execute(table.update().where(column == snapshot_id).values(status="restoring"))
+            payload = {"snapshot_id": snapshot_id, "size": snapshot.size, "reserved": growth}
+            self._enqueue(tx, "revert_to_snapshot", share_id, payload)
+
     def request_snapshot_delete(self, snapshot_id: str) -> None:
         """An accepted DELETE of a snapshot, or a force_delete."""
         columns = share_snapshot_instances.c
@@ -430,6 +454,12 @@ class World:
         """The cloud holds what the rows say, once, and nothing else; the quota is what the rows say."""
         cloud_volumes = self.cloud.volumes.list_volumes()
         instances = {row.id: row for row in self.rows(share_instances)}
+        # The volume that a share had before it was reverted is kept for its snapshots.
+        held = {row.volume_id for row in self.rows(share_snapshot_instances)} - {
+            row.volume_id for row in instances.values()
+        }
+        assert all(volume.instance_id is None for volume in cloud_volumes if volume.id in held)
+        cloud_volumes = [volume for volume in cloud_volumes if volume.id not in held]
         owners = [volume.tags[TAG_OWNER] for volume in cloud_volumes]
         assert len(owners) == len(set(owners)), "a share instance has two volumes"
         known = {f"share_instance:{row.id}": row.volume_id for row in instances.values() if row.volume_id}

@@ -244,6 +244,31 @@ def test_killed_while_making_a_share_from_a_snapshot(sqlite_template: Path) -> N
     assert kill_everywhere(sqlite_template, prepare, act, examine) > 15
 
 
+def test_killed_while_reverting_a_share(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        share = with_share(world)
+        world.request_snapshot(share)
+        world.run()
+        return share
+
+    def act(world: World, share: str) -> None:
+        (snapshot,) = world.rows(share_snapshots)
+        world.request_revert(share, snapshot.id)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        (snapshot,) = ruin.world.rows(share_snapshots)
+        assert (share.status, snapshot.status) == ("available", "available")
+        assert ruin.made()["volume"] == 2
+        assert ruin.made()["mkfs"] == 2  # the share's, and the new volume's UUID once
+        assert ruin.world.instance(share.id).old_volume_id is None
+        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+        assert ruin.world.cloud.state.violations() == []
+        assert ruin.world.messages(share.id) == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
+
+
 def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:
     def prepare(world: World) -> str:
         snapshot = world.request_snapshot(with_share(world))

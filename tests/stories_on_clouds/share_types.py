@@ -13,6 +13,7 @@ def make_share_types(deployment: Deployment) -> None:
             share_backend_name=backend,
             snapshot_support="True",
             create_share_from_snapshot_support="True",
+            revert_to_snapshot_support="True",
         )
 
 

@@ -99,6 +99,29 @@ class Snapshots:
         client.unmount("/mnt/snapped")
         red.delete(made.id)
 
+    def test_revert(self, red: Shares, share: str, deployment: Deployment, cloud: Cloud) -> None:
+        """What was changed and added since is gone, and clients that have it mounted go on."""
+        client = red.tenant.client
+        client.mount(red.export(share), "/mnt/snapped")
+        client.run("echo then > /mnt/snapped/file; stat -c %i /mnt/snapped/file > /tmp/inode; sync /mnt/snapped")
+        snapshot = taken(red, share, "then")
+        client.run("echo now > /mnt/snapped/file; echo more > /mnt/snapped/more; sync /mnt/snapped")
+        before = share_instance(deployment, share)
+        answer = red.api.post(f"/shares/{share}/action", json={"revert": {"snapshot_id": snapshot}})
+        assert answer.status_code == 202
+        red.wait(share)
+        assert client.run("cat /mnt/snapped/file") == "then\n"
+        assert "more" not in client.run("ls /mnt/snapped")
+        assert client.run("stat -c %i /mnt/snapped/file") == client.run("cat /tmp/inode")
+        client.run("echo after > /mnt/snapped/file; sync /mnt/snapped")
+        client.unmount("/mnt/snapped")
+        wait(red, snapshot)
+        old = cloud.volumes.find_volume(before.volume_id)
+        assert old is not None
+        assert old.instance_id is None
+        delete(red, snapshot)
+        assert cloud.volumes.find_volume(before.volume_id) is None
+
     def test_the_controller_dies_while_a_share_stands_still(
         self, red: Shares, share: str, deployment: Deployment
     ) -> None:

@@ -17,9 +17,11 @@ from sharewright.api.resource import (
     Timestamp,
     parse_flag,
     timestamp,
+    unwrap,
 )
 from sharewright.api.routing import Call, Route
 from sharewright.api.shares import all_projects, wanted_status
+from sharewright.errors import InvalidInput
 from sharewright.services import snapshots as service
 
 SNAPSHOT: Final = Resource(
@@ -111,6 +113,13 @@ def reset_status(call: Call, snapshot_id: str) -> None:
     service.reset_status(call.deployment, call.context, snapshot_id, wanted_status(call))
 
 
+def revert(call: Call, share_id: str) -> None:
+    snapshot_id = unwrap(call.body, "revert").get("snapshot_id")
+    if not isinstance(snapshot_id, str) or not snapshot_id:
+        raise InvalidInput("A snapshot_id is required.")
+    service.revert(call.deployment, call.context, share_id, snapshot_id)
+
+
 # ---- metadata --------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +162,7 @@ ROUTES: Final = (
     Route("POST", f"{_ONE}/action", reset_status, since=7, status=202, action="reset_status"),
     Route("POST", f"{_ONE}/action", force_delete, until=6, status=202, action="os-force_delete"),
     Route("POST", f"{_ONE}/action", force_delete, since=7, status=202, action="force_delete"),
+    Route("POST", "/shares/{share_id}/action", revert, since=27, status=202, action="revert"),
     Route("GET", f"{_ONE}/metadata", show_metadata, since=73),
     Route("POST", f"{_ONE}/metadata", merge_metadata, since=73),
     Route("PUT", f"{_ONE}/metadata", replace_metadata, since=73),

@@ -133,3 +133,19 @@ class SnapshotDriver(Protocol):
     def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
         """Works from every state, without the share's server too. What was made from it lives on."""
         ...
+
+
+@runtime_checkable
+class RevertDriver(SnapshotDriver, Protocol):
+    """What a driver can do besides whose pools report ``revert_to_snapshot_support``."""
+
+    def revert_to_snapshot(
+        self, share_instance_id: str, server_id: str, snapshot_id: str, size: int, progress: Progress
+    ) -> None:
+        """Make a share what it was at the moment of a snapshot, which stays, with the ``size`` in GiB that it had then.
+        Clients' handles stay valid; what they have open is lost."""
+        ...
+
+    def cancel_revert(self, share_instance_id: str, server_id: str, progress: Progress) -> None:
+        """After a failure, of the same operation: the share is served as it was before."""
+        ...

@@ -112,7 +112,11 @@ def write_size(tx: Connection, share_id: str, size: int) -> None:
 
 def give_back(tx: Connection, share: ShareRow, payload: Mapping[str, Any], *, used: int) -> None:
     """Give back what was taken from the quota and is not used. Call it once, where the operation ends."""
-    left = int(payload["reserved"]) - used
+    give_gigabytes_back(tx, share, int(payload["reserved"]) - used)
+
+
+def give_gigabytes_back(tx: Connection, share: ShareRow, left: int) -> None:
+    """Give back to the quota what the share does not have, or has no more."""
     if left > 0:
         release(
             tx,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sharewright.drivers.contract import ShareDriver, SnapshotDriver
+from sharewright.drivers.contract import RevertDriver, ShareDriver, SnapshotDriver
 from sharewright.errors import SharewrightError, Unsupported
 from sharewright.operations.create_share import find_driver
 
@@ -18,5 +18,16 @@ def find_snapshot_driver(drivers: Mapping[str, ShareDriver], backend: str | None
         raise Unsupported(
             f"The driver of backend {backend} takes no snapshots.",
             hint="A share type that says snapshot_support = True keeps its shares off such backends.",
+        )
+    return driver
+
+
+def find_revert_driver(drivers: Mapping[str, ShareDriver], backend: str | None) -> RevertDriver:
+    """As :func:`find_snapshot_driver`, of one that can revert shares too."""
+    driver = find_snapshot_driver(drivers, backend)
+    if not isinstance(driver, RevertDriver):
+        raise Unsupported(
+            f"The driver of backend {backend} cannot revert shares.",
+            hint="A share type that says revert_to_snapshot_support = True keeps its shares off such backends.",
         )
     return driver

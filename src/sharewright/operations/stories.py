@@ -15,6 +15,7 @@ from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
+from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
 from sharewright.settings import Settings
@@ -32,6 +33,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),
+        RevertToSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),
         HealServer(store, drivers),

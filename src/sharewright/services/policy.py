@@ -29,7 +29,7 @@ _READER: Final = _names(
 _MEMBER: Final = _names(
     "share:create share:update share:delete share:update_share_metadata share:delete_share_metadata"
     " share:allow_access share:deny_access share:extend share:shrink"
-    " share:create_snapshot share:delete_snapshot share:snapshot_update"
+    " share:create_snapshot share:delete_snapshot share:snapshot_update share:revert_to_snapshot"
     " share_snapshot:update_metadata share_snapshot:delete_metadata"
     " share_access_metadata:update share_access_metadata:delete"
     " share_network:create share_network:update share_network:delete share_network:subnet_create_check"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import InvalidInput, NotFound, Unprocessable
+from sharewright.errors import Conflict, InvalidInput, NotFound, Unprocessable
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
@@ -18,7 +18,7 @@ from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE, SNAPSHOT
 from sharewright.services.validation import check_metadata
 from sharewright.services.work import submit
-from sharewright.states import SnapshotStatus
+from sharewright.states import ShareStatus, SnapshotStatus
 from sharewright.store.quotas import reserve
 from sharewright.store.tables import (
     share_instances,
@@ -168,6 +168,52 @@ def delete(deployment: Deployment, context: RequestContext, identifier: str, *, 
         SNAPSHOT["force_delete" if force else "delete"].check("Snapshot", identifier, snapshot["status"])
         write_status(tx, identifier, SnapshotStatus.DELETING)
         submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
+    deployment.wake()
+
+
+def revert(deployment: Deployment, context: RequestContext, share_id: str, snapshot_id: str) -> None:
+    """Accept that a share is to be what its latest snapshot holds: statuses, quota and operation in one transaction.
+
+    Manila's refusals: 400 for a share whose type does not allow it or another share's snapshot, 409 for the statuses
+    and for a snapshot that is not the latest, 413 for the quota where the share had been larger.
+    """
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, share_id, "share:revert_to_snapshot", lock=True)
+        if not share["revert_to_snapshot_support"]:
+            raise InvalidInput(
+                f"Share {share_id} may not be reverted to a snapshot, because it does not have that capability.",
+                hint="Its share type needs the extra spec revert_to_snapshot_support = True when it is created.",
+            )
+        snapshot = find(tx, context, snapshot_id, lock=True)
+        if snapshot["share_id"] != share_id:
+            raise InvalidInput(f"Snapshot {snapshot_id} is not associated with share {share_id}.")
+        SHARE["revert"].check("Share", share_id, share["status"])
+        SNAPSHOT["revert"].check("Snapshot", snapshot_id, snapshot["status"])
+        latest = tx.execute(
+            select(share_snapshots.c.id)
+            .where(share_snapshots.c.share_id == share_id)
+            .order_by(share_snapshots.c.created_at.desc(), share_snapshots.c.id.desc())
+            .limit(1)
+        ).scalar_one()
+        if latest != snapshot_id:
+            raise Conflict(
+                f"Snapshot {snapshot_id} is not the latest of share {share_id}.", hint=f"Revert to {latest}."
+            )
+        growth = max(0, snapshot["size"] - share["size"])
+        if growth:
+            reserve(
+                tx,
+                deployment.settings.quotas,
+                project_id=share["project_id"],
+                user_id=share["user_id"],
+                share_type_id=share["share_type_id"],
+                amounts={"gigabytes": growth},
+            )
+        share_service.write_status(tx, share_id, ShareStatus.REVERTING)
+        write_status(tx, snapshot_id, SnapshotStatus.RESTORING)
+        payload = {"snapshot_id": snapshot_id, "size": snapshot["size"], "reserved": growth}
+        seconds = share_service.COPY_SECONDS * snapshot["size"]
+        submit(tx, deployment, context, "revert_to_snapshot", "share", share_id, payload, more_seconds=seconds)
     deployment.wake()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sharewright.errors import Forbidden, InvalidInput, SharewrightError
+from sharewright.errors import Conflict, Forbidden, InvalidInput, SharewrightError
 from sharewright.states import NetworkStatus, ServerStatus, ShareStatus, SnapshotStatus
 
 
@@ -60,6 +60,11 @@ SHARE: Final[Mapping[str, Transition]] = {
         target=ShareStatus.SHRINKING,
         refusal=InvalidInput,
     ),
+    "revert": Transition(
+        sources=frozenset({ShareStatus.AVAILABLE, ShareStatus.REVERTING_ERROR}),
+        target=ShareStatus.REVERTING,
+        refusal=Conflict,
+    ),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
     ),
@@ -74,6 +79,9 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
         ),
         target=SnapshotStatus.DELETING,
         refusal=InvalidInput,
+    ),
+    "revert": Transition(
+        sources=frozenset({SnapshotStatus.AVAILABLE}), target=SnapshotStatus.RESTORING, refusal=Conflict
     ),
     "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
 }  # fmt: skip

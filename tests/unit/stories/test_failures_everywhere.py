@@ -410,6 +410,48 @@ def test_shrink_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, mome
     assert laboratory.run(a_large_share, act_shrink, CloudUnavailable, moment, examine_shrunk) >= 9
 
 
+# ---- revert ----
+
+
+def act_revert(world: World, share: str) -> None:
+    (snapshot,) = world.rows(share_snapshots)
+    world.request_revert(share, snapshot.id)
+
+
+def examine_reverted_or_error(world: World, share: str) -> None:
+    """Served, from the one volume or the other; and then it can be reverted."""
+    row = world.share(share)
+    if row.status != "available":
+        assert row.status == "reverting_error"
+        assert "Sabotage" in world.messages(share)[0].detail
+        act_revert(world, share)
+        world.run()
+    examine_reverted(world, share)
+
+
+def examine_reverted(world: World, share: str) -> None:
+    (snapshot,) = world.rows(share_snapshots)
+    assert (world.share(share).status, snapshot.status) == ("available", "available")
+    assert world.instance(share).filesystem_ready
+    assert world.exports(share) == [["10.20.0.99/32", "ro"]]
+    assert len(world.cloud.volumes.list_volumes()) <= 3  # one more, where taking the old one away failed
+    if world.instance(share).old_volume_id is not None:
+        act_revert(world, share)
+        world.run()
+    assert len(world.cloud.volumes.list_volumes()) == 2
+    assert world.cloud.state.violations() == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_revert_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share_with_a_snapshot, act_revert, CloudError, moment, examine_reverted_or_error) >= 6
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_revert_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_share_with_a_snapshot, act_revert, CloudUnavailable, moment, examine_reverted) >= 6
+
+
 # ---- delete ----
 
 

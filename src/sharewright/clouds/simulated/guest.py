@@ -5,9 +5,9 @@ when asked for and on a blank volume; older generations are refused; mounts and 
 what the document leaves out is unexported and unmounted, never wiped.
 
 Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
-``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.mount``, ``guest.grow``, ``guest.export``,
-``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.switch`` for one share's step. Copying takes one call: the
-next one finds the copy ready.
+``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.replace``, ``guest.mount``, ``guest.grow``,
+``guest.export``, ``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.switch`` for one share's step. Copying takes
+one call: the next one finds the copy ready.
 """
 
 from __future__ import annotations
@@ -286,6 +286,13 @@ class SimulatedGuests:
         row = tx.execute(
             "SELECT * FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share.id)
         ).fetchone()
+        if row is not None and row["mounted"] and row["serial"] != share.serial:
+            if row["serial"] != share.replaces:
+                return _failed(share, "filesystem_mismatch", f"disk {row['serial']} is mounted in its place")
+            failure = self._failure(tx, "guest.replace")
+            if failure:
+                return _failed(share, "replace_failed", failure)
+            changed.append(f"let go of {row['serial']}")
         if row is None or not row["mounted"] or row["serial"] != share.serial:
             failure = self._failure(tx, "guest.mount")
             if failure:

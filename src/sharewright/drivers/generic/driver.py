@@ -30,6 +30,7 @@ from sharewright.drivers.generic.records import (
 )
 from sharewright.drivers.generic.release import release_volume, remove_volume, within
 from sharewright.drivers.generic.resize import grow_volume
+from sharewright.drivers.generic.reverting import Reverter
 from sharewright.drivers.generic.servers import ServerSubnet, record_subnets, server_flavor, server_subnets
 from sharewright.drivers.generic.shrink import Shrinker
 from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
@@ -204,6 +205,7 @@ class GenericDriver:
         move = find_move(self._store, share_instance_id)
         if move is not None:  # whichever of the two has served: both go, the second one first
             self._shrinker(record, server_id, progress).forget(move)
+        self._reverter(record, server_id or "", progress).drop_old(record, progress)
         self._remove_volume(record, volume, progress)
 
     def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
@@ -254,6 +256,17 @@ class GenericDriver:
     def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
         self._snapshots.delete(snapshot_instance_id, progress)
 
+    def revert_to_snapshot(
+        self, share_instance_id: str, server_id: str, snapshot_id: str, size: int, progress: Progress
+    ) -> None:
+        record = read_instance(self._store, share_instance_id)
+        self._reverter(record, server_id, progress).revert(record, snapshot_id, size, progress)
+
+    def cancel_revert(self, share_instance_id: str, server_id: str, progress: Progress) -> None:
+        record = find_instance(self._store, share_instance_id)
+        if record is not None:
+            self._reverter(record, server_id, progress).undo(record, progress)
+
     # ---- parts ----
 
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
@@ -303,6 +316,21 @@ class GenericDriver:
             ),
             # Some clouds copy within this call, and that takes the time that it takes.
             timeout=within(self._settings.volume_seconds, progress) if source is None else progress.remaining,
+        )
+
+    def _reverter(self, record: InstanceRecord, server_id: str, progress: Progress) -> Reverter:
+        return Reverter(
+            store=self._store,
+            snapshots=self._snapshots,
+            name=self._volume_name(record.id),
+            make=lambda name, size, source: self._make_volume(record, name, size, record.volume_type, progress, source),
+            find=lambda name: next((each for each in self._cloud.volumes.list_volumes() if each.name == name), None),
+            tell=lambda: self._converge(self._server(server_id), progress),
+            attach=lambda volume_id: self._instances.attach_volume(server_id, volume_id, progress),
+            serve=lambda volume_id: self._serve(record.id, self._server(server_id), volume_id, progress),
+            detach=lambda volume_id: self._detach(self._cloud.volumes.find_volume(volume_id), progress),
+            delete=lambda volume_id: self._delete(volume_id, progress),
+            usage=share_usage,
         )
 
     def _serve(self, share_instance_id: str, server: ServiceInstance, volume_id: str, progress: Progress) -> ShareState:
@@ -414,6 +442,17 @@ class GenericDriver:
             attach_seconds=options.attach_seconds,
             volume_seconds=options.volume_seconds,
         )
+
+    def _detach(self, volume: Volume | None, progress: Progress) -> None:
+        if volume is not None and volume.instance_id is not None:
+            with progress.step("detach"):
+                self._cloud.compute.detach_volume(
+                    volume.instance_id, volume.id, timeout=within(self._settings.attach_seconds, progress)
+                )
+
+    def _delete(self, volume_id: str, progress: Progress) -> None:
+        with progress.step("delete volume"):
+            self._cloud.volumes.delete_volume(volume_id, timeout=within(self._settings.volume_seconds, progress))
 
 
 def _make(parts: DriverParts) -> GenericDriver:

@@ -51,7 +51,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "driver_handles_share_servers": True,
             "snapshot_support": True,
             "create_share_from_snapshot_support": True,
-            "revert_to_snapshot_support": False,
+            "revert_to_snapshot_support": True,
             "mount_snapshot_support": False,
             "replication_type": None,
             "volume_types": [used] if used else [],

@@ -44,12 +44,12 @@ class Reverter:
 
     def revert(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> None:
         """SnapshotDriver.revert_to_snapshot."""
-        if not progress.recall("swapped"):
+        if _is_swapped(record, progress):
+            volume_id = str(record.volume_id)
+        else:
             if record.old_volume_id is not None:  # of an earlier one, which could not take it away
                 self.drop_old(record, progress)
-            volume_id = self._prepare(record, snapshot_id, size, progress)
-        else:
-            volume_id = str(record.volume_id)
+            volume_id = self._prepare(read_instance(self.store, record.id), snapshot_id, size, progress)
         with progress.step("guest"):
             state = self.serve(volume_id)
             remember(self.store, progress, record.id, filesystem_ready=True, clone_of=None, **self.usage(state))
@@ -65,20 +65,19 @@ class Reverter:
         """SnapshotDriver.cancel_revert."""
         if progress.recall("served"):
             return
-        old = progress.recall("old")
-        if old is not None and record.volume_id != old["volume_id"]:
+        if _is_swapped(record, progress):
             remember(
                 self.store,
                 progress,
                 record.id,
-                **old,
+                **progress.recall("old"),
                 filesystem_ready=True,
                 clone_of=None,
                 old_volume_id=record.volume_id,
                 old_volume_serial=record.volume_serial,
             )
             record = read_instance(self.store, record.id)
-        if record.old_volume_id is not None:
+        if record.old_volume_id is not None and progress.recall("old") is not None:
             with progress.step("guest"):
                 self.serve(str(record.volume_id))
             self.drop_old(record, progress)
@@ -135,8 +134,13 @@ class Reverter:
             old_volume_id=record.volume_id,
             old_volume_serial=record.volume_serial,
         )
-        progress.record(swapped=True)
         return volume.id
 
     def _name(self, token: str) -> str:
         return f"{self.name}-{token[:8]}"
+
+
+def _is_swapped(record: InstanceRecord, progress: Progress) -> bool:
+    """Whether this operation has made the new volume the share's: the row itself says so."""
+    old = progress.recall("old")
+    return old is not None and record.volume_id != old["volume_id"]

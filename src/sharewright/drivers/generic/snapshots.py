@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 
 from sharewright.clouds.contract import TAG_OWNER, Cloud, SnapshotSpec, Tags
-from sharewright.drivers.generic.records import read_instance
+from sharewright.drivers.generic.records import find_instance, read_instance
 from sharewright.errors import CloudObjectMissing, CloudUnavailable, DeadlineExceeded, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
@@ -99,6 +99,14 @@ class VolumeSnapshots:
         record = self._find(snapshot_instance_id)
         if record is not None:
             self._discard(record, progress, thorough=True)
+            self._drop_former(record, progress)
+
+    def are_of(self, volume_id: str, *, besides: str = "") -> bool:
+        """Whether there are snapshots of a volume, other than that of the instance ``besides``."""
+        columns = share_snapshot_instances.c
+        query = select(columns.id).where(columns.volume_id == volume_id, columns.id != besides).limit(1)
+        with self._store.read() as tx:
+            return tx.execute(query).first() is not None
 
     def source(self, snapshot_id: str) -> Source:
         """Raises NotFound when a snapshot is gone, or is not to be had."""
@@ -157,6 +165,17 @@ class VolumeSnapshots:
             progress.record(frozen_seconds=freeze.seconds)
             self._remember(progress, record.id, consistent=True)
         return taken.ready
+
+    def _drop_former(self, record: SnapshotRecord, progress: Progress) -> None:
+        """Delete the volume that the share had when the snapshot was taken, if it has another now and this was the last
+        snapshot of the former."""
+        if record.volume_id is None or self.are_of(record.volume_id, besides=record.id):
+            return
+        share = find_instance(self._store, record.share_instance_id)
+        if share is None or record.volume_id in (share.volume_id, share.old_volume_id):
+            return
+        with progress.step("former volume"):
+            self._cloud.volumes.delete_volume(record.volume_id, timeout=self._within(self._seconds, progress))
 
     def _discard(self, record: SnapshotRecord, progress: Progress, *, thorough: bool = False) -> None:
         """Remove the cloud's snapshot. One that was made and not yet recorded is found by its owner tag; ``thorough``

@@ -1,0 +1,90 @@
+"""Story: make a share what it was at the moment of its latest snapshot.
+
+a volume from the snapshot → attached → in the place of the old one, in one guest round trip → the old one detached →
+the share ``available`` with the size that it had then, the snapshot ``available`` as before.
+
+A failure before the share is served from the new volume is undone: ``reverting_error`` with a user message, served as
+it was; the same may be asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import SharewrightError
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.extend_share import give_gigabytes_back, lock_share, write_size
+from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.share_rows import is_delete_queued, read_share, write_status
+from sharewright.operations.snapshot_drivers import find_revert_driver
+from sharewright.operations.snapshot_rows import write_snapshot_status
+from sharewright.progress import Progress
+from sharewright.states import ShareStatus, SnapshotStatus
+from sharewright.store.database import Store
+
+
+class RevertToSnapshot(BaseStory):
+    """Payload: ``snapshot_id``, ``size`` (GiB, of the snapshot), ``reserved`` (GiB taken from the quota)."""
+
+    kind = "revert_to_snapshot"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+            if share is not None and is_delete_queued(tx, share.id):
+                raise SharewrightError("The share was deleted while it was being reverted.")
+        if share is None:
+            return Done()
+        if share.server_id is None or not share.wanted:
+            raise SharewrightError("The share is not served by any share server, so it cannot be reverted.")
+        find_revert_driver(self._drivers, share.backend).revert_to_snapshot(
+            share.instance_id,
+            share.server_id,
+            str(operation.payload["snapshot_id"]),
+            int(operation.payload["size"]),
+            progress,
+        )
+        return Done(lambda tx: finish(tx, operation))
+
+    def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
+        with self._store.read() as tx:
+            share = read_share(tx, operation.resource_id)
+        if share is not None and share.server_id is not None:
+            find_revert_driver(self._drivers, share.backend).cancel_revert(share.instance_id, share.server_id, progress)
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        share = lock_share(tx, operation.resource_id)
+        if share is None:
+            return
+        write_snapshot_status(tx, str(operation.payload["snapshot_id"]), SnapshotStatus.AVAILABLE)
+        write_status(tx, share.id, ShareStatus.REVERTING_ERROR)
+        write_size(tx, share.id, share.size)
+        give_gigabytes_back(tx, share, int(operation.payload["reserved"]))
+        write_message(
+            tx,
+            operation,
+            project_id=share.project_id,
+            resource_id=share.id,
+            action=Action.REVERT_TO_SNAPSHOT,
+            detail=Detail.UNKNOWN_ERROR,
+            error=error,
+        )
+
+
+def finish(tx: Connection, operation: Operation) -> None:
+    """Write the end of a successful revert."""
+    write_snapshot_status(tx, str(operation.payload["snapshot_id"]), SnapshotStatus.AVAILABLE)
+    share = lock_share(tx, operation.resource_id)
+    if share is None:
+        return
+    size = int(operation.payload["size"])
+    write_size(tx, share.id, size)
+    write_status(tx, share.id, ShareStatus.AVAILABLE)
+    give_gigabytes_back(tx, share, int(operation.payload["reserved"]) - (size - share.size))
