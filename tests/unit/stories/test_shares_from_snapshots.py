@@ -102,7 +102,7 @@ def test_when_it_is_there_its_parent_is_found_by_its_uuid_again(sqlite_world: Wo
     sqlite_world.request_clone(snapshot)
     sqlite_world.run()
     (server,) = sqlite_world.rows(share_servers)
-    document = build_document(sqlite_world.store, server.id, None, advance=False)
+    document = build_document(sqlite_world.store, server.id, None, str, advance=False)
     assert [(share.by_serial, share.filesystem.clone_of) for share in document.shares] == [(False, "")] * 2
 
 

@@ -259,6 +259,7 @@ class GenericDriver:
     def revert_to_snapshot(
         self, share_instance_id: str, server_id: str, snapshot_id: str, size: int, progress: Progress
     ) -> None:
+        self.cancel_shrink(share_instance_id, server_id, progress)  # what one that failed may have left
         record = read_instance(self._store, share_instance_id)
         self._reverter(record, server_id, progress).revert(record, snapshot_id, size, progress)
 
