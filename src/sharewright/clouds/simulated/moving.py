@@ -23,7 +23,10 @@ def settle(
     if new is None:
         return share, {}
     moved = msgspec.structs.replace(
-        share, serial=new.serial, filesystem=Filesystem(share.filesystem.type, new.uuid, size=new.size)
+        share,
+        serial=new.serial,
+        filesystem=Filesystem(share.filesystem.type, new.uuid, size=new.size),
+        replaces=share.serial,
     )
     row = tx.execute(
         "SELECT filesystem_uuid FROM volumes WHERE id = ? AND instance_id = ?", (new.serial, instance_id)
