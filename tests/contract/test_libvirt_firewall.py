@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from cloud_sites import SECONDS, LibvirtSite, make_network, smaller
-from namespaces import LISTEN, Namespace, arp, ethernet, ipv4, tcp, udp
 
+from namespaces import LISTEN, Namespace, arp, ethernet, ipv4, tcp, udp
 from sharewright.clouds.contract import Admission, Port, PortSpec, ServiceSubnetSpec, Subnet
 from sharewright.clouds.libvirt.cloud import LibvirtCloud
 from sharewright.clouds.libvirt.layout import Layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
 from sharewright.identifiers import short_hash
@@ -25,6 +25,16 @@ try:
         sys.exit(0 if connection.recv(5) == b"hello" else 3)
 except ConnectionRefusedError:
     sys.exit(4)
+except OSError:
+    sys.exit(5)
+"""
+# Whether a connection is opened, from a source address if one is given: 0 yes, 5 no.
+OPEN = """
+import socket, sys
+address, port, seconds, *sources = sys.argv[1:]
+source = (sources[0], 0) if sources else None
+try:
+    socket.create_connection((address, int(port)), timeout=float(seconds), source_address=source)
 except OSError:
     sys.exit(5)
 """
@@ -77,10 +87,20 @@ def ip(*arguments: object) -> None:
     subprocess.run(["ip", *map(str, arguments)], check=True, capture_output=True, text=True)
 
 
+def capture_on(device: str, seconds: float) -> subprocess.Popen[str]:
+    """What passes a device of the host, a frame in hexadecimal per line."""
+    process = subprocess.Popen([sys.executable, "-c", CAPTURE, device, str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
 class Namespace:
     """One machine with one NIC, ``eth0``, whose host end is ``device`` on ``bridge``."""
 
-    def __init__(self, name: str, bridge: str, device: str, mac: str, address: IPv4Address, length: int = 24) -> None:
+    def __init__(
+        self, name: str, bridge: str, device: str, mac: str, address: IPv4Address | IPv6Address, length: int = 24
+    ) -> None:
         self.name = f"swns-{short_hash(name, device)}"
         self.mac = mac
         self.address = address
@@ -91,7 +111,8 @@ class Namespace:
         ip("link", "set", peer, "netns", self.name)
         self.ip("link", "set", peer, "name", "eth0")
         self.ip("link", "set", "eth0", "address", mac)
-        self.ip("address", "add", f"{address}/{length}", "dev", "eth0")
+        nodad = ["nodad"] if address.version == 6 else []
+        self.ip("address", "add", f"{address}/{length}", "dev", "eth0", *nodad)
         self.ip("link", "set", "lo", "up")
         self.ip("link", "set", "eth0", "up")
         ip("link", "set", device, "master", bridge)
@@ -103,9 +124,10 @@ class Namespace:
     def route(self, gateway: object) -> None:
         self.ip("route", "add", "default", "via", gateway)
 
-    def run(self, program: str, *arguments: object) -> subprocess.Popen[str]:
+    def run(self, program: str, *arguments: object, interactive: bool = False) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, sys.executable, "-c", program, *map(str, arguments)],
+            stdin=subprocess.PIPE if interactive else None,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -124,11 +146,23 @@ class Namespace:
         assert status in (0, 5), status
         return status == 0
 
+    def opens(self, address: object, port: int, *, source: object = None, seconds: float = 3.0) -> bool:
+        """Whether anything there accepts a connection."""
+        more = [] if source is None else [source]
+        return self.run(OPEN, address, port, seconds, *more).wait(30) == 0
+
     def pings(self, address: object) -> bool:
         return self.run(PING, address, 2.0).wait(30) == 0
 
     def send(self, *frames: bytes) -> None:
         assert self.run(SEND, "eth0", *(frame.hex() for frame in frames)).wait(30) == 0
+
+    def hold(self, program: str, *arguments: object) -> subprocess.Popen[str]:
+        """A program that says "ready" and then answers lines."""
+        process = self.run(program, *arguments, interactive=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
 
     def capture(self, seconds: float) -> subprocess.Popen[str]:
         process = self.run(CAPTURE, "eth0", seconds)
