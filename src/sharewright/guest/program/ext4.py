@@ -74,8 +74,10 @@ def read_geometry(host: Host, device: str) -> Geometry:
 def inodes_of_copy(original: Geometry, size: int) -> int:
     """How many inodes the copy of ``size`` bytes gets: as many as the original if they fit, and one more, else as many
     as fit. DoesNotFit when a number is in use that it would not have."""
+    if original.block_bytes != 4096:
+        raise DoesNotFit(f"its blocks have {original.block_bytes} bytes, not 4096")
     most = size // _GROUP_BYTES * _INODES_PER_GROUP
-    if original.highest + 1 >= most or original.block_bytes != 4096:
+    if original.highest + 1 >= most:
         least = -(-(original.highest + 2) // _INODES_PER_GROUP) * _GROUP_BYTES
         raise DoesNotFit(f"the inode numbers in use, up to {original.highest}, need {-(-least // 2**30)} GiB at least")
     return min(original.inodes + 1, most)
