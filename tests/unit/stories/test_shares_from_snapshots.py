@@ -128,6 +128,30 @@ def test_of_a_share_that_grew_and_of_one_whose_volume_is_larger(sqlite_world: Wo
     assert (sqlite_world.share(new).status, filesystem(sqlite_world, new)["filesystem_size"]) == ("available", 5)
 
 
+def test_of_a_share_that_was_shrunk_since(world: World) -> None:
+    """The volume that the snapshot is of is kept for it, and goes with it."""
+    parent, snapshot = a_snapshot(world, 4)
+    old = world.instance(parent).volume_id
+    world.request_shrink(parent, 2)
+    world.run()
+    assert (world.share(parent).status, world.share(parent).size, volume(world, parent).size) == ("available", 2, 2)
+    kept = world.cloud.volumes.find_volume(old)
+    assert kept is not None
+    assert kept.instance_id is None
+    clone = world.request_clone(snapshot)
+    world.run()
+    assert (world.share(clone).status, world.share(clone).size, volume(world, clone).size) == ("available", 4, 4)
+    world.check_consistent()
+    world.request_revert(parent, snapshot)
+    world.run()
+    assert (world.share(parent).status, world.share(parent).size) == ("available", 4)
+    world.request_snapshot_delete(snapshot)
+    world.run()
+    assert world.cloud.volumes.find_volume(old) is None
+    assert len(world.cloud.volumes.list_volumes()) == 2
+    world.check_consistent()
+
+
 def test_a_clone_of_a_clone_and_everything_deleted_in_any_order(world: World) -> None:
     parent, snapshot = a_snapshot(world)
     clone = world.request_clone(snapshot)

@@ -186,14 +186,17 @@ class TestRefusals:
         assert "Shares of CIFS do not shrink yet" in sqlite_world.messages(share)[0].detail
         assert len(sqlite_world.cloud.volumes.list_volumes()) == 1
 
-    def test_snapshots(self, sqlite_world: World) -> None:
+    def test_a_snapshot_that_is_being_taken(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)
         volume = sqlite_world.instance(share).volume_id
+        sqlite_world.cloud.set_delay("copy", 3600.0)
         sqlite_world.request_snapshot(share)
-        sqlite_world.run()
+        assert sqlite_world.run_one("create_snapshot")
         sqlite_world.request_shrink(share, 2)
-        sqlite_world.run()
-        self.check(sqlite_world, share, volume, "has snapshots")
+        assert sqlite_world.run_one("shrink_share")
+        assert sqlite_world.instance(share).volume_id == volume
+        assert "is being taken" in sqlite_world.messages(share)[0].detail
+        assert sqlite_world.share(share).status == "available"
 
 
 class TestFailures:

@@ -356,7 +356,7 @@ class GenericDriver:
             look=look,
             make=lambda name, size: self._make_volume(record, name, size, record.volume_type, progress),
             attach=lambda volume_id: self._instances.attach_volume(server_id or "", volume_id, progress),
-            remove=lambda volume: self._remove(volume, progress),
+            remove=lambda volume: self._leave(volume, progress),
             find=self._find_volume,
             name=lambda move: f"{self._volume_name(record.id)}-{move.id[:8]}",
         )
@@ -443,6 +443,13 @@ class GenericDriver:
             attach_seconds=options.attach_seconds,
             volume_seconds=options.volume_seconds,
         )
+
+    def _leave(self, volume: Volume, progress: Progress) -> None:
+        """Take away a volume that is a share's no more. One that has snapshots goes with the last of them."""
+        if self._snapshots.are_of(volume.id):
+            self._detach(volume, progress)
+        else:
+            self._remove(volume, progress)
 
     def _detach(self, volume: Volume | None, progress: Progress) -> None:
         if volume is not None and volume.instance_id is not None:

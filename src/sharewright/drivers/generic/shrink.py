@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from sharewright.clouds.contract import Cloud, Volume
 from sharewright.drivers.generic.failures import share_failure
@@ -36,6 +36,7 @@ from sharewright.drivers.generic.usage import share_usage
 from sharewright.errors import GuestError, NotFound, ShrinkRefused
 from sharewright.guest.document import ShareState
 from sharewright.progress import Progress
+from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import share_snapshots, shares
 
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 class Shrinker:
     """What shrinking needs of the driver. ``look`` tells the server its document and returns the share's state in it;
     its argument is how long the answer may take besides. ``make`` ensures a volume of that name and size, ``attach``
-    attaches one, ``remove`` detaches and deletes one, ``find`` finds one by name."""
+    attaches one, ``remove`` detaches one and deletes it, unless it has snapshots; ``find`` finds one by name."""
 
     store: Store
     cloud: Cloud
@@ -133,17 +134,22 @@ class Shrinker:
         with self.store.read() as tx:
             mine = shares.c.id == record.share_id
             protocol = tx.execute(select(shares.c.protocol).where(mine)).scalar_one()
-            snapshots = tx.execute(
-                select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == record.share_id)
-            ).scalar_one()
+            copying = tx.execute(
+                select(share_snapshots.c.id)
+                .where(
+                    share_snapshots.c.share_id == record.share_id, share_snapshots.c.status == SnapshotStatus.CREATING
+                )
+                .limit(1)
+            ).first()
         if protocol != "NFS":
             raise ShrinkRefused(
                 f"Shares of {protocol} do not shrink yet: their clients' open files would be lost.",
                 hint="Create a smaller share and copy the data.",
             )
-        if snapshots:
+        if copying is not None:
             raise ShrinkRefused(
-                "The share has snapshots, which would be lost with its present volume.", hint="Delete them first."
+                f"Snapshot {copying.id} of the share is being taken, from the volume that it would leave.",
+                hint="Shrink it when the snapshot is available.",
             )
         state = self.look(0.0)
         failure = share_failure(state)
