@@ -17,6 +17,9 @@ DESCRIPTIONS: dict[str, str] = {
     "default_share_type": (
         "Share type of requests that name none; made at the first start. Upstream: `default_share_type`."
     ),
+    "default_share_group_type": (
+        "Share group type of requests that name none; empty: there is none. Upstream: the same name."
+    ),
     "enabled_share_protocols": (
         "Protocols that shares may be asked for, in capitals; a share goes to a backend whose driver serves its own. "
         "Upstream: the same name."

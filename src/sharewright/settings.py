@@ -349,6 +349,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deployment: Name = "sharewright"
     node: Name = "sharewright"
     default_share_type: str = "default"
+    default_share_group_type: str = ""
     enabled_share_protocols: tuple[Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,16}$")], ...] = ("NFS", "CIFS")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -62,7 +62,7 @@ def list_all(call: Call) -> Any:
     page = call.page(SHARE_TYPE)
     extra_specs = parse_map(call.query["extra_specs"], "extra_specs") if _filters_specs(call) else None
     records = service.list_types(
-        call.deployment, call.context, page, is_public=_visibility(call), extra_specs=extra_specs
+        call.deployment, call.context, page, is_public=visibility(call), extra_specs=extra_specs
     )
     view = SHARE_TYPE.view(call)
     shown = [view(record, call) for record in records]
@@ -73,7 +73,7 @@ def _filters_specs(call: Call) -> bool:
     return call.version >= 43 and "extra_specs" in call.query
 
 
-def _visibility(call: Call) -> bool | None:
+def visibility(call: Call) -> bool | None:
     """Which types an admin asks for: by default the public ones, "none" or "all" for all."""
     if not call.is_admin:
         return None
@@ -129,11 +129,16 @@ def show_spec(call: Call, share_type_id: str, key: str) -> Any:
 
 
 def update_spec(call: Call, share_type_id: str, key: str) -> Any:
+    return service.write_specs(call.deployment, call.context, share_type_id, one_spec(call, key), rule="update")
+
+
+def one_spec(call: Call, key: str) -> Any:
+    """The body of a request that sets one spec, ``{key: value}``."""
     if key not in call.body:
         raise InvalidInput("Request body and URI mismatch.")
     if len(call.body) > 1:
         raise InvalidInput("Request body contains too many items.")
-    return service.write_specs(call.deployment, call.context, share_type_id, call.body, rule="update")
+    return call.body
 
 
 def delete_spec(call: Call, share_type_id: str, key: str) -> None:
@@ -149,14 +154,15 @@ def list_access(call: Call, share_type_id: str) -> Any:
 
 
 def add_access(call: Call, share_type_id: str) -> None:
-    service.add_project(call.deployment, call.context, share_type_id, _project(call, "addProjectAccess"))
+    service.add_project(call.deployment, call.context, share_type_id, project_of(call, "addProjectAccess"))
 
 
 def remove_access(call: Call, share_type_id: str) -> None:
-    service.remove_project(call.deployment, call.context, share_type_id, _project(call, "removeProjectAccess"))
+    service.remove_project(call.deployment, call.context, share_type_id, project_of(call, "removeProjectAccess"))
 
 
-def _project(call: Call, action: str) -> str:
+def project_of(call: Call, action: str) -> str:
+    """The project in the body of an action that gives or takes access."""
     project = unwrap(call.body, action).get("project")
     if not isinstance(project, str) or not 1 <= len(project.strip()) <= 255 or "\0" in project:
         raise InvalidInput(f"{action} needs a project.")

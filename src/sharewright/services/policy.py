@@ -23,6 +23,7 @@ _READER: Final = _names(
     " share_network:show share_network:index share_network:detail"
     " share_network_subnet:show share_network_subnet:index share_network_subnet:get_metadata"
     " security_service:index share_type:show share_type:index share_type:default"
+    " share_group_type:show share_group_type:index share_group_type:default"
     " share_snapshot:get_snapshot share_snapshot:get_all_snapshots share_snapshot:get_metadata"
     " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
 )
@@ -52,6 +53,10 @@ _ADMIN: Final = _names(
     " share_type:add_project_access share_type:remove_project_access"
     " share_types_extra_spec:create share_types_extra_spec:show share_types_extra_spec:index"
     " share_types_extra_spec:update share_types_extra_spec:delete"
+    " share_group_type:create share_group_type:delete share_group_type:list_project_access"
+    " share_group_type:add_project_access share_group_type:remove_project_access"
+    " share_group_types_spec:create share_group_types_spec:show share_group_types_spec:index"
+    " share_group_types_spec:update share_group_types_spec:delete"
     " share_server:index share_server:show share_server:details share_server:delete share_server:reset_status"
     " service:index service:update scheduler_stats:pools:index scheduler_stats:pools:detail"
     " quota_set:update quota_set:delete quota_class_set:update"

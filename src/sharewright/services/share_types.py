@@ -15,10 +15,12 @@ from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.type_projects import TypeProjects
 from sharewright.services.validation import BOOLEAN_SPECS, check_extra_specs, parse_boolean_spec
 from sharewright.store.tables import (
     quota_usages,
     quotas,
+    share_group_type_share_types,
     share_type_extra_specs,
     share_type_projects,
     share_types,
@@ -35,6 +37,9 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_types.c[name] for name in ("id", "name", "created_at", "updated_at")
 }
 _OWNER = share_type_extra_specs.c.share_type_id
+_PROJECTS: Final = TypeProjects(
+    types=share_types, table=share_type_projects, owner=share_type_projects.c.share_type_id, what="share type"
+)
 
 
 def choose(tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str | None) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def list_types(
 ) -> list[dict[str, Any]]:
     """The types the caller may use; an admin sees private ones too unless ``is_public`` chooses. Two statements."""
     authorize(context, "share_type:index")
-    statement = select(share_types).where(*_usable(context))
+    statement = select(share_types).where(*_PROJECTS.usable(context))
     if is_public is not None:
         statement = statement.where(share_types.c.is_public.is_(is_public))
     for key, value in (extra_specs or {}).items():
@@ -103,7 +108,7 @@ def create(
             tx.execute(
                 share_types.insert().values(
                     id=identifier,
-                    name=_check_name(values.get("name")),
+                    name=check_name(values.get("name")),
                     description=values.get("description"),
                     is_public=values.get("is_public", True),
                     created_at=utcnow(),
@@ -121,7 +126,7 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
     if not values:
         raise InvalidInput("Specify share type name, description, share_type_access:is_public or a combination.")
     if "name" in values:
-        _check_name(values["name"])
+        check_name(values["name"])
     try:
         with deployment.store.begin() as tx:
             share_type = _find(tx, deployment, context, identifier, by_name=False)
@@ -134,13 +139,16 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete a type that no share has, with its quotas."""
+    """Delete a type that no share has and no share group type names, with its quotas."""
     authorize(context, "share_type:delete")
     try:
         with deployment.store.begin() as tx:
             share_type = _find(tx, deployment, context, identifier, by_name=False)
-            if tx.execute(select(shares.c.id).where(shares.c.share_type_id == identifier).limit(1)).first():
-                raise InvalidInput(f"Target share type {share_type['name']} is still in use.")
+            for table in (shares, share_group_type_share_types):
+                if tx.execute(
+                    select(table.c.share_type_id).where(table.c.share_type_id == identifier).limit(1)
+                ).first():
+                    raise InvalidInput(f"Target share type {share_type['name']} is still in use.")
             tx.execute(delete(share_types).where(share_types.c.id == identifier))
             tx.execute(delete(quotas).where(quotas.c.share_type_id == identifier))
             tx.execute(delete(quota_usages).where(quota_usages.c.share_type_id == identifier))
@@ -196,46 +204,22 @@ def list_projects(deployment: Deployment, context: RequestContext, identifier: s
     """The projects that may use a private type."""
     authorize(context, "share_type:list_project_access")
     with deployment.store.read() as tx:
-        share_type = _find(tx, deployment, context, identifier, by_name=False)
-        if share_type["is_public"]:
-            raise NotFound("Access list not available for public share types.")
-        return fetch(
-            tx,
-            select(share_type_projects)
-            .where(share_type_projects.c.share_type_id == identifier)
-            .order_by(share_type_projects.c.project_id),
-        )
+        return _PROJECTS.read(tx, _find(tx, deployment, context, identifier, by_name=False))
 
 
 def add_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
     authorize(context, "share_type:add_project_access")
-    try:
-        with deployment.store.begin() as tx:
-            _private(tx, deployment, context, identifier)
-            tx.execute(share_type_projects.insert().values(share_type_id=identifier, project_id=project_id))
-    except IntegrityError:
-        raise Conflict(f"Share type access for {identifier} / {project_id} combination already exists.") from None
+    with deployment.store.begin() as tx:
+        _PROJECTS.add(tx, _find(tx, deployment, context, identifier, by_name=False), project_id)
 
 
 def remove_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
     authorize(context, "share_type:remove_project_access")
     with deployment.store.begin() as tx:
-        _private(tx, deployment, context, identifier)
-        removed = tx.execute(
-            delete(share_type_projects).where(
-                share_type_projects.c.share_type_id == identifier, share_type_projects.c.project_id == project_id
-            )
-        )
-        if not removed.rowcount:
-            raise NotFound(f"Share type access not found for {identifier} / {project_id[:64]} combination.")
+        _PROJECTS.remove(tx, _find(tx, deployment, context, identifier, by_name=False), project_id)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
-
-
-def _private(tx: Connection, deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    if _find(tx, deployment, context, identifier, by_name=False)["is_public"]:
-        raise Conflict("Type access modification is not applicable to public share type.")
 
 
 def _find(
@@ -245,21 +229,11 @@ def _find(
     wanted: ColumnElement[bool] = share_types.c.id == name_or_id
     if by_name:
         wanted = or_(wanted, share_types.c.name == name_or_id)
-    rows = fetch(tx, select(share_types).where(wanted, *_usable(context)))
+    rows = fetch(tx, select(share_types).where(wanted, *_PROJECTS.usable(context)))
     if not rows:
         raise NotFound(f"Share type {name_or_id[:64]} could not be found.")
     best = next((row for row in rows if row["id"] == name_or_id), rows[0])
     return _complete(tx, deployment, [best])[0]
-
-
-def _usable(context: RequestContext) -> list[ColumnElement[bool]]:
-    if context.is_admin:
-        return []
-    granted = exists().where(
-        share_type_projects.c.share_type_id == share_types.c.id,
-        share_type_projects.c.project_id == context.project_id,
-    )
-    return [or_(share_types.c.is_public.is_(True), granted)]
 
 
 def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -273,9 +247,10 @@ def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, An
     return records
 
 
-def _check_name(name: Any) -> str:
+def check_name(name: Any, what: str = "share type") -> str:
+    """The name of a type, if it is one."""
     if not isinstance(name, str) or not name.strip() or len(name) > 255:
-        raise InvalidInput("A share type needs a name of 1 to 255 characters.")
+        raise InvalidInput(f"A {what} needs a name of 1 to 255 characters.")
     return name
 
 

@@ -117,11 +117,11 @@ def parse_boolean_spec(key: str, value: Any) -> bool:
     raise InvalidInput(f"Invalid extra spec {key}: '{str(value)[:64]}' is not a boolean.")
 
 
-def check_extra_specs(values: Any) -> dict[str, str]:
-    """Extra specs of a share type: keys of letters, digits and ``_.-:``, values of 1 to 255 characters. Those of our
-    own scope must be among operations/type_specs.py."""
+def check_extra_specs(values: Any, *, what: str = "Extra spec") -> dict[str, str]:
+    """Extra specs of a share type, or group specs: keys of letters, digits and ``_.-:``, values of 1 to 255 characters.
+    Those of our own scope must be among operations/type_specs.py. ``what``: one of them, in messages."""
     if not isinstance(values, Mapping):
-        raise InvalidInput("Extra specs must be an object of strings.")
+        raise InvalidInput(f"{what}s must be an object of strings.")
     checked: dict[str, str] = {}
     for key, value in values.items():
         if not isinstance(key, str) or not _SPEC_KEY.match(key) or not key.strip():
@@ -132,7 +132,7 @@ def check_extra_specs(values: Any) -> dict[str, str]:
         if isinstance(value, bool) and key in BOOLEAN_SPECS:
             value = str(value)
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 255 or "\0" in value:
-            raise InvalidInput(f"Extra spec {key} needs a string of 1 to 255 characters.")
+            raise InvalidInput(f"{what} {key} needs a string of 1 to 255 characters.")
         if key in BOOLEAN_SPECS:
             parse_boolean_spec(key, value)
         if key in _SIZE_SPECS and not re.fullmatch(r"[1-9][0-9]{0,8}", value.strip()):

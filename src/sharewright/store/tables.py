@@ -78,6 +78,37 @@ share_type_projects = Table(
     Column("project_id", NAME, primary_key=True),
 )
 
+share_group_types = Table(
+    "share_group_types",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("is_public", Boolean, nullable=False, default=True),
+    *_times(),
+)
+
+share_group_type_specs = Table(
+    "share_group_type_specs",
+    metadata,
+    Column("share_group_type_id", ID, ForeignKey("share_group_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+share_group_type_share_types = Table(
+    "share_group_type_share_types",
+    metadata,
+    Column("share_group_type_id", ID, ForeignKey("share_group_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("share_type_id", ID, ForeignKey("share_types.id"), primary_key=True),
+)
+
+share_group_type_projects = Table(
+    "share_group_type_projects",
+    metadata,
+    Column("share_group_type_id", ID, ForeignKey("share_group_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", NAME, primary_key=True),
+)
+
 share_networks = Table(
     "share_networks",
     metadata,

@@ -1,0 +1,66 @@
+"""Which projects may use a private share type or share group type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, exists, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, NotFound
+from sharewright.services.deployment import fetch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeProjects:
+    """``types`` with id and is_public; ``table`` with project_id and ``owner``, the type's id. ``what``: the kind of
+    type in messages, in small letters."""
+
+    types: Table
+    table: Table
+    owner: Column[Any]
+    what: str
+
+    def usable(self, context: RequestContext) -> list[ColumnElement[bool]]:
+        """The condition that the caller may use a type; administrators may use all."""
+        if context.is_admin:
+            return []
+        granted = exists().where(
+            self.owner == self.types.c.id,
+            self.table.c.project_id == context.project_id,
+        )
+        return [or_(self.types.c.is_public.is_(True), granted)]
+
+    def read(self, tx: Connection, of_type: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The projects of a private type. NotFound for a public one."""
+        if of_type["is_public"]:
+            raise NotFound(f"Access list not available for public {self.what}s.")
+        return fetch(tx, select(self.table).where(self.owner == of_type["id"]).order_by(self.table.c.project_id))
+
+    def add(self, tx: Connection, of_type: Mapping[str, Any], project_id: str) -> None:
+        """Conflict for a public type, and for a project that has it; then the transaction must be rolled back."""
+        self._check_private(of_type)
+        try:
+            tx.execute(self.table.insert().values({self.owner.name: of_type["id"], "project_id": project_id}))
+        except IntegrityError:
+            raise Conflict(
+                f"{self.what.capitalize()} access for {of_type['id']} / {project_id} combination already exists."
+            ) from None
+
+    def remove(self, tx: Connection, of_type: Mapping[str, Any], project_id: str) -> None:
+        """Conflict for a public type, NotFound for a project that does not have it."""
+        self._check_private(of_type)
+        removed = tx.execute(
+            delete(self.table).where(self.owner == of_type["id"], self.table.c.project_id == project_id)
+        )
+        if not removed.rowcount:
+            raise NotFound(
+                f"{self.what.capitalize()} access not found for {of_type['id']} / {project_id[:64]} combination."
+            )
+
+    def _check_private(self, of_type: Mapping[str, Any]) -> None:
+        if of_type["is_public"]:
+            raise Conflict(f"Type access modification is not applicable to public {self.what}.")
