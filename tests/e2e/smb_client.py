@@ -42,11 +42,14 @@ class SmbClient:
         return output
 
     @contextlib.contextmanager
-    def session(self, *, user: str = "guest", password: str = "none", **options: Any) -> Iterator[Session]:
-        """smbprotocol's session; ``require_signing=False`` for guests, who cannot sign."""
+    def session(self, *, user: str = "", password: str = "") -> Iterator[Session]:
+        """smbprotocol's session."""
         cache: dict[str, Any] = {}
-        options |= {
-            "username": user, "password": password, "port": self.port, "connection_cache": cache,
+        # Guests cannot sign, nor check with a signature that nobody meddled with the negotiation.
+        smbclient.ClientConfig(require_secure_negotiate=bool(user))
+        options = {
+            "username": user or "guest", "password": password or "none", "require_signing": bool(user),
+            "port": self.port, "connection_cache": cache,
         }  # fmt: skip
         made = smbclient.register_session("127.0.0.1", **options)
         try:

@@ -86,7 +86,7 @@ class Smb:
 
     def test_only_smb_3_1_1_is_spoken(self, shares: Shares, share: str, client: SmbClient) -> None:
         name = name_of(shares.export(share))
-        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+        with client.session() as session:
             assert session.dialect == SMB_3_1_1
         for dialect in ("NT1", "SMB2_10", "SMB3_02"):
             with pytest.raises(Refused, match=r"NT_STATUS_|negotiation failed"):
@@ -132,7 +132,7 @@ class Smb:
         mine = shares.allow(other, shares.client.address)
         shares.allow(other, "10.88.0.9")  # somebody else stays
         here, there = name_of(shares.export(share)), name_of(shares.export(other))
-        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+        with client.session() as session:
             kept, lost = session.open(here, "kept", "wb"), session.open(there, "lost", "wb")
             kept.write(b"one")
             lost.write(b"one")
@@ -190,7 +190,7 @@ class Smb:
         other = shares.create("leaving")
         shares.wait(other)
         shares.allow(other, shares.client.address)
-        with client.session(require_signing=False, require_secure_negotiate=False) as session:
+        with client.session() as session:
             file = session.open(name_of(shares.export(other)), "open", "wb")
             file.write(b"x")
             started = time.monotonic()
