@@ -120,6 +120,18 @@ def test_a_type_that_changed_since(site: Site) -> None:
     assert row.squash == "root_squash"
 
 
+def test_encryption_is_the_parent_s(site: Site) -> None:
+    """Else a copy of what must be encrypted would be open to guests, in the clear."""
+    name = a_type(site, "sealed", **{"sharewright:smb_encryption": "required"})
+    share = site.served_share(share_proto="CIFS", share_type=name)
+    snapshot = snap(site, share["id"])["id"]
+    settle(site, snapshot)
+    clone = create(site, 200, snapshot, share_proto="CIFS")
+    with site.store.read() as tx:
+        row = tx.execute(select(share_instances).where(share_instances.c.share_id == clone["id"])).one()
+    assert row.smb_encryption == "required"
+
+
 def test_others_snapshots_do_not_exist(site: Site) -> None:
     _, snapshot = a_snapshot(site)
     create(site, 404, snapshot, user="bob")

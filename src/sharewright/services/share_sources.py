@@ -11,13 +11,16 @@ from sqlalchemy import Connection, select
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.identifiers import is_id
+from sharewright.operations.type_specs import TYPE_SPECS
 from sharewright.services.deployment import Record, fetch_one
 from sharewright.services.policy import authorize, can_see
 from sharewright.states import SnapshotStatus
 from sharewright.store.tables import share_instances, share_snapshots, shares
 
-# A backend copies volumes onto like ones only; what is not listed is the new share's own.
-_COPIED: Final = ("volume_type", "squash", "server_flavor", "smb_encryption")
+# All that the type said when the parent was requested. The file system is the snapshot's own.
+_COPIED: Final = tuple(
+    spec.column for spec in TYPE_SPECS.values() if spec.column is not None and spec.column != "filesystem_type"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
