@@ -65,7 +65,7 @@ class CreateSnapshot(_Creation):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
             snapshot = self._read(tx, operation)
-            copying = find_copying(tx, snapshot) if snapshot is not None else None
+            copying = find_copying(tx, snapshot, operation.id) if snapshot is not None else None
         if snapshot is None:
             return Done()
         driver = find_snapshot_driver(self._drivers, snapshot.backend)

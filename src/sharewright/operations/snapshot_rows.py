@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, or_, select, tuple_
 
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
@@ -77,12 +77,15 @@ def write_snapshot_status(tx: Connection, snapshot_id: str, status: str, **value
     )
 
 
-def find_copying(tx: Connection, snapshot: SnapshotRow) -> str | None:
+def find_copying(tx: Connection, snapshot: SnapshotRow, operation_id: str) -> str | None:
     """The open operation of another snapshot on the same share server that the cloud is still copying, if there is one.
 
-    Some clouds copy one at a time, and a share's file system must not stand still while it waits for its turn.
+    Some clouds copy one at a time, and a share's file system must not stand still while it waits for its turn. Of
+    several whose moment is not fixed yet each waits for older ones only, never two for one another.
     """
     columns = share_snapshot_instances.c
+    place = tuple_(operations.c.sequence, operations.c.id)
+    own = select(operations.c.sequence).where(operations.c.id == operation_id).scalar_subquery()
     return tx.execute(
         select(operations.c.id)
         .join(share_snapshot_instances, columns.snapshot_id == operations.c.resource_id)
@@ -93,7 +96,10 @@ def find_copying(tx: Connection, snapshot: SnapshotRow) -> str | None:
             columns.status == SnapshotStatus.CREATING,
             columns.provider_location.is_not(None),
             operations.c.state.in_(OperationState.OPEN),
-            operations.c.kind.in_(("create_snapshot", "finish_snapshot")),
+            or_(
+                operations.c.kind == "finish_snapshot",
+                and_(operations.c.kind == "create_snapshot", place < tuple_(own, operation_id)),
+            ),
         )
         .order_by(operations.c.sequence)
         .limit(1)

@@ -305,6 +305,20 @@ def test_the_guest_is_silent_after_it_was_told_to_switch(sqlite_world: World, sw
     assert sqlite_world.cloud.volumes.find_volume(old) is None
 
 
+def test_no_snapshot_while_it_is_not_known_which_volume_is_served(sqlite_world: World) -> None:
+    """An administrator can call the share available by hand; a snapshot could be of the data of before."""
+    share = a_share(sqlite_world)
+    move_by_hand(sqlite_world, share, switched=True)
+    snapshot = sqlite_world.request_snapshot(share)
+    while sqlite_world.run_one("create_snapshot"):
+        pass
+    assert sqlite_world.snapshot(snapshot).status == "error"
+    assert "has not ended moving" in sqlite_world.messages(snapshot)[0].detail
+    assert list(sqlite_world.cloud.volumes.list_snapshots()) == []
+    sqlite_world.run()
+    check_shrunk(sqlite_world, share, 2)
+
+
 @pytest.mark.parametrize("switched", [False, True])
 def test_a_new_vm_serves_the_right_volume(sqlite_world: World, switched: bool) -> None:
     """The VM is lost in the middle; the one that healing makes knows nothing but what is on the volumes."""

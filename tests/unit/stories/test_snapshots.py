@@ -120,6 +120,15 @@ class TestCopying:
         assert waiting.guest_round_trips == 0
         assert len(sqlite_world.cloud.volumes.list_snapshots()) == 1
 
+    def test_two_whose_freezes_ended_too_early_do_not_wait_for_one_another(self, world: World) -> None:
+        """They began at the same moment, each before the other was seen, and both begin anew."""
+        both = [world.request_snapshot(share) for share in (a_share(world), a_share(world))]
+        with world.store.begin() as tx:
+            tx.execute(update(share_snapshot_instances).values(provider_location="thawed-before"))
+        world.run()
+        assert [world.snapshot(snapshot).status for snapshot in both] == ["available"] * 2
+        world.check_consistent()
+
     def test_a_copy_that_the_cloud_loses(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)
         sqlite_world.cloud.set_delay("copy", 30.0)

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import select
 
 from sharewright.clouds.contract import TAG_OWNER, Cloud, SnapshotSpec, Tags
+from sharewright.drivers.generic.moves import TOLD, find_move
 from sharewright.drivers.generic.records import find_instance, read_instance
-from sharewright.errors import CloudObjectMissing, CloudUnavailable, DeadlineExceeded, NotFound
+from sharewright.errors import CloudError, CloudObjectMissing, CloudUnavailable, DeadlineExceeded, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstances
@@ -133,6 +134,12 @@ class VolumeSnapshots:
 
     def _take(self, record: SnapshotRecord, server_id: str, progress: Progress) -> bool:
         share = read_instance(self._store, record.share_instance_id)
+        move = find_move(self._store, share.id)
+        if move is not None and move.step in TOLD:  # only the guest knows which of the two volumes has the data
+            raise CloudError(
+                f"Share instance {share.id} has not ended moving to a smaller volume, so no snapshot can be taken.",
+                hint="Shrink or extend the share first; that ends what an earlier shrinking has left.",
+            )
         volume = self._cloud.volumes.find_volume(share.volume_id) if share.volume_id is not None else None
         if volume is None:
             raise CloudObjectMissing(f"The volume of share instance {share.id} does not exist any more.")
