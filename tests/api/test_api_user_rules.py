@@ -80,6 +80,16 @@ def test_one_key_for_a_user_in_a_share_network(smb: Site) -> None:
     assert user(smb, first)["access"]["access_key"] != key, "it goes with the last rule"
 
 
+def test_another_project_s_share_on_the_network_gets_a_key_of_its_own(smb: Site) -> None:
+    """Its members would learn the key that opens the shares of the network's own project."""
+    network = smb.network()["id"]
+    key = user(smb, smb.served_share(share_proto="CIFS", network=network))["access"]["access_key"]
+    others = smb.served_share("root", share_proto="CIFS", network=network)
+    body = {"allow_access": {"access_type": "user", "access_to": "alice"}}
+    rule = smb.expect(200, "POST", f"/v2/shares/{others['id']}/action", body, user="root")["access"]
+    assert rule["access_key"] not in (None, key)
+
+
 def test_a_name_is_one_name_however_it_is_written(smb: Site) -> None:
     share = smb.served_share(share_proto="CIFS")
     user(smb, share, "alice")

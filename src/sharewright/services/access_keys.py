@@ -42,6 +42,7 @@ def sealed_key(tx: Connection, deployment: Deployment, share: Record, user: str)
         .join(shares, shares.c.id == rules.share_id)
         .where(
             shares.c.share_network_id == share["share_network_id"],
+            shares.c.project_id == share["project_id"],
             rules.access_type == "user",
             rules.access_to == user,
             rules.access_key.is_not(None),
