@@ -117,6 +117,10 @@ def look(root: Path) -> dict[str, tuple[object, ...]]:
     return seen
 
 
+def busy(*_: object) -> None:
+    raise CommandFailed("busy")
+
+
 def access_list(*entries: tuple[int, ...]) -> bytes:
     """A POSIX access list: tag, permissions and, for users and groups that are named, their number."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry, *(-1,) * (3 - len(entry))) for entry in entries)
@@ -351,6 +355,18 @@ class TestNoSwitch:
         assert moving.tasks(bench.host, desired) == []  # not until the document says "copy"
         bench.move()
 
+    def test_a_copy_that_cannot_be_unmounted_keeps_no_lock(self, bench: Bench) -> None:
+        """The process that made the switch goes on living; with the lock, the share would look like being copied."""
+        moving.main(bench.host, json.dumps(bench.job))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(moving, "_release", busy)
+            with pytest.raises(CommandFailed, match="busy"):
+                moving.switch(bench.host, bench.share, bench.successor, bench.facts())
+        os.close(bench.host.lock(f"copy-{bench.share.id}", timeout=0.0))
+        moving._release(bench.host, bench.share.id)
+        self.check_unmoved(bench)
+        bench.move()
+
     def test_the_old_one_is_in_use(self, bench: Bench) -> None:
         moving.main(bench.host, json.dumps(bench.job))
         held = os.open(bench.path, os.O_RDONLY)
@@ -386,6 +402,12 @@ class TestWhichOneIsServed:
         bench.host.replace("/etc/fstab", "")
         assert self.served(bench, "copy", new_is_there=False) == OLD
         assert [self.served(bench, step, new_is_there=False) for step in ("switch", "cancel")] == [NEW] * 2
+
+    def test_the_new_disk_cannot_be_read(self, bench: Bench) -> None:
+        """It is no reason to serve the old one again."""
+        bench.move()
+        run("dd", "if=/dev/zero", f"of={bench.new}", "bs=4096", "count=1", "conv=fsync")  # as an error of input looks
+        assert [self.served(bench, step) for step in ("copy", "switch", "cancel")] == [OLD, NEW, NEW]
 
 
 class TestCleaning:

@@ -70,11 +70,11 @@ def _has_moved(share: Share, facts: Facts) -> bool:
     new = share.successor
     if new is None:
         return False
-    disks = facts.disks.get(new.serial, [])
-    if disks:
-        return any(disk.superblock is not None and disk.superblock.uuid == new.uuid for disk in disks)
-    # The disk that may be the share's is missing. Only this VM's own fstab, which names the new one before the switch,
-    # can tell that it is not; to serve the old one by mistake would lose what was written since.
+    found = [disk.superblock for disk in facts.disks.get(new.serial, []) if disk.superblock is not None]
+    if found:
+        return any(superblock.uuid == new.uuid for superblock in found)
+    # The disk that may be the share's is missing or cannot be read. Only this VM's own fstab, which names the new one
+    # before the switch, can tell that it is not; to serve the old one by mistake would lose what was written since.
     named = is_line_of(split_fstab(facts.fstab)[1].get(share.id, ""), share)
     return new.step != "copy" and not named
 
@@ -220,8 +220,10 @@ def switch(host: Host, share: Share, new: Successor, facts: Facts) -> None:
         host.replace("/etc/fstab", "".join(f"{line}\n" for line in [*foreign, *ours.values()]))
         write_uuid(host, device, new.uuid, seconds=30.0)
     finally:
-        _release(host, share.id)
-        os.close(lock)
+        try:
+            _release(host, share.id)
+        finally:
+            os.close(lock)  # else this process would hold it, and the share would be copied no more
 
 
 # ---- the copying process ---------------------------------------------------------------------------------------------
