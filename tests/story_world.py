@@ -231,7 +231,9 @@ class World:
             payload = {"size": size, "reserved": size - share.size, "force": force, "status": share.status}
             self._enqueue(tx, "extend_share", share_id, payload)
 
-    def request_snapshot(self, share_id: str) -> str:
+    def request_snapshot(
+        self, share_id: str, *, kind: str = "create_snapshot", payload: dict[str, Any] | None = None
+    ) -> str:
         """An accepted POST /snapshots. Returns the snapshot's id."""
         snapshot_id, now = new_id(), utcnow()
         share = self.share(share_id)
@@ -256,8 +258,27 @@ class World:
                     status="creating", created_at=now,
                 )
             )  # fmt: skip
-            self._enqueue(tx, "create_snapshot", snapshot_id, resource_type="share_snapshot")
+            self._enqueue(tx, kind, snapshot_id, payload, resource_type="share_snapshot")
         return snapshot_id
+
+    def request_manage_snapshot(self, share_id: str, reference: str) -> str:
+        """An accepted POST /snapshots/manage."""
+        snapshot_id = self.request_snapshot(share_id, kind="manage_snapshot", payload={"reference": reference})
+        self._write_snapshot_status(snapshot_id, "manage_starting")
+        return snapshot_id
+
+    def request_unmanage_snapshot(self, snapshot_id: str) -> None:
+        """An accepted unmanage."""
+        self._write_snapshot_status(snapshot_id, "unmanage_starting")
+        with self.store.begin() as tx:
+            self._enqueue(tx, "unmanage_snapshot", snapshot_id, resource_type="share_snapshot")
+
+    def _write_snapshot_status(self, snapshot_id: str, status: str) -> None:
+        columns = share_snapshot_instances.c
+        with self.store.begin() as tx:
+            tx.execute(share_snapshots.update().where(share_snapshots.c.id == snapshot_id).values(status=status))
+            mine = columns.snapshot_id == snapshot_id
+            tx.execute(share_snapshot_instances.update().where(mine).values(status=status))
 
     def request_revert(self, share_id: str, snapshot_id: str) -> None:
         """An accepted revert."""

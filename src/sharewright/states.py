@@ -37,6 +37,10 @@ class SnapshotStatus:
     ERROR: Final = "error"  # there is none; a user message says why; delete works
     DELETING: Final = "deleting"  # a delete_snapshot operation exists
     ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
+    MANAGE_STARTING: Final = "manage_starting"  # a manage_snapshot operation exists
+    MANAGE_ERROR: Final = "manage_error"  # it was not taken over; unmanage or delete
+    UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_snapshot operation exists
+    UNMANAGE_ERROR: Final = "unmanage_error"  # unmanage may be asked for again
     RESTORING: Final = "restoring"  # its share is being reverted to it
     ALL: Final = (
         "available", "error", "creating", "deleting", "manage_starting", "manage_error", "unmanage_starting",

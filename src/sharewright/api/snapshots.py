@@ -15,6 +15,7 @@ from sharewright.api.resource import (
     Resource,
     StringMap,
     Timestamp,
+    convert,
     parse_flag,
     timestamp,
     unwrap,
@@ -113,6 +114,23 @@ def reset_status(call: Call, snapshot_id: str) -> None:
     service.reset_status(call.deployment, call.context, snapshot_id, wanted_status(call))
 
 
+def manage(call: Call) -> Any:
+    body = dict(unwrap(call.body, "snapshot"))
+    options = body.pop("driver_options", None)
+    if options is not None and not isinstance(options, dict):
+        raise InvalidInput("driver_options must be an object; none of them has an effect here.")
+    reference = convert(body.pop("provider_location", None), Identifier, "snapshot.provider_location")
+    values = SNAPSHOT.parse_values(body, call.version, "create")
+    record = service.manage(
+        call.deployment, call.context, {**values, "provider_location": reference}, servers=call.version >= 49
+    )
+    return SNAPSHOT.show(record, call)
+
+
+def unmanage(call: Call, snapshot_id: str) -> None:
+    service.unmanage(call.deployment, call.context, snapshot_id, servers=call.version >= 49)
+
+
 def revert(call: Call, share_id: str) -> None:
     snapshot_id = unwrap(call.body, "revert").get("snapshot_id")
     if not isinstance(snapshot_id, str) or not snapshot_id:
@@ -155,6 +173,8 @@ ROUTES: Final = (
     Route("GET", "/snapshots", list_summaries),
     Route("POST", "/snapshots", create, status=202),
     Route("GET", "/snapshots/detail", list_details),
+    Route("POST", "/snapshots/manage", manage, since=12, status=202),
+    Route("POST", f"{_ONE}/action", unmanage, since=12, status=202, action="unmanage"),
     Route("GET", _ONE, show),
     Route("PUT", _ONE, update),
     Route("DELETE", _ONE, delete, status=202),

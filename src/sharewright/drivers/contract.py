@@ -149,3 +149,17 @@ class RevertDriver(SnapshotDriver, Protocol):
     def cancel_revert(self, share_instance_id: str, server_id: str, progress: Progress) -> None:
         """After a failure, of the same operation: the share is served as it was before."""
         ...
+
+
+@runtime_checkable
+class SnapshotManager(SnapshotDriver, Protocol):
+    """What a driver can do besides: take over snapshots that somebody else took, and give them away."""
+
+    def manage_snapshot(self, snapshot_instance_id: str, reference: str, progress: Progress) -> int:
+        """Make the cloud's snapshot ``reference``, of the share's present volume, the instance's; its size in GiB.
+        Raises CloudObjectMissing or CloudError when it is none of those."""
+        ...
+
+    def unmanage_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        """Forget it without touching it. From every state."""
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sharewright.drivers.contract import RevertDriver, ShareDriver, SnapshotDriver
+from sharewright.drivers.contract import RevertDriver, ShareDriver, SnapshotDriver, SnapshotManager
 from sharewright.errors import SharewrightError, Unsupported
 from sharewright.operations.create_share import find_driver
 
@@ -30,4 +30,12 @@ def find_revert_driver(drivers: Mapping[str, ShareDriver], backend: str | None) 
             f"The driver of backend {backend} cannot revert shares.",
             hint="A share type that says revert_to_snapshot_support = True keeps its shares off such backends.",
         )
+    return driver
+
+
+def find_snapshot_manager(drivers: Mapping[str, ShareDriver], backend: str | None) -> SnapshotManager:
+    """As :func:`find_snapshot_driver`, of one that takes over snapshots and gives them away."""
+    driver = find_snapshot_driver(drivers, backend)
+    if not isinstance(driver, SnapshotManager):
+        raise Unsupported(f"The driver of backend {backend} does not manage snapshots that somebody else took.")
     return driver

@@ -15,6 +15,7 @@ from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
+from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
@@ -34,6 +35,8 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),
         RevertToSnapshot(store, drivers),
+        ManageSnapshot(store, drivers),
+        UnmanageSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),
         HealServer(store, drivers),

@@ -45,6 +45,7 @@ _ADMIN: Final = _names(
     " share:create_public_share share:create_on_host share:set_public_share share:update_admin_only_metadata"
     " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
     " share_instance_export_location:index share_instance_export_location:show"
+    " share_snapshot:manage_snapshot share_snapshot:unmanage_snapshot"
     " share_snapshot:force_delete share_snapshot:reset_status share_snapshot:list_all_projects"
     " share_snapshot_instance:index share_snapshot_instance:detail share_snapshot_instance:show"
     " share_snapshot_instance:reset_status"

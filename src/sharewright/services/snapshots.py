@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import Conflict, InvalidInput, NotFound, Unprocessable
+from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound, Unprocessable
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
@@ -94,7 +94,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     400 for a status that does not allow one, 413 for the quotas.
     """
     metadata = check_metadata(values.get("metadata") or {})
-    identifier, now = new_id(), utcnow()
+    identifier = new_id()
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, values["share_id"], "share:create_snapshot", lock=True)
         if not share["snapshot_support"]:
@@ -103,49 +103,97 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 hint="Its share type needs the extra spec snapshot_support = True when the share is created.",
             )
         SHARE["snapshot"].check("Share", share["id"], share["status"])
-        reserve(
-            tx,
-            deployment.settings.quotas,
-            project_id=context.project_id,
-            user_id=context.user_id,
-            share_type_id=share["share_type_id"],
-            amounts={"snapshots": 1, "snapshot_gigabytes": share["size"]},
-        )
-        tx.execute(
-            share_snapshots.insert().values(
-                id=identifier,
-                share_id=share["id"],
-                project_id=context.project_id,
-                user_id=context.user_id,
-                name=values.get("name"),
-                description=values.get("description"),
-                size=share["size"],
-                protocol=share["protocol"],
-                status=SnapshotStatus.CREATING,
-                progress="0%",
-                created_at=now,
-            )
-        )
-        instance_id = tx.execute(
-            select(share_instances.c.id)
-            .where(share_instances.c.share_id == share["id"])
-            .order_by("created_at")
-            .limit(1)
-        ).scalar_one()
-        tx.execute(
-            share_snapshot_instances.insert().values(
-                id=new_id(),
-                snapshot_id=identifier,
-                share_instance_id=instance_id,
-                status=SnapshotStatus.CREATING,
-                created_at=now,
-            )
-        )
+        _insert(tx, deployment, context, identifier, share, values, SnapshotStatus.CREATING)
         write_map(tx, share_snapshot_metadata, _OWNER, identifier, metadata, replace=False)
         submit(tx, deployment, context, "create_snapshot", "share_snapshot", identifier)
         record = _complete(tx, [find(tx, context, identifier)])[0]
     deployment.wake()
     return record
+
+
+def _insert(
+    tx: Connection,
+    deployment: Deployment,
+    context: RequestContext,
+    identifier: str,
+    share: Record,
+    values: Mapping[str, Any],
+    status: str,
+) -> None:
+    """The rows of a new snapshot, and its quota."""
+    now = utcnow()
+    reserve(
+        tx,
+        deployment.settings.quotas,
+        project_id=context.project_id,
+        user_id=context.user_id,
+        share_type_id=share["share_type_id"],
+        amounts={"snapshots": 1, "snapshot_gigabytes": share["size"]},
+    )
+    tx.execute(
+        share_snapshots.insert().values(
+            id=identifier,
+            share_id=share["id"],
+            project_id=context.project_id,
+            user_id=context.user_id,
+            name=values.get("name"),
+            description=values.get("description"),
+            size=share["size"],
+            protocol=share["protocol"],
+            status=status,
+            progress="0%",
+            created_at=now,
+        )
+    )
+    instance_id = tx.execute(
+        select(share_instances.c.id).where(share_instances.c.share_id == share["id"]).order_by("created_at").limit(1)
+    ).scalar_one()
+    tx.execute(
+        share_snapshot_instances.insert().values(
+            id=new_id(), snapshot_id=identifier, share_instance_id=instance_id, status=status, created_at=now
+        )
+    )
+
+
+def manage(deployment: Deployment, context: RequestContext, values: Mapping[str, Any], *, servers: bool) -> Record:
+    """Accept that a snapshot in the cloud (``provider_location``) becomes one of a share. ``servers``: also of a share
+    on a share server, which Manila allows from 2.49 on (403 before); 409 when it is managed already."""
+    authorize(context, "share_snapshot:manage_snapshot")
+    identifier, reference = new_id(), values["provider_location"]
+    with deployment.store.begin() as tx:
+        share = share_service.find(tx, context, values["share_id"], lock=True)
+        _check_servers(share, "manage_snapshot", servers=servers)
+        if not share["snapshot_support"]:
+            raise Unprocessable(f"Share '{share['id']}' cannot have snapshots since it does not have that capability.")
+        SHARE["snapshot"].check("Share", share["id"], share["status"])
+        columns = share_snapshot_instances.c
+        if tx.execute(select(columns.id).where(columns.provider_location == reference)).first() is not None:
+            raise Conflict(f"A share snapshot with provider location {reference[:64]} is managed already.")
+        _insert(tx, deployment, context, identifier, share, values, SnapshotStatus.MANAGE_STARTING)
+        payload = {"reference": reference}
+        submit(tx, deployment, context, "manage_snapshot", "share_snapshot", identifier, payload)
+        record = _complete(tx, [find(tx, context, identifier)])[0]
+    deployment.wake()
+    return record
+
+
+def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *, servers: bool) -> None:
+    """Accept that a snapshot is forgotten and left in the cloud as it is."""
+    with deployment.store.begin() as tx:
+        snapshot = find(tx, context, identifier, "share_snapshot:unmanage_snapshot", lock=True)
+        _check_servers(share_service.find(tx, context, snapshot["share_id"]), "unmanage_snapshot", servers=servers)
+        SNAPSHOT["unmanage"].check("Snapshot", identifier, snapshot["status"])
+        write_status(tx, identifier, SnapshotStatus.UNMANAGE_STARTING)
+        submit(tx, deployment, context, "unmanage_snapshot", "share_snapshot", identifier)
+    deployment.wake()
+
+
+def _check_servers(share: Record, what: str, *, servers: bool) -> None:
+    if share["share_network_id"] and not servers:
+        raise Forbidden(
+            f"Operation '{what}' is not supported for shares created on top of share servers.",
+            hint="Use microversion 2.49 or later.",
+        )
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:

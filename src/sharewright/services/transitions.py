@@ -83,6 +83,13 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
     "revert": Transition(
         sources=frozenset({SnapshotStatus.AVAILABLE}), target=SnapshotStatus.RESTORING, refusal=Conflict
     ),
+    "unmanage": Transition(
+        sources=frozenset(
+            {SnapshotStatus.AVAILABLE, SnapshotStatus.ERROR, SnapshotStatus.ERROR_DELETING,
+             SnapshotStatus.MANAGE_ERROR, SnapshotStatus.UNMANAGE_ERROR}
+        ),
+        target=SnapshotStatus.UNMANAGE_STARTING,
+    ),
     "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
 }  # fmt: skip
 

@@ -148,6 +148,14 @@ def release(
     _add(tx, project_id, user_id, share_type_id, {name: -amount for name, amount in amounts.items()})
 
 
+def count_size_change(
+    tx: Connection, *, project_id: str, user_id: str, share_type_id: str, resource: str, change: int
+) -> None:
+    """Count GiB more or less of what exists already, whatever the limit."""
+    if change:
+        _add(tx, project_id, user_id, share_type_id, {resource: change})
+
+
 def _refusal(resource: str, limit: int, scope: str) -> OverQuota:
     text = _REFUSALS.get(resource, "OverQuota: Quota exceeded for resource {resource} ({limit}).")
     return OverQuota(

@@ -256,6 +256,12 @@ class GenericDriver:
     def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
         self._snapshots.delete(snapshot_instance_id, progress)
 
+    def manage_snapshot(self, snapshot_instance_id: str, reference: str, progress: Progress) -> int:
+        return self._snapshots.manage(snapshot_instance_id, reference, progress)
+
+    def unmanage_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        self._snapshots.unmanage(snapshot_instance_id, progress)
+
     def revert_to_snapshot(
         self, share_instance_id: str, server_id: str, snapshot_id: str, size: int, progress: Progress
     ) -> None:

@@ -102,6 +102,46 @@ class VolumeSnapshots:
             self._discard(record, progress, thorough=True)
             self._drop_former(record, progress)
 
+    def manage(self, snapshot_instance_id: str, reference: str, progress: Progress) -> int:
+        """Take over a snapshot of the share's volume; its size in GiB."""
+        record = self.read(snapshot_instance_id)
+        share = read_instance(self._store, record.share_instance_id)
+        with progress.step("adopt snapshot"):
+            taken = self._cloud.volumes.adopt_snapshot(
+                reference,
+                self._name_template % record.id,
+                {**self._tags, TAG_OWNER: f"share_snapshot_instance:{record.id}"},
+                timeout=self._within(self._seconds, progress),
+            )
+            if taken.volume_id != share.volume_id:
+                self._cloud.volumes.disown_snapshot(taken.id, timeout=self._within(self._seconds, progress))
+                raise CloudError(
+                    f"Snapshot {reference} is of volume {taken.volume_id}, not of the share's, which is "
+                    f"{share.volume_id}.",
+                    hint="Manage it as one of the share that it is of.",
+                )
+            # Whoever took it may not have let the share stand still; the journal makes a copy of it whole.
+            self._remember(
+                progress,
+                record.id,
+                provider_location=taken.id,
+                volume_id=taken.volume_id,
+                volume_size=taken.size,
+                filesystem_type=share.filesystem_type,
+                filesystem_uuid=share.filesystem_uuid,
+                consistent=True,
+            )
+        return taken.size
+
+    def unmanage(self, snapshot_instance_id: str, progress: Progress) -> None:
+        record = self._find(snapshot_instance_id)
+        location = self._location(record) if record is not None else None
+        if record is None or location is None:
+            return
+        with progress.step("disown snapshot"):
+            self._cloud.volumes.disown_snapshot(location, timeout=self._within(self._seconds, progress))
+            self._remember(progress, record.id, provider_location=None, consistent=False)
+
     def are_of(self, volume_id: str, *, besides: str = "") -> bool:
         """Whether there are snapshots of a volume, other than that of the instance ``besides``."""
         columns = share_snapshot_instances.c
@@ -187,17 +227,20 @@ class VolumeSnapshots:
     def _discard(self, record: SnapshotRecord, progress: Progress, *, thorough: bool = False) -> None:
         """Remove the cloud's snapshot. One that was made and not yet recorded is found by its owner tag; ``thorough``
         looks for it in any case."""
-        location = record.provider_location
-        if location is None and (thorough or progress.recall("begun")):
-            owner = f"share_snapshot_instance:{record.id}"
-            location = next(
-                (each.id for each in self._cloud.volumes.list_snapshots() if each.tags.get(TAG_OWNER) == owner), None
-            )
+        known = record.provider_location is not None
+        location = self._location(record) if known or thorough or progress.recall("begun") else None
         if location is None:
             return
         with progress.step("delete snapshot"):
             self._cloud.volumes.delete_snapshot(location, timeout=self._within(self._seconds, progress))
             self._remember(progress, record.id, provider_location=None, consistent=False)
+
+    def _location(self, record: SnapshotRecord) -> str | None:
+        """The cloud's snapshot. One that was made and not yet recorded is found by its owner tag."""
+        owner = f"share_snapshot_instance:{record.id}"
+        return record.provider_location or next(
+            (each.id for each in self._cloud.volumes.list_snapshots() if each.tags.get(TAG_OWNER) == owner), None
+        )
 
     def read(self, snapshot_instance_id: str) -> SnapshotRecord:
         """Raises NotFound."""

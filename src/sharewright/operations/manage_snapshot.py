@@ -1,0 +1,87 @@
+"""Stories: take over a snapshot that somebody else took in the cloud, and give one away.
+
+``manage_snapshot`` ends in ``available``, or ``manage_error`` with a user message: then the cloud's snapshot is what it
+was. ``unmanage_snapshot`` leaves the cloud's snapshot as it is and removes the rows; or ``unmanage_error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import SharewrightError
+from sharewright.identifiers import utcnow
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.delete_snapshot import finish as remove_rows
+from sharewright.operations.messages import Action
+from sharewright.operations.snapshot_drivers import find_snapshot_manager
+from sharewright.operations.snapshot_rows import fail_snapshot, read_snapshot, write_snapshot_status
+from sharewright.progress import Progress
+from sharewright.states import SnapshotStatus
+from sharewright.store.database import Store
+from sharewright.store.quotas import count_size_change
+from sharewright.store.tables import share_snapshots
+
+
+class ManageSnapshot(BaseStory):
+    """Payload: ``reference`` (what the cloud's people call the snapshot)."""
+
+    kind = "manage_snapshot"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        with self._store.read() as tx:
+            snapshot = read_snapshot(tx, operation.resource_id)
+        if snapshot is None or snapshot.status == SnapshotStatus.AVAILABLE:
+            return Done()
+        manager = find_snapshot_manager(self._drivers, snapshot.backend)
+        size = manager.manage_snapshot(snapshot.instance_id, str(operation.payload["reference"]), progress)
+        return Done(lambda tx: finish(tx, operation.resource_id, size))
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        fail_snapshot(tx, operation, error, status=SnapshotStatus.MANAGE_ERROR, action=Action.CREATE)
+
+
+class UnmanageSnapshot(BaseStory):
+    kind = "unmanage_snapshot"
+
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+        self._store = store
+        self._drivers = drivers
+
+    def run(self, operation: Operation, progress: Progress) -> Outcome:
+        with self._store.read() as tx:
+            snapshot = read_snapshot(tx, operation.resource_id)
+        if snapshot is None:
+            return Done()
+        manager = find_snapshot_manager(self._drivers, snapshot.backend)
+        manager.unmanage_snapshot(snapshot.instance_id, progress)
+        return Done(lambda tx: remove_rows(tx, operation.resource_id))
+
+    def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
+        fail_snapshot(tx, operation, error, status=SnapshotStatus.UNMANAGE_ERROR, action=Action.DELETE)
+
+
+def finish(tx: Connection, snapshot_id: str, size: int) -> None:
+    """Write that it is available, and its size where that is not its share's. The quota counts it, beyond its limit
+    too: the snapshot is there."""
+    snapshot = read_snapshot(tx, snapshot_id)
+    if snapshot is None:
+        return
+    count_size_change(
+        tx,
+        project_id=snapshot.project_id,
+        user_id=snapshot.user_id,
+        share_type_id=snapshot.share_type_id,
+        resource="snapshot_gigabytes",
+        change=size - snapshot.size,
+    )
+    tx.execute(
+        share_snapshots.update().where(share_snapshots.c.id == snapshot_id).values(size=size, updated_at=utcnow())
+    )
+    write_snapshot_status(tx, snapshot_id, SnapshotStatus.AVAILABLE, progress="100%")

@@ -1,0 +1,101 @@
+"""Snapshots that are given away and taken over, told by the real engine on the simulated cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sharewright.errors import CloudError, CloudUnavailable
+from sharewright.operations.messages import Action
+from sharewright.store.database import Store
+from sharewright.store.tables import share_snapshots
+from story_world import World, make_world
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> Iterator[World]:
+    """On SQLite and on PostgreSQL."""
+    with make_world(store, tmp_path / "state") as world:
+        yield world
+
+
+def a_snapshot(world: World, size: int = 2) -> tuple[str, str]:
+    share = world.request_share(size)
+    world.run()
+    snapshot = world.request_snapshot(share)
+    world.run()
+    return share, snapshot
+
+
+def given_away(world: World, snapshot: str) -> str:
+    """The cloud's id of a snapshot that nobody manages any more."""
+    location = str(world.snapshot_instance(snapshot).provider_location)
+    world.request_unmanage_snapshot(snapshot)
+    world.run()
+    assert world.rows(share_snapshots, id=snapshot) == []
+    return location
+
+
+def test_given_away_and_taken_over_again(world: World) -> None:
+    share, snapshot = a_snapshot(world)
+    location = given_away(world, snapshot)
+    assert world.snapshot_usage() == (0, 0)
+    assert list(world.cloud.volumes.list_snapshots()) == []  # none of ours
+    again = world.request_manage_snapshot(share, location)
+    world.run()
+    row, instance = world.snapshot(again), world.snapshot_instance(again)
+    assert (row.status, row.size, instance.provider_location) == ("available", 2, location)
+    assert world.snapshot_usage() == (1, 2)
+    clone = world.request_clone(again)
+    world.run()
+    assert world.share(clone).status == "available"
+    assert world.instance(clone).clone_of == world.instance(share).filesystem_uuid
+    world.check_consistent()
+
+
+def test_the_quota_counts_the_size_that_it_has(world: World) -> None:
+    share, snapshot = a_snapshot(world)
+    location = given_away(world, snapshot)
+    world.request_extend(share, 5)
+    world.run()
+    again = world.request_manage_snapshot(share, location)
+    assert world.snapshot_usage() == (1, 5)
+    world.run()
+    assert (world.snapshot(again).size, world.snapshot_usage()) == (2, (1, 2))
+    world.request_snapshot_delete(again)
+    world.run()
+    assert world.snapshot_usage() == (0, 0)
+
+
+def test_what_is_none_or_another_share_s(world: World) -> None:
+    _, snapshot = a_snapshot(world)
+    other = world.request_share()
+    world.run()
+    location = given_away(world, snapshot)
+    for reference, part in (("no-such-snapshot", ""), (location, "not of the share's")):
+        managed = world.request_manage_snapshot(other, reference)
+        world.run()
+        assert world.snapshot(managed).status == "manage_error"
+        (message,) = world.messages(managed)
+        assert (message.action_id, part in message.detail) == (Action.CREATE, True)
+        world.request_unmanage_snapshot(managed)
+        world.run()
+        assert world.rows(share_snapshots, id=managed) == []
+    assert world.snapshot_usage() == (0, 0)
+    with world.cloud.state.transaction(write=False) as tx:  # it was left as it is
+        assert tx.execute("SELECT id FROM snapshots WHERE id = ?", (location,)).fetchone() is not None
+
+
+def test_failures(world: World) -> None:
+    share, snapshot = a_snapshot(world)
+    world.cloud.fail("disown_snapshot", CloudError, message="Not now.")
+    world.request_unmanage_snapshot(snapshot)
+    world.run()
+    assert world.snapshot(snapshot).status == "unmanage_error"
+    location = given_away(world, snapshot)
+    world.cloud.fail("adopt_snapshot", CloudUnavailable, moment="after", message="In a moment.")
+    again = world.request_manage_snapshot(share, location)
+    world.run()
+    assert world.snapshot(again).status == "available"
