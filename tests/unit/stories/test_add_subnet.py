@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -24,18 +23,6 @@ from sharewright.store.tables import (
     share_servers,
 )
 from story_world import World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(store, tmp_path / "state") as world:
-        yield world
-
-
-@pytest.fixture
-def sqlite_world(sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(sqlite_store, tmp_path / "state") as world:
-        yield world
 
 
 def a_share(world: World) -> str:

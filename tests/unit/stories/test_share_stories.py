@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,6 @@ from sharewright.identifiers import new_id
 from sharewright.store.database import Store
 from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
 from story_world import BACKEND, World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
-
-
-@pytest.fixture
-def sqlite_world(sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(sqlite_store, tmp_path / "state") as world:
-        yield world
 
 
 def create(world: World, count: int = 1) -> list[str]:

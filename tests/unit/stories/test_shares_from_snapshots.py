@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,22 +11,8 @@ from sharewright.clouds.contract import Volume
 from sharewright.drivers.generic.document import build_document
 from sharewright.errors import CloudError, CloudUnavailable
 from sharewright.operations.messages import Detail
-from sharewright.store.database import Store
 from sharewright.store.tables import pools, share_instances, share_servers, share_snapshots, shares
-from story_world import World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
-
-
-@pytest.fixture
-def sqlite_world(sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(sqlite_store, tmp_path / "state") as world:
-        yield world
+from story_world import World
 
 
 def a_snapshot(world: World, size: int = 1) -> tuple[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,25 +10,11 @@ from sqlalchemy import update
 from sharewright.drivers.generic.moves import find_move
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable
 from sharewright.operations.messages import Action, Detail
-from sharewright.store.database import Store
 from sharewright.store.tables import operations, share_instance_moves, share_instances, share_servers, shares
-from story_world import World, make_world
+from story_world import World
 
 GIBIBYTE = 2**30
 SERVED = [["10.20.0.5/32", "rw"]]
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
-
-
-@pytest.fixture
-def sqlite_world(sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(sqlite_store, tmp_path / "state") as world:
-        yield world
 
 
 def a_share(world: World, size: int = 4) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +10,8 @@ from sqlalchemy import update
 from sharewright.errors import CloudUnavailable
 from sharewright.services import access_rules
 from sharewright.services.deployment import Deployment
-from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules
-from story_world import World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
+from story_world import World
 
 
 @pytest.fixture

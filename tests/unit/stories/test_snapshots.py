@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import update
 
 from sharewright.clouds.contract import SnapshotSpec
@@ -23,19 +21,6 @@ from sharewright.store.tables import (
     shares,
 )
 from story_world import World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
-
-
-@pytest.fixture
-def sqlite_world(sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
-    with make_world(sqlite_store, tmp_path / "state") as world:
-        yield world
 
 
 def a_share(world: World, size: int = 1) -> str:
