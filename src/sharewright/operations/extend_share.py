@@ -11,7 +11,6 @@ deleting works. When only the pool has no room nothing has happened, and the sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -60,8 +59,7 @@ class ExtendShare(BaseStory):
             return
         no_room = isinstance(error, NoValidBackend)
         write_status(tx, share.id, operation.payload["status"] if no_room else ShareStatus.EXTENDING_ERROR)
-        write_size(tx, share.id, share.size)
-        give_back(tx, share, operation.payload, used=0)
+        settle_size(tx, share, share.size, reserved=int(operation.payload["reserved"]))
         write_message(
             tx,
             operation,
@@ -92,9 +90,8 @@ def finish(tx: Connection, operation: Operation) -> None:
     if share is None:
         return
     size = max(share.size, int(operation.payload["size"]))
-    write_size(tx, share.id, size)
+    settle_size(tx, share, size, reserved=int(operation.payload["reserved"]))
     write_status(tx, share.id, ShareStatus.AVAILABLE)
-    give_back(tx, share, operation.payload, used=size - share.size)
 
 
 def lock_share(tx: Connection, share_id: str) -> ShareRow | None:
@@ -103,20 +100,13 @@ def lock_share(tx: Connection, share_id: str) -> ShareRow | None:
     return read_share(tx, share_id)
 
 
-def write_size(tx: Connection, share_id: str, size: int) -> None:
-    """Write the size of a share and of its instances."""
+def settle_size(tx: Connection, share: ShareRow, size: int, *, reserved: int = 0) -> None:
+    """Write the size in GiB that a locked share and its instances have by now; give back to the quota what is not used
+    of the share's size before and of what was ``reserved`` beside it. Call it once, where the operation ends."""
     now = utcnow()
-    tx.execute(shares.update().where(shares.c.id == share_id).values(size=size, updated_at=now))
-    tx.execute(share_instances.update().where(share_instances.c.share_id == share_id).values(size=size, updated_at=now))
-
-
-def give_back(tx: Connection, share: ShareRow, payload: Mapping[str, Any], *, used: int) -> None:
-    """Give back what was taken from the quota and is not used. Call it once, where the operation ends."""
-    give_gigabytes_back(tx, share, int(payload["reserved"]) - used)
-
-
-def give_gigabytes_back(tx: Connection, share: ShareRow, left: int) -> None:
-    """Give back to the quota what the share does not have, or has no more."""
+    tx.execute(shares.update().where(shares.c.id == share.id).values(size=size, updated_at=now))
+    tx.execute(share_instances.update().where(share_instances.c.share_id == share.id).values(size=size, updated_at=now))
+    left = share.size + reserved - size
     if left > 0:
         release(
             tx,
@@ -125,3 +115,9 @@ def give_gigabytes_back(tx: Connection, share: ShareRow, left: int) -> None:
             amounts={"gigabytes": left},
             share_type_id=share.share_type_id,
         )
+
+
+def present_size(tx: Connection, share: ShareRow) -> int:
+    """The size in GiB that the driver has given to the share's volume, whatever became of the operation since."""
+    query = select(share_instances.c.size).where(share_instances.c.id == share.instance_id)
+    return int(tx.execute(query).scalar_one())

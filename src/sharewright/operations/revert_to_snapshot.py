@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
-from sharewright.operations.extend_share import give_gigabytes_back, lock_share, write_size
+from sharewright.operations.extend_share import lock_share, present_size, settle_size
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.share_rows import is_delete_queued, read_share, write_status
 from sharewright.operations.snapshot_drivers import find_revert_driver
@@ -65,8 +65,8 @@ class RevertToSnapshot(BaseStory):
             return
         write_snapshot_status(tx, str(operation.payload["snapshot_id"]), SnapshotStatus.AVAILABLE)
         write_status(tx, share.id, ShareStatus.REVERTING_ERROR)
-        write_size(tx, share.id, share.size)
-        give_gigabytes_back(tx, share, int(operation.payload["reserved"]))
+        # The snapshot's, where only the old volume could not be taken away any more.
+        settle_size(tx, share, present_size(tx, share), reserved=int(operation.payload["reserved"]))
         write_message(
             tx,
             operation,
@@ -84,7 +84,5 @@ def finish(tx: Connection, operation: Operation) -> None:
     share = lock_share(tx, operation.resource_id)
     if share is None:
         return
-    size = int(operation.payload["size"])
-    write_size(tx, share.id, size)
+    settle_size(tx, share, int(operation.payload["size"]), reserved=int(operation.payload["reserved"]))
     write_status(tx, share.id, ShareStatus.AVAILABLE)
-    give_gigabytes_back(tx, share, int(operation.payload["reserved"]) - (size - share.size))

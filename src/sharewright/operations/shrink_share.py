@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError, ShrinkRefused
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
 from sharewright.operations.create_share import find_driver
-from sharewright.operations.extend_share import lock_share, write_size
+from sharewright.operations.extend_share import lock_share, present_size, settle_size
 from sharewright.operations.messages import Action, Detail, write_message
-from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
+from sharewright.operations.share_rows import is_delete_queued, read_share, write_status
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.quotas import release
-from sharewright.store.tables import share_instances
 
 
 class ShrinkShare(BaseStory):
@@ -65,7 +63,7 @@ class ShrinkShare(BaseStory):
         share = lock_share(tx, operation.resource_id)
         if share is None:
             return
-        give_back(tx, share)
+        settle_size(tx, share, present_size(tx, share))  # smaller also where the work failed after the switch
         refused = isinstance(error, ShrinkRefused)
         write_status(tx, share.id, operation.payload["status"] if refused else ShareStatus.SHRINKING_ERROR)
         write_message(
@@ -83,20 +81,5 @@ def finish(tx: Connection, operation: Operation) -> None:
     """Write the end of a successful shrinking."""
     share = lock_share(tx, operation.resource_id)
     if share is not None:
-        give_back(tx, share)
+        settle_size(tx, share, present_size(tx, share))
         write_status(tx, share.id, ShareStatus.AVAILABLE)
-
-
-def give_back(tx: Connection, share: ShareRow) -> None:
-    """Write the size that the share has by now, and give back from the quota what it has lost. It has become smaller
-    also where the work failed after the switch, or was made to end."""
-    size = tx.execute(select(share_instances.c.size).where(share_instances.c.id == share.instance_id)).scalar_one()
-    if size < share.size:
-        write_size(tx, share.id, size)
-        release(
-            tx,
-            project_id=share.project_id,
-            user_id=share.user_id,
-            amounts={"gigabytes": share.size - size},
-            share_type_id=share.share_type_id,
-        )

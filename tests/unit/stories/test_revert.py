@@ -191,6 +191,26 @@ class TestFailures:
         assert sqlite_world.instance(share).old_volume_id is None
         sqlite_world.check_consistent()
 
+    def test_a_cloud_that_falls_silent_when_it_is_served(self, world: World) -> None:
+        """The old volume stays until later; size and quota are those of the volume that is served."""
+        share, snapshot = a_snapshot(world, 2)
+        world.request_extend(share, 3)
+        world.run()
+        old = world.instance(share).volume_id
+        world.cloud.fail("detach_volume", CloudUnavailable, times=10_000, message="No answer.")
+        world.request_revert(share, snapshot)
+        world.run(limit=5000)
+        assert world.share(share).status == "reverting_error"
+        assert is_from(world, share, snapshot)
+        assert (world.share(share).size, world.instance(share).size, world.usage()) == (2, 2, (1, 2))
+        assert world.instance(share).old_volume_id == old
+        with world.cloud.state.transaction() as tx:
+            tx.execute("DELETE FROM failures")
+        world.request_revert(share, snapshot)
+        world.run()
+        assert world.share(share).status == "available"
+        world.check_consistent()
+
     def test_deleted_meanwhile(self, world: World) -> None:
         share, snapshot = a_snapshot(world)
         world.cloud.fail("guest.apply", GuestUnreachable, message="No answer.")
