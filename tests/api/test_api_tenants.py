@@ -34,6 +34,7 @@ URLS: list[tuple[str, str, Any]] = [
     ("GET", "/v2/share-networks/{network}", None),
     ("PUT", "/v2/share-networks/{network}", {"share_network": {"name": "taken"}}),
     ("DELETE", "/v2/share-networks/{network}", None),
+    ("POST", "/v2/share-networks/{network}/action", {"share_network_subnet_create_check": {}}),
     ("GET", "/v2/share-networks/{network}/subnets", None),
     ("POST", "/v2/share-networks/{network}/subnets", {"share-network-subnet": {"availability_zone": "zone-1"}}),
     ("GET", "/v2/share-networks/{network}/subnets/{subnet}", None),
@@ -190,7 +191,6 @@ def test_every_route_of_a_project_is_in_these_tests() -> None:
     assert missing == {
         ("GET", "/shares/*/instances"),  # for admins
         ("POST", "/shares/*/metadata/*"), ("PUT", "/shares/*/metadata/*"),  # as without a key
-        ("POST", "/share-networks/*/action"),  # for admins
         ("POST", "/share-networks/*/subnets/*/metadata"),
         ("GET", "/share-networks/*/subnets/*/metadata/*"), ("POST", "/share-networks/*/subnets/*/metadata/*"),
         ("PUT", "/share-networks/*/subnets/*/metadata/*"), ("DELETE", "/share-networks/*/subnets/*/metadata/*"),

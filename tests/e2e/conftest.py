@@ -16,7 +16,9 @@ import pytest
 from client_vm import ClientVm
 from deployment import Deployment
 from domains import domain
+from sharewright.clouds.libvirt.network_documents import first_subnet_id
 from sharewright.clouds.open import open_cloud
+from sharewright.identifiers import derived_id
 from sharewright.image.build import build_image
 from sharewright.settings import load
 from stories_on_clouds.share_types import make_share_types
@@ -27,6 +29,8 @@ DEPLOYMENT = "swtest"
 VOLUME_TYPE = "second"
 FLAVOR = "broad"
 FLAVOR_MIB = 640
+ADMIN_NETWORK = derived_id(DEPLOYMENT, "network", "swtest-admin")  # libvirt's networks have their ids from their names
+ADMIN_CIDR = "10.77.250.0/24"
 
 CONFIGURATION = f"""
 [worker]
@@ -52,6 +56,18 @@ memory_mib = {FLAVOR_MIB}
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
 service_network_cidr = "10.252.64.0/18"
+
+[backends.two_nics_admin]
+image = "{IMAGE}"
+admin_network_id = "{ADMIN_NETWORK}"
+admin_subnet_id = "{first_subnet_id(ADMIN_NETWORK)}"
+
+[backends.one_nic_admin]
+image = "{IMAGE}"
+connect_share_server_to_tenant_network = false
+service_network_cidr = "10.252.128.0/18"
+admin_network_id = "{ADMIN_NETWORK}"
+admin_subnet_id = "{first_subnet_id(ADMIN_NETWORK)}"
 """
 
 
@@ -79,12 +95,19 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         },
     )
     try:
+        assert made.command("network", "create", "swtest-admin", ADMIN_CIDR, "--id-only").strip() == ADMIN_NETWORK
         made.start()
         yield made
     finally:
         print(made.tail(200))
         made.purge()
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def admin_network(deployment: Deployment) -> tuple[str, str]:
+    """Id and addresses."""
+    return ADMIN_NETWORK, ADMIN_CIDR
 
 
 @pytest.fixture(scope="session")

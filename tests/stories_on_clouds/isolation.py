@@ -8,7 +8,7 @@ import pytest
 
 from client_vm import CommandFailed
 from deployment import Deployment, wait_for
-from stories_on_clouds.machines import addresses
+from stories_on_clouds.machines import addresses, controllers
 from tenants import Shares
 
 SOFT = "vers=4.2,soft,timeo=30,retrans=1"
@@ -26,23 +26,45 @@ class Isolation:
         yield share_id
         red.delete(share_id)
 
-    def test_own_client_reaches_nfs_and_nothing_else(self, red: Shares, share: str, deployment: Deployment) -> None:
-        management, exports = addresses(deployment, share)
+    @pytest.fixture(scope="class")
+    def routed_share(self, red: Shares) -> Iterator[str]:
+        """The same, behind the tenant's router."""
+        share_id = red.create("open-to-everyone-routed", share_type="one_nic")
+        red.wait(share_id)
+        red.allow(share_id, "0.0.0.0/0")
+        yield share_id
+        red.delete(share_id)
+
+    @pytest.fixture(params=["share", "routed_share"])
+    def either(self, request: pytest.FixtureRequest) -> str:
+        """A share in each layout; admin_network.py has the layouts with an admin network."""
+        return str(request.getfixturevalue(request.param))
+
+    def test_own_client_reaches_nfs_and_nothing_else(self, red: Shares, either: str, deployment: Deployment) -> None:
+        management, exports = addresses(deployment, either)
         client = red.tenant.client
         assert client.can_connect(exports[0], 2049)
         for port in (22, 111, 20048, 445):
             assert not client.can_connect(exports[0], port), port
         assert not client.can_connect(management, 22)
-        assert not client.can_connect(management, 2049)
+        assert client.can_connect(management, 2049) == (management in exports)
 
-    def test_other_tenant_reaches_nothing(self, red: Shares, blue: Shares, share: str, deployment: Deployment) -> None:
-        management, exports = addresses(deployment, share)
+    def test_other_tenant_reaches_nothing(self, red: Shares, blue: Shares, either: str, deployment: Deployment) -> None:
+        management, exports = addresses(deployment, either)
         client = blue.tenant.client
         for address in (management, *exports, red.tenant.client.address):
             for port in (22, 2049):
                 assert not client.can_connect(address, port), (address, port)
         with pytest.raises(CommandFailed):
-            client.mount(red.export(share), "/mnt/stolen", options=SOFT, seconds=15)
+            client.mount(red.export(either), "/mnt/stolen", options=SOFT, seconds=15)
+
+    def test_no_tenant_reaches_the_controllers_side(
+        self, red: Shares, blue: Shares, either: str, deployment: Deployment
+    ) -> None:
+        for shares in (red, blue):
+            for address in controllers(deployment, either):
+                for port in (22, deployment.port):
+                    assert not shares.client.can_connect(address, port), (shares.tenant.name, address, port)
 
     def test_other_tenant_does_not_see_the_share(self, red: Shares, blue: Shares, share: str) -> None:
         assert share not in {found.id for found in blue.api.shares()}

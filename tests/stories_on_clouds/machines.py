@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
 from typing import Any, Protocol
 
 from sqlalchemy import select
@@ -38,6 +39,18 @@ def addresses(deployment: Deployment, share_id: str) -> tuple[str, list[str]]:
     """Management and export addresses of the server of a share."""
     row = service_instance(deployment, str(share_instance(deployment, share_id).share_server_id))
     return row.management_address, list(row.export_addresses)
+
+
+def admin_address(deployment: Deployment, share_id: str) -> str:
+    """Of the server of a share, on the admin network."""
+    row = service_instance(deployment, str(share_instance(deployment, share_id).share_server_id))
+    return next(str(port["address"]) for port in row.ports if port["role"] == "admin")
+
+
+def controllers(deployment: Deployment, share_id: str) -> list[str]:
+    """The first address of each network from which the controllers log in to the server of a share."""
+    row = service_instance(deployment, str(share_instance(deployment, share_id).share_server_id))
+    return [str(ip_interface(source).ip) for source in row.firewall["management_from"]]
 
 
 def cloud_of(deployment: Deployment) -> Cloud:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from deployment import Deployment
+from sharewright.settings import load
 
 
 def make_share_types(deployment: Deployment) -> None:
-    for backend in ("two_nics", "one_nic"):
+    for backend in load(deployment.config).backends:
         make_share_type(
             deployment,
             backend,
