@@ -43,6 +43,13 @@ class ManageSnapshot(BaseStory):
         size = manager.manage_snapshot(snapshot.instance_id, str(operation.payload["reference"]), progress)
         return Done(lambda tx: finish(tx, operation.resource_id, size))
 
+    def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
+        """One that was taken over and is not kept is given away again: deleting ours must not delete it."""
+        with self._store.read() as tx:
+            snapshot = read_snapshot(tx, operation.resource_id)
+        if snapshot is not None and snapshot.backend is not None:
+            find_snapshot_manager(self._drivers, snapshot.backend).unmanage_snapshot(snapshot.instance_id, progress)
+
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         fail_snapshot(tx, operation, error, status=SnapshotStatus.MANAGE_ERROR, action=Action.CREATE)
 

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from sharewright.errors import CloudError, CloudUnavailable
 from sharewright.operations.messages import Action
-from sharewright.store.database import Store
 from sharewright.store.tables import share_snapshots
-from story_world import World, make_world
-
-
-@pytest.fixture
-def world(store: Store, tmp_path: Path) -> Iterator[World]:
-    """On SQLite and on PostgreSQL."""
-    with make_world(store, tmp_path / "state") as world:
-        yield world
+from story_world import World
 
 
 def a_snapshot(world: World, size: int = 2) -> tuple[str, str]:
@@ -85,6 +72,23 @@ def test_what_is_none_or_another_share_s(world: World) -> None:
         assert world.rows(share_snapshots, id=managed) == []
     assert world.snapshot_usage() == (0, 0)
     with world.cloud.state.transaction(write=False) as tx:  # it was left as it is
+        assert tx.execute("SELECT id FROM snapshots WHERE id = ?", (location,)).fetchone() is not None
+
+
+def test_another_share_s_outlives_what_could_not_take_it_over(world: World) -> None:
+    """It was ours for a moment; deleting the failure must not delete it."""
+    _, snapshot = a_snapshot(world)
+    other = world.request_share()
+    world.run()
+    location = given_away(world, snapshot)
+    world.cloud.fail("disown_snapshot", CloudError, message="Not now.")
+    managed = world.request_manage_snapshot(other, location)
+    world.run()
+    assert world.snapshot(managed).status == "manage_error"
+    world.request_snapshot_delete(managed)
+    world.run()
+    assert world.rows(share_snapshots) == []
+    with world.cloud.state.transaction(write=False) as tx:
         assert tx.execute("SELECT id FROM snapshots WHERE id = ?", (location,)).fetchone() is not None
 
 
