@@ -1,8 +1,9 @@
 """Access keys: the passwords of users in access rules. In the database only sealed; shown to who may change the rules.
 
-A share server has one account for a user name, so the rules for one name on the shares of a share network have one
-key: the first of them makes it, and it goes with the last. Two first ones at the same time may make two; the guest then
-honours one and refuses the other rule, so that no user ever gets in with a key that is not shown for the share.
+A share server has one account for a user name, so the rules for one name on a project's shares of a share network have
+one key: the first of them makes it, and it goes with the last. Two first ones at the same time, or another project's,
+make two; the guest then honours one and refuses the other rule, so that no user ever gets in with a key that is not
+shown for the share.
 """
 
 from __future__ import annotations
