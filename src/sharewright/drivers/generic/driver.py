@@ -331,7 +331,7 @@ class GenericDriver:
             snapshots=self._snapshots,
             name=self._volume_name(record.id),
             make=lambda name, size, source: self._make_volume(record, name, size, record.volume_type, progress, source),
-            find=lambda name: next((each for each in self._cloud.volumes.list_volumes() if each.name == name), None),
+            find=self._find_volume,
             tell=lambda: self._converge(self._server(server_id), progress),
             attach=lambda volume_id: self._instances.attach_volume(server_id, volume_id, progress),
             serve=lambda volume_id: self._serve(record.id, self._server(server_id), volume_id, progress),
