@@ -26,6 +26,7 @@ from sharewright.operations.snapshot_rows import (
     fail_snapshot,
     find_copying,
     read_snapshot,
+    write_snapshot_size,
     write_snapshot_status,
 )
 from sharewright.progress import Progress
@@ -74,7 +75,7 @@ class CreateSnapshot(_Creation):
         if snapshot.server_id is None:
             raise SharewrightError("The share is not served by any share server, so it has no state to keep.")
         whole = driver.create_snapshot(snapshot.instance_id, snapshot.server_id, progress)
-        return Done(lambda tx: finish(tx, operation, whole=whole))
+        return Done(lambda tx: fix_moment(tx, operation, whole=whole))
 
 
 class FinishSnapshot(_Creation):
@@ -91,8 +92,17 @@ class FinishSnapshot(_Creation):
         return Done(lambda tx: finish(tx, operation, whole=True))
 
 
+def fix_moment(tx: Connection, operation: Operation, *, whole: bool) -> None:
+    """Write that the moment is fixed. The share may have grown since the request; a revert gives the share the size
+    that the snapshot counts, so that must be no less than what is in it."""
+    snapshot = read_snapshot(tx, operation.resource_id)
+    if snapshot is not None and snapshot.share_size > snapshot.size:
+        write_snapshot_size(tx, snapshot, snapshot.share_size)
+    finish(tx, operation, whole=whole)
+
+
 def finish(tx: Connection, operation: Operation, *, whole: bool) -> None:
-    """Write that the moment is fixed, and that the snapshot is available or is going to be."""
+    """Write that the snapshot is available, or is going to be."""
     if whole:
         write_snapshot_status(tx, operation.resource_id, SnapshotStatus.AVAILABLE, progress="100%")
         return

@@ -12,17 +12,19 @@ from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
-from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.delete_snapshot import finish as remove_rows
 from sharewright.operations.messages import Action
 from sharewright.operations.snapshot_drivers import find_snapshot_manager
-from sharewright.operations.snapshot_rows import fail_snapshot, read_snapshot, write_snapshot_status
+from sharewright.operations.snapshot_rows import (
+    fail_snapshot,
+    read_snapshot,
+    write_snapshot_size,
+    write_snapshot_status,
+)
 from sharewright.progress import Progress
 from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
-from sharewright.store.quotas import count_size_change
-from sharewright.store.tables import share_snapshots
 
 
 class ManageSnapshot(BaseStory):
@@ -75,20 +77,8 @@ class UnmanageSnapshot(BaseStory):
 
 
 def finish(tx: Connection, snapshot_id: str, size: int) -> None:
-    """Write that it is available, and its size where that is not its share's. The quota counts it, beyond its limit
-    too: the snapshot is there."""
+    """Write that it is available, with its own size."""
     snapshot = read_snapshot(tx, snapshot_id)
-    if snapshot is None:
-        return
-    count_size_change(
-        tx,
-        project_id=snapshot.project_id,
-        user_id=snapshot.user_id,
-        share_type_id=snapshot.share_type_id,
-        resource="snapshot_gigabytes",
-        change=size - snapshot.size,
-    )
-    tx.execute(
-        share_snapshots.update().where(share_snapshots.c.id == snapshot_id).values(size=size, updated_at=utcnow())
-    )
-    write_snapshot_status(tx, snapshot_id, SnapshotStatus.AVAILABLE, progress="100%")
+    if snapshot is not None:
+        write_snapshot_size(tx, snapshot, size)
+        write_snapshot_status(tx, snapshot_id, SnapshotStatus.AVAILABLE, progress="100%")

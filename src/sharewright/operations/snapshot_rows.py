@@ -12,6 +12,7 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import Operation
 from sharewright.operations.messages import Action, Detail, Resource, write_message
 from sharewright.states import OperationState, SnapshotStatus
+from sharewright.store.quotas import count_size_change
 from sharewright.store.tables import (
     operations,
     share_instances,
@@ -23,7 +24,8 @@ from sharewright.store.tables import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRow:
-    """A snapshot, its instance, and where its share lives. ``size`` in GiB."""
+    """A snapshot, its instance, and where its share lives. ``size`` in GiB; ``share_size`` is what the share's volume
+    has been given by now."""
 
     id: str
     instance_id: str
@@ -33,6 +35,7 @@ class SnapshotRow:
     user_id: str
     share_type_id: str
     size: int
+    share_size: int
     status: str
     backend: str | None
     server_id: str | None
@@ -49,6 +52,7 @@ def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
             share_snapshots.c.user_id,
             shares.c.share_type_id,
             share_snapshots.c.size,
+            share_instances.c.size.label("share_size"),
             share_snapshots.c.status,
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
@@ -74,6 +78,22 @@ def write_snapshot_status(tx: Connection, snapshot_id: str, status: str, **value
         share_snapshot_instances.update()
         .where(share_snapshot_instances.c.snapshot_id == snapshot_id, share_snapshot_instances.c.status.not_in(spared))
         .values(status=status, updated_at=now)
+    )
+
+
+def write_snapshot_size(tx: Connection, snapshot: SnapshotRow, size: int) -> None:
+    """Write the size in GiB of what was taken where it is not what was asked for. The quota counts it, beyond its limit
+    too: the snapshot is there."""
+    count_size_change(
+        tx,
+        project_id=snapshot.project_id,
+        user_id=snapshot.user_id,
+        share_type_id=snapshot.share_type_id,
+        resource="snapshot_gigabytes",
+        change=size - snapshot.size,
+    )
+    tx.execute(
+        share_snapshots.update().where(share_snapshots.c.id == snapshot.id).values(size=size, updated_at=utcnow())
     )
 
 

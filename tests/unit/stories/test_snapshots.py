@@ -62,6 +62,21 @@ def test_it_costs_two_calls_of_the_cloud_and_two_round_trips(sqlite_world: World
     assert row.facts["frozen_seconds"] >= 0
 
 
+def test_of_a_share_that_grew_before_its_moment(world: World) -> None:
+    """Reverting to it gives the share the size that it counts: it must be the size of what is in it."""
+    share = a_share(world)
+    snapshot = world.request_snapshot(share)
+    world.request_extend(share, 4)
+    assert world.run_one("extend_share")
+    world.run()
+    assert (world.snapshot(snapshot).status, world.snapshot(snapshot).size) == ("available", 4)
+    assert world.snapshot_usage() == (1, 4)
+    world.request_extend(share, 6)
+    world.run()
+    assert (world.snapshot(snapshot).size, world.snapshot_usage()) == (4, (1, 4))
+    world.check_consistent()
+
+
 def test_several_snapshots_deleted_in_any_order(world: World) -> None:
     share = a_share(world)
     first, second, third = (world.request_snapshot(share) for _ in range(3))
