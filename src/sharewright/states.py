@@ -29,6 +29,14 @@ class ShareStatus:
     )  # fmt: skip
 
 
+class ShareGroupStatus:
+    """Status of a share group (Manila API reference, "share groups"). A group is rows only: nothing is made for it."""
+
+    AVAILABLE: Final = "available"  # shares may be created in it
+    ERROR: Final = "error"  # no backend has what its type asks for; a user message says what; delete works
+    ALL: Final = ("available", "error", "creating", "deleting", "error_deleting")
+
+
 class SnapshotStatus:
     """Status of a share's snapshot and of its instances (Manila API reference, "share snapshots")."""
 

@@ -47,3 +47,15 @@ def working_site(sqlite_store: Store, tmp_path: Path, request: pytest.FixtureReq
         worker = Worker(sqlite_store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds)
         with worker, running_site(sqlite_store, settings, wake=sqlite_store.bell.ring) as site:
             yield site
+
+
+@pytest.fixture
+def two_backends(sqlite_store: Store, tmp_path: Path) -> Iterator[Site]:
+    """A working site whose shares may go to either of two backends."""
+    identity = {"mode": "http_basic", "user_file": str(write_people(tmp_path / "users.json"))}
+    backends = {name: {"cloud": "simulated", "availability_zone": "zone-1"} for name in ("one", "two")}
+    settings = make_settings(tmp_path, identity=identity, backends=backends, worker={"poll_seconds": 0.2})
+    with closing(assemble(settings, sqlite_store)) as assembly:
+        worker = Worker(sqlite_store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds)
+        with worker, running_site(sqlite_store, settings, wake=sqlite_store.bell.ring) as site:
+            yield site

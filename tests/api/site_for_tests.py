@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sharewright.api.app import create_app
 from sharewright.api.identity.users import User, Users, hash_password, write_users
 from sharewright.api.server import Server
 from sharewright.api.versions import MAXIMUM, VERSION_HEADER
+from sharewright.clouds.open import open_cloud
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.settings import Settings, parse
 from sharewright.store.database import Store
@@ -132,6 +134,18 @@ class Site:
         """Only the status, as a worker would write it."""
         with self.store.begin() as tx:
             tx.execute(update(shares).where(shares.c.id == share_id).values(status=status))
+
+    def real_network(self) -> str:
+        """A share network on a network that the simulated cloud has. Returns its id."""
+        cloud = open_cloud(self.settings, self.settings.backends["one"])
+        made = cloud.networks.create_network("tenant", ip_network("192.0.2.0/24"))  # type: ignore[attr-defined]
+        cloud.close()
+        return str(self.network(neutron_net_id=made.id, neutron_subnet_id=made.subnets[0].id)["id"])
+
+    def host_of(self, share: Mapping[str, Any]) -> str:
+        """Where a share is, when it has been made."""
+        self.wait(f"/v2/shares/{share['id']}", "share", "status", "available")
+        return str(self.expect(200, "GET", f"/v2/shares/{share['id']}", user="root")["share"]["host"])
 
     def wait(
         self, path: str, key: str, field_name: str, wanted: Any, *, user: str = "alice", seconds: float = 30

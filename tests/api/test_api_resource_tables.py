@@ -18,6 +18,7 @@ from sharewright.api import (
     scheduler_stats,
     services,
     share_group_types,
+    share_groups,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -36,7 +37,8 @@ RESOURCES = [
     shares.SHARE, share_instances.SHARE_INSTANCE, access_rules.ACCESS_RULE, export_locations.EXPORT_LOCATION,
     share_networks.SHARE_NETWORK, share_network_subnets.SUBNET, share_types.SHARE_TYPE, share_servers.SHARE_SERVER,
     services.SERVICE, scheduler_stats.POOL, availability_zones.AVAILABILITY_ZONE, quota_sets.QUOTA_SET,
-    messages.MESSAGE, share_group_types.SHARE_GROUP_TYPE, snapshots.SNAPSHOT, snapshot_instances.SNAPSHOT_INSTANCE,
+    messages.MESSAGE, share_group_types.SHARE_GROUP_TYPE,
+    share_groups.SHARE_GROUP, snapshots.SNAPSHOT, snapshot_instances.SNAPSHOT_INSTANCE,
 ]  # fmt: skip
 
 

@@ -79,7 +79,7 @@ SHARE: Final = Resource(
         Field("has_replicas", Flag, source=constant(False), since=11),
         Field("create_share_from_snapshot_support", Flag, since=24),
         Field("revert_to_snapshot_support", Flag, since=27),
-        Field("share_group_id", Name, source=constant(None), since=31, create=True),
+        Field("share_group_id", Name, since=31, create=True),
         Field("source_share_group_snapshot_member_id", Name, source=constant(None), since=31),
         Field("mount_snapshot_support", Flag, since=32),
         Field("progress", Name, since=54),
@@ -177,7 +177,8 @@ def update(call: Call, share_id: str) -> Any:
 
 
 def delete(call: Call, share_id: str) -> None:
-    service.delete(call.deployment, call.context, share_id)
+    named = call.query.get("share_group_id") or call.query.get("consistency_group_id")
+    service.delete(call.deployment, call.context, share_id, named_group=named)
 
 
 def force_delete(call: Call, share_id: str) -> None:

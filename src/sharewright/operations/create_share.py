@@ -19,6 +19,7 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Pool, Scheduler
+from sharewright.operations.share_groups import fits_group
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, read_share, write_status
 from sharewright.operations.share_servers import Placement, place
 from sharewright.progress import Progress
@@ -100,23 +101,26 @@ class CreateShare(BaseStory):
 
     def _place(self, share: ShareRow, operation: Operation, progress: Progress) -> tuple[ShareDriver, Placement]:
         """The backend and the server: chosen, or as an earlier attempt chose them. One transaction writes both."""
-        pool = None
-        if share.backend is None:
-            with progress.step("schedule"):
-                pool = self._scheduler.choose(share.id, operation.payload.get("scheduler_hints"))
-        driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
-        with self._store.begin() as tx:
-            progress.fence(tx)
-            if pool is not None:
-                write_pool(tx, share, pool)
-            placement = place(
-                tx,
-                driver,
-                share.instance_id,
-                seconds=self._settings.worker.operation_seconds,
-                context=operation.context,
-            )
-        return driver, placement
+        while True:
+            pool = None
+            if share.backend is None:
+                with progress.step("schedule"):
+                    pool = self._scheduler.choose(share.id, operation.payload.get("scheduler_hints"))
+            driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
+            with self._store.begin() as tx:
+                progress.fence(tx)
+                if pool is not None:
+                    if not fits_group(tx, share.share_group_id, share.id, pool.backend):
+                        continue  # another share of its group has chosen meanwhile
+                    write_pool(tx, share, pool)
+                placement = place(
+                    tx,
+                    driver,
+                    share.instance_id,
+                    seconds=self._settings.worker.operation_seconds,
+                    context=operation.context,
+                )
+            return driver, placement
 
 
 def write_pool(tx: Connection, share: ShareRow, pool: Pool) -> None:

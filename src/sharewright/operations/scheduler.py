@@ -22,6 +22,7 @@ from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import is_true, unsatisfied
 from sharewright.operations.registration import DOWN_AFTER, SHARE
+from sharewright.operations.share_groups import backend_of_group
 from sharewright.operations.type_specs import unasked
 from sharewright.settings import Settings
 from sharewright.store.database import Store
@@ -49,7 +50,7 @@ class Hints:
 class Request:
     """What a share asks of a pool. ``size`` in GiB; ``zones``: those that the share network has subnets in (None: the
     default subnet, good for all zones), several of them in ``zones_with_several``. ``hints``: where the user wants it,
-    with Manila's names (see affinity)."""
+    with Manila's names (see affinity). ``group_backend``: where the other shares of its group are."""
 
     share_instance_id: str
     size: int
@@ -62,6 +63,7 @@ class Request:
     zones_with_several: frozenset[str | None] = frozenset()
     hints: Hints | None = None
     from_snapshot: bool = False
+    group_backend: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,7 @@ def read_request(tx: Connection, share_id: str) -> Request:
             shares.c.share_network_id,
             shares.c.share_type_id,
             shares.c.snapshot_id,
+            shares.c.share_group_id,
             # What the user asked for; the zone of the chosen backend comes later.
             share_instances.c.availability_zone,
             share_instances.c.id.label("instance_id"),
@@ -263,6 +266,7 @@ def read_request(tx: Connection, share_id: str) -> Request:
         zones=frozenset(subnets),
         zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
         from_snapshot=row.snapshot_id is not None,
+        group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
     )
 
 
@@ -361,6 +365,7 @@ def pool_failure(pool: Pool, request: Request) -> str:
     return (
         _zone_failure(pool, request)
         or _affinity_failure(pool, request)
+        or _group_failure(pool, request)
         or _protocol_failure(pool, request)
         or unsatisfied(request.extra_specs, pool.capabilities)
         or unasked(request.extra_specs, pool.capabilities)
@@ -381,6 +386,12 @@ def _affinity_failure(pool: Pool, request: Request) -> str:
     if pool.host in hints.different_host:
         return "scheduler hint different_host: a named share is in this pool"
     return ""
+
+
+def _group_failure(pool: Pool, request: Request) -> str:
+    if request.group_backend in (None, pool.backend):
+        return ""
+    return f"share group: its shares are on backend {request.group_backend}"
 
 
 def _zone_failure(pool: Pool, request: Request) -> str:

@@ -1,7 +1,7 @@
 """Rows that the share stories read and write in the same way.
 
 Every transaction, here and in services/, locks rows in one order, so that none waits for another in a circle: share
-network subnets, shares, share instances, access rules, share servers.
+groups, share network subnets, shares, share instances, access rules, share servers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class ShareRow:
     server_id: str | None
     wanted: bool
     snapshot_id: str | None
+    share_group_id: str | None
 
 
 def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
@@ -51,6 +52,7 @@ def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
             share_instances.c.share_server_id.label("server_id"),
             share_instances.c.wanted,
             shares.c.snapshot_id,
+            shares.c.share_group_id,
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
         .where(shares.c.id == share_id)

@@ -24,6 +24,7 @@ _READER: Final = _names(
     " share_network_subnet:show share_network_subnet:index share_network_subnet:get_metadata"
     " security_service:index share_type:show share_type:index share_type:default"
     " share_group_type:show share_group_type:index share_group_type:default"
+    " share_group:get share_group:get_all"
     " share_snapshot:get_snapshot share_snapshot:get_all_snapshots share_snapshot:get_metadata"
     " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
 )
@@ -36,6 +37,7 @@ _MEMBER: Final = _names(
     " share_network:create share_network:update share_network:delete share_network:subnet_create_check"
     " share_network_subnet:create share_network_subnet:delete"
     " share_network_subnet:update_metadata share_network_subnet:delete_metadata"
+    " share_group:create share_group:update share_group:delete"
     " message:delete"
 )
 _ADMIN: Final = _names(
@@ -54,6 +56,7 @@ _ADMIN: Final = _names(
     " share_type:add_project_access share_type:remove_project_access"
     " share_types_extra_spec:create share_types_extra_spec:show share_types_extra_spec:index"
     " share_types_extra_spec:update share_types_extra_spec:delete"
+    " share_group:force_delete share_group:reset_status share_group:list_all_projects"
     " share_group_type:create share_group_type:delete share_group_type:list_project_access"
     " share_group_type:add_project_access share_group_type:remove_project_access"
     " share_group_types_spec:create share_group_types_spec:show share_group_types_spec:index"

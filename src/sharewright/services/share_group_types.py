@@ -40,7 +40,7 @@ _PROJECTS: Final = TypeProjects(
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     authorize(context, "share_group_type:show")
     with deployment.store.read() as tx:
-        return _find(tx, deployment, context, identifier)
+        return find(tx, deployment, context, identifier)
 
 
 def show_default(deployment: Deployment, context: RequestContext) -> Record:
@@ -48,7 +48,7 @@ def show_default(deployment: Deployment, context: RequestContext) -> Record:
     authorize(context, "share_group_type:default")
     with deployment.store.read() as tx:
         try:
-            return _find(tx, deployment, context, deployment.settings.default_share_group_type)
+            return find(tx, deployment, context, deployment.settings.default_share_group_type)
         except NotFound:
             raise NotFound("Default share group type not found.") from None
 
@@ -95,17 +95,33 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 [{"share_group_type_id": identifier, "share_type_id": share_type} for share_type in chosen],
             )
             write_map(tx, share_group_type_specs, _OWNER, identifier, specs, replace=False)
-            return _find(tx, deployment, context, identifier)
+            return find(tx, deployment, context, identifier)
     except IntegrityError:
         raise Conflict(f"Share group type {name} already exists.") from None
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete a type."""
+    """Delete a type that no share group has."""
     authorize(context, "share_group_type:delete")
-    with deployment.store.begin() as tx:
-        _find(tx, deployment, context, identifier, by_name=False)
-        tx.execute(delete(share_group_types).where(share_group_types.c.id == identifier))
+    try:
+        with deployment.store.begin() as tx:
+            find(tx, deployment, context, identifier, by_name=False)
+            tx.execute(delete(share_group_types).where(share_group_types.c.id == identifier))
+    except IntegrityError:
+        raise InvalidInput(f"Target share group type with id {identifier} is still in use.") from None
+
+
+def choose(tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str | None) -> dict[str, Any]:
+    """The type for a new share group: the one named, or the default. Raises NotFound or InvalidInput."""
+    if name_or_id:
+        return find(tx, deployment, context, name_or_id)
+    try:
+        return find(tx, deployment, context, deployment.settings.default_share_group_type)
+    except NotFound:
+        raise InvalidInput(
+            "A share group type must be specified: there is no default share group type.",
+            hint="An administrator can set default_share_group_type to an existing one.",
+        ) from None
 
 
 def choose_share_types(
@@ -124,7 +140,7 @@ def choose_share_types(
 def read_specs(deployment: Deployment, context: RequestContext, identifier: str, *, rule: str = "index") -> Record:
     authorize(context, f"share_group_types_spec:{rule}")
     with deployment.store.read() as tx:
-        return dict(_find(tx, deployment, context, identifier, by_name=False)["group_specs"])
+        return dict(find(tx, deployment, context, identifier, by_name=False)["group_specs"])
 
 
 def write_specs(
@@ -134,7 +150,7 @@ def write_specs(
     authorize(context, f"share_group_types_spec:{rule}")
     specs = check_extra_specs(values, what="Group spec")
     with deployment.store.begin() as tx:
-        _find(tx, deployment, context, identifier, by_name=False)
+        find(tx, deployment, context, identifier, by_name=False)
         write_map(tx, share_group_type_specs, _OWNER, identifier, specs, replace=False)
     return specs
 
@@ -142,7 +158,7 @@ def write_specs(
 def delete_spec(deployment: Deployment, context: RequestContext, identifier: str, key: str) -> None:
     authorize(context, "share_group_types_spec:delete")
     with deployment.store.begin() as tx:
-        _find(tx, deployment, context, identifier, by_name=False)
+        find(tx, deployment, context, identifier, by_name=False)
         spec = share_group_type_specs.c
         removed = tx.execute(
             delete(share_group_type_specs).where(spec.share_group_type_id == identifier, spec.key == key)
@@ -158,25 +174,25 @@ def list_projects(deployment: Deployment, context: RequestContext, identifier: s
     """The projects that may use a private type."""
     authorize(context, "share_group_type:list_project_access")
     with deployment.store.read() as tx:
-        return _PROJECTS.read(tx, _find(tx, deployment, context, identifier, by_name=False))
+        return _PROJECTS.read(tx, find(tx, deployment, context, identifier, by_name=False))
 
 
 def add_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
     authorize(context, "share_group_type:add_project_access")
     with deployment.store.begin() as tx:
-        _PROJECTS.add(tx, _find(tx, deployment, context, identifier, by_name=False), project_id)
+        _PROJECTS.add(tx, find(tx, deployment, context, identifier, by_name=False), project_id)
 
 
 def remove_project(deployment: Deployment, context: RequestContext, identifier: str, project_id: str) -> None:
     authorize(context, "share_group_type:remove_project_access")
     with deployment.store.begin() as tx:
-        _PROJECTS.remove(tx, _find(tx, deployment, context, identifier, by_name=False), project_id)
+        _PROJECTS.remove(tx, find(tx, deployment, context, identifier, by_name=False), project_id)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _find(
+def find(
     tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str, *, by_name: bool = True
 ) -> dict[str, Any]:
     """A type the caller may use; by id before by name."""

@@ -21,6 +21,7 @@ from sharewright.states import NetworkStatus
 from sharewright.store.quotas import release, reserve
 from sharewright.store.tables import (
     service_instances,
+    share_groups,
     share_network_subnets,
     share_networks,
     share_servers,
@@ -120,16 +121,15 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete a share network that no share uses. Its idle share servers are removed by operations."""
+    """Delete a share network that no share or share group uses. Its idle servers are removed by operations."""
     with deployment.store.begin() as tx:
         network = find(tx, context, identifier, "share_network:delete", lock=True)
-        used = tx.execute(
-            select(func.count()).select_from(shares).where(shares.c.share_network_id == identifier)
-        ).scalar_one()
-        if used:
-            raise Conflict(
-                f"Can not delete share network {identifier}, it has {used} share(s).", hint="Delete them first."
-            )
+        for table, what in ((shares, "share"), (share_groups, "share group")):
+            query = select(func.count()).select_from(table).where(table.c.share_network_id == identifier)
+            if used := tx.execute(query).scalar_one():
+                raise Conflict(
+                    f"Can not delete share network {identifier}, it has {used} {what}(s).", hint="Delete them first."
+                )
         if network["status"] == NetworkStatus.NETWORK_CHANGE:
             raise Conflict(f"Share network {identifier} is being changed.", hint="Wait until it is active.")
         subnets = select(share_network_subnets.c.id).where(share_network_subnets.c.share_network_id == identifier)

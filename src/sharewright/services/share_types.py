@@ -20,6 +20,7 @@ from sharewright.services.validation import BOOLEAN_SPECS, check_extra_specs, pa
 from sharewright.store.tables import (
     quota_usages,
     quotas,
+    share_group_share_types,
     share_group_type_share_types,
     share_type_extra_specs,
     share_type_projects,
@@ -139,12 +140,12 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete a type that no share has and no share group type names, with its quotas."""
+    """Delete a type that no share has and no share group or share group type names, with its quotas."""
     authorize(context, "share_type:delete")
     try:
         with deployment.store.begin() as tx:
             share_type = _find(tx, deployment, context, identifier, by_name=False)
-            for table in (shares, share_group_type_share_types):
+            for table in (shares, share_group_type_share_types, share_group_share_types):
                 if tx.execute(
                     select(table.c.share_type_id).where(table.c.share_type_id == identifier).limit(1)
                 ).first():

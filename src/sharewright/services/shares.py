@@ -13,6 +13,7 @@ from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.operations.type_specs import check_protocol_specs, instance_columns
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.group_members import check_group_has_type, check_named_group, join_group
 from sharewright.services.lists import Page, contains, count, fetch_page
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
@@ -45,6 +46,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
 }  # fmt: skip
 _EXACT: Final = (
     "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host", "snapshot_id",
+    "share_group_id",
 )  # fmt: skip
 COPY_SECONDS: Final = 20.0  # for each GiB of a share that is made from a snapshot: some clouds copy all of it
 _PUBLIC_RULES: Final = frozenset(
@@ -109,7 +111,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
 
     ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
     availability_zone, is_public, metadata, scheduler_hints (which the operation honours). With snapshot_id the share is
-    made from that, and takes over what is not given.
+    made from that, with share_group_id it is in that group, and takes over what is not given.
     """
     authorize(context, "share:create")
     if values.get("is_public"):
@@ -117,7 +119,6 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     protocol = check_protocol(values["protocol"], deployment.settings.enabled_share_protocols)
     metadata = check_metadata(values.get("metadata") or {})
     check_admin_metadata(context, metadata)
-    _refuse_unbuilt(values)
     hints = _parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
@@ -126,16 +127,18 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
         source = read_source(tx, context, values)
         if source is not None:
             values = source.values
+        values = join_group(tx, context, values)
         share_type = types.choose(tx, deployment, context, values.get("share_type"))
         if source is not None:
             source.check_type(share_type["id"])
+        check_group_has_type(tx, values.get("share_group_id"), share_type["id"])
         specs = share_type["extra_specs"]
         check_size(specs, values["size"])
         check_protocol_specs(specs, protocol)
         for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
             find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
-        zone = _choose_zone(tx, specs, values.get("availability_zone"))
-        network_id = _choose_network(tx, context, specs, values.get("share_network_id"), zone)
+        zone = choose_zone(tx, specs, values.get("availability_zone"))
+        network_id = choose_network(tx, context, specs, values.get("share_network_id"), zone)
         quotas = deployment.settings.quotas
         check_share_size(
             read_limits(tx, quotas, context.project_id),
@@ -167,6 +170,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 availability_zone=zone,
                 share_network_id=network_id,
                 snapshot_id=source.snapshot_id if source is not None else None,
+                share_group_id=values.get("share_group_id") or None,
                 created_at=now,
                 **{name: _is_true(specs, name) for name in _SUPPORT},
             )
@@ -207,12 +211,22 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
         return _complete(tx, [find(tx, context, identifier)])[0]
 
 
-def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
-    """Accept a deletion; ``force`` (admin) from every state, whatever is left of the share."""
+def delete(
+    deployment: Deployment,
+    context: RequestContext,
+    identifier: str,
+    *,
+    force: bool = False,
+    named_group: str | None = None,
+) -> None:
+    """Accept a deletion; ``force`` (admin) from every state, whatever is left of the share. ``named_group``: a share
+    that is in a group is only deleted where the request says which."""
     action = "force_delete" if force else "delete"
     with deployment.store.begin() as tx:
         share = find(tx, context, identifier, f"share:{action}", lock=True)
         SHARE[action].check("Share", identifier, share["status"])
+        if not force:
+            check_named_group(share, named_group)
         refuse_with_snapshots(tx, identifier)
         write_status(tx, identifier, ShareStatus.DELETING)
         submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
@@ -323,7 +337,7 @@ def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: 
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [shares.c[name] == filters[name] for name in _EXACT if name in filters]
     conditions += [contains(shares.c[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
-    if filters.get("share_group_id") or filters.get("is_soft_deleted"):
+    if filters.get("is_soft_deleted"):
         conditions.append(false())  # no share can have them yet
     for key, value in filters.get("metadata", {}).items():
         conditions.append(
@@ -363,7 +377,7 @@ def check_size(specs: Mapping[str, str], size: int) -> None:
         raise InvalidInput(f"Share size {size} is greater than {largest} GiB, the share type's maximum.")
 
 
-def _choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:
+def choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:
     """The zone asked for, which must exist and be one of the type's."""
     if not zone:
         return None
@@ -377,7 +391,7 @@ def _choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> 
     return zone
 
 
-def _choose_network(
+def choose_network(
     tx: Connection, context: RequestContext, specs: Mapping[str, str], identifier: str | None, zone: str | None
 ) -> str | None:
     """The share network asked for, which must be the caller's, usable, and have a subnet for the zone."""
@@ -427,12 +441,6 @@ def _parse_hints(hints: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidInput(f"Scheduler hint {name} needs ids of shares, up to 20, with commas between.")
         parsed[name] = named
     return parsed
-
-
-def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
-    """What names a thing that cannot exist here yet."""
-    if values.get("share_group_id"):
-        raise NotFound(f"Share group {str(values['share_group_id'])[:64]} could not be found.")
 
 
 def _is_true(specs: Mapping[str, str], name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharewright.errors import Conflict, Forbidden, InvalidInput, SharewrightError
-from sharewright.states import NetworkStatus, ServerStatus, ShareStatus, SnapshotStatus
+from sharewright.states import NetworkStatus, ServerStatus, ShareGroupStatus, ShareStatus, SnapshotStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,15 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
     ),
     "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
 }  # fmt: skip
+
+SHARE_GROUP: Final[Mapping[str, Transition]] = {
+    "delete": Transition(
+        sources=frozenset({ShareGroupStatus.AVAILABLE, ShareGroupStatus.ERROR, "error_deleting"}),
+        target=None,
+        refusal=Conflict,
+    ),
+    "force_delete": Transition(sources=frozenset(ShareGroupStatus.ALL), target=None),
+}
 
 SHARE_SERVER: Final[Mapping[str, Transition]] = {
     "delete": Transition(

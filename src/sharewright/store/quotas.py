@@ -31,6 +31,7 @@ _REFUSALS: Final = {
     "gigabytes": "ShareSizeExceedsAvailableQuota: Requested share exceeds allowed project/user or share type"
     " gigabytes quota ({limit} GiB).",
     "share_networks": "ShareNetworksLimitExceeded: Maximum number of share-networks allowed ({limit}) exceeded.",
+    "share_groups": "ShareGroupsLimitExceeded: Maximum number of share groups allowed ({limit}) exceeded.",
     "snapshots": "SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded.",
     "snapshot_gigabytes": "SnapshotSizeExceedsAvailableQuota: Requested snapshot exceeds allowed project/user or share"
     " type snapshot gigabytes quota ({limit} GiB).",

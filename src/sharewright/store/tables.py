@@ -140,6 +140,30 @@ share_network_subnets = Table(
     *_times(),
 )
 
+share_groups = Table(
+    "share_groups",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False),
+    Column("user_id", NAME, nullable=False),
+    Column("name", NAME),
+    Column("description", Text),
+    Column("status", STATE, nullable=False),
+    Column("share_group_type_id", ID, ForeignKey("share_group_types.id"), nullable=False, index=True),
+    Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
+    Column("availability_zone", NAME),  # null: its shares' own
+    *_times(),
+    Index("ix_share_groups_project_id_created_at_id", "project_id", "created_at", "id"),
+    Index("ix_share_groups_created_at_id", "created_at", "id"),
+)
+
+share_group_share_types = Table(
+    "share_group_share_types",
+    metadata,
+    Column("share_group_id", ID, ForeignKey("share_groups.id", ondelete="CASCADE"), primary_key=True),
+    Column("share_type_id", ID, ForeignKey("share_types.id"), primary_key=True),
+)
+
 shares = Table(
     "shares",
     metadata,
@@ -160,6 +184,7 @@ shares = Table(
     Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
     Column("share_server_id", ID, index=True),
     Column("snapshot_id", ID, index=True),  # that it was made from; the snapshot may be gone
+    Column("share_group_id", ID, index=True),  # a group with shares stays
     Column("access_rules_status", STATE, nullable=False, default="active"),
     # From the share type at creation: a type that changes later does not change the share.
     Column("snapshot_support", Boolean, nullable=False, default=False),

@@ -131,6 +131,8 @@ class TestChecks:
             ({}, {"availability_zone": "mars"}, "availability zone mars: the backend is in nova"),
             ({}, {"extra_specs": {"availability_zones": "mars, nova"}}, ""),
             ({}, {"extra_specs": {"availability_zones": "mars"}}, "for availability zones mars, not nova"),
+            ({}, {"group_backend": "alpha"}, ""),
+            ({}, {"group_backend": "beta"}, "share group: its shares are on backend beta"),
             ({}, {"protocol": "CIFS"}, "protocol CIFS: the backend offers NFS"),
             ({"capabilities": FAST}, {"extra_specs": {"sharewright:volume_type": "fast"}}, ""),
             ({"capabilities": FAST}, {}, "the share type has no sharewright:volume_type"),

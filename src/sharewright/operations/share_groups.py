@@ -1,0 +1,30 @@
+"""Where the shares of a group go: all of them to one backend, so that one driver has them all."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from sharewright.store.tables import share_groups, share_instances, shares
+
+
+def backend_of_group(tx: Connection, share_group_id: str, *, without: str) -> str | None:
+    """The backend that a group's other shares than ``without`` are on, or are being made on; None: none so far."""
+    return tx.execute(
+        select(share_instances.c.backend)
+        .join(shares, shares.c.id == share_instances.c.share_id)
+        .where(
+            shares.c.share_group_id == share_group_id,
+            shares.c.id != without,
+            share_instances.c.backend.is_not(None),
+        )
+        .order_by(share_instances.c.created_at)
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def fits_group(tx: Connection, share_group_id: str | None, share_id: str, backend: str) -> bool:
+    """Whether a share may go to ``backend``; holds its group, so that of several first shares one chooses for all."""
+    if share_group_id is None:
+        return True
+    tx.execute(select(share_groups.c.id).where(share_groups.c.id == share_group_id).with_for_update())
+    return backend_of_group(tx, share_group_id, without=share_id) in (None, backend)

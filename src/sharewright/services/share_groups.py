@@ -1,0 +1,225 @@
+"""Share groups: what a request may do to them.
+
+A group is rows only: its shares are on one backend and one share network, and nothing has to be made for it. So what a
+request asks for is done when it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+
+from sharewright.context import RequestContext
+from sharewright.errors import Conflict, InvalidInput, NotFound
+from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.operations.messages import Action, Detail, Resource, write_message
+from sharewright.services import share_group_types, share_types
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
+from sharewright.services.lists import Page, contains, fetch_page
+from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.shares import choose_network, choose_zone
+from sharewright.services.transitions import SHARE_GROUP
+from sharewright.services.validation import parse_boolean_spec
+from sharewright.states import ShareGroupStatus
+from sharewright.store.quotas import release, reserve
+from sharewright.store.tables import share_group_share_types, share_groups, shares
+
+CONSISTENCY: Final = "consistent_snapshot_support"
+COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
+    name: share_groups.c[name]
+    for name in (
+        "id",
+        "name",
+        "status",
+        "project_id",
+        "user_id",
+        "share_group_type_id",
+        "share_network_id",
+        "created_at",
+    )
+}
+_EXACT: Final = ("name", "description", "status", "share_group_type_id", "share_network_id")
+_HOST: Final = (
+    select(func.min(shares.c.host)).where(shares.c.share_group_id == share_groups.c.id).scalar_subquery().label("host")
+)
+
+
+def find(
+    tx: Connection, context: RequestContext, identifier: str, rule: str = "share_group:get", *, lock: bool = False
+) -> dict[str, Any]:
+    """A group's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
+    statement = select(share_groups, _HOST).where(share_groups.c.id == identifier)
+    if lock:
+        statement = statement.with_for_update(of=share_groups)
+    found = fetch_one(tx, statement) if is_id(identifier) else None
+    if found is None or not can_see(context, found["project_id"]):
+        raise NotFound(f"Share group {identifier[:64]} could not be found.")
+    authorize(context, rule, found["project_id"])
+    return found
+
+
+def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
+    """One group, with its share types."""
+    with deployment.store.read() as tx:
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def list_groups(
+    deployment: Deployment,
+    context: RequestContext,
+    filters: Mapping[str, Any],
+    page: Page,
+    *,
+    all_projects: bool = False,
+) -> list[dict[str, Any]]:
+    """The groups of one page. Two statements."""
+    authorize(context, "share_group:get_all")
+    columns = share_groups.c
+    statement = select(share_groups, _HOST)
+    if not (all_projects and allows(context, "share_group:list_all_projects")):
+        statement = statement.where(columns.project_id == context.project_id)
+    elif "project_id" in filters:
+        statement = statement.where(columns.project_id == filters["project_id"])
+    statement = statement.where(
+        *(columns[name] == filters[name] for name in _EXACT if name in filters),
+        *(contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters),
+    )
+    with deployment.store.read() as tx:
+        return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=columns.id))
+
+
+def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
+    """A new group: name, description, share_group_type_id, share_types (ids; the default one when none is given),
+    share_network_id, availability_zone.
+
+    A type that asks for consistent snapshots is more than any backend has: as in Manila the group is then in ``error``,
+    with a user message.
+    """
+    authorize(context, "share_group:create")
+    source = values.get("source_share_group_snapshot_id")
+    if source:
+        raise NotFound(f"Share group snapshot {source[:64]} could not be found.")
+    identifier = new_id()
+    with deployment.store.begin() as tx:
+        group_type = share_group_types.choose(tx, deployment, context, values.get("share_group_type_id"))
+        chosen = _choose_share_types(tx, deployment, context, values.get("share_types") or (), group_type)
+        zone: str | None = values.get("availability_zone")
+        network_id: str | None = values.get("share_network_id")
+        for share_type in chosen:
+            zone = choose_zone(tx, share_type["extra_specs"], zone)
+            network_id = choose_network(tx, context, share_type["extra_specs"], network_id, zone)
+        reserve(
+            tx,
+            deployment.settings.quotas,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            amounts={"share_groups": 1},
+        )
+        asked = group_type["group_specs"].get(CONSISTENCY)
+        tx.execute(
+            share_groups.insert().values(
+                id=identifier,
+                project_id=context.project_id,
+                user_id=context.user_id,
+                name=values.get("name"),
+                description=values.get("description"),
+                status=ShareGroupStatus.AVAILABLE if asked is None else ShareGroupStatus.ERROR,
+                share_group_type_id=group_type["id"],
+                share_network_id=network_id,
+                availability_zone=zone,
+                created_at=utcnow(),
+            )
+        )
+        tx.execute(
+            share_group_share_types.insert(),
+            [{"share_group_id": identifier, "share_type_id": share_type["id"]} for share_type in chosen],
+        )
+        if asked is not None:
+            write_message(
+                tx,
+                None,
+                project_id=context.project_id,
+                resource_id=identifier,
+                resource_type=Resource.SHARE_GROUP,
+                action=Action.ALLOCATE_HOST,
+                detail=Detail.NO_VALID_HOST,
+                error=f"The share group type asks for {CONSISTENCY} = {asked}, which no backend offers.",
+            )
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
+    """Change name or description."""
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_group:update", lock=True)
+        changed = {key: values[key] for key in ("name", "description") if key in values}
+        if changed:
+            tx.execute(
+                update(share_groups).where(share_groups.c.id == identifier).values(**changed, updated_at=utcnow())
+            )
+        return _complete(tx, [find(tx, context, identifier)])[0]
+
+
+def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
+    """Delete a group that has no shares; ``force`` (admin) from every state."""
+    action = "force_delete" if force else "delete"
+    with deployment.store.begin() as tx:
+        found = find(tx, context, identifier, f"share_group:{action}", lock=True)
+        SHARE_GROUP[action].check("Share group", identifier, found["status"])
+        query = select(func.count()).select_from(shares).where(shares.c.share_group_id == identifier)
+        if number := tx.execute(query).scalar_one():
+            raise Conflict(
+                f"Cannot delete share group {identifier}: it has {number} share(s).", hint="Delete them first."
+            )
+        tx.execute(share_groups.delete().where(share_groups.c.id == identifier))
+        release(tx, project_id=found["project_id"], user_id=found["user_id"], amounts={"share_groups": 1})
+
+
+def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
+    """Set the status (admin)."""
+    if status not in ShareGroupStatus.ALL:
+        raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(ShareGroupStatus.ALL)}.")
+    with deployment.store.begin() as tx:
+        find(tx, context, identifier, "share_group:reset_status", lock=True)
+        tx.execute(
+            update(share_groups).where(share_groups.c.id == identifier).values(status=status, updated_at=utcnow())
+        )
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _choose_share_types(
+    tx: Connection, deployment: Deployment, context: RequestContext, named: Sequence[str], group_type: Record
+) -> list[dict[str, Any]]:
+    """The share types of a new group, which must be among those of its type and agree on who handles share servers."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for name in named or (None,):
+        try:
+            share_type = share_types.choose(tx, deployment, context, name)
+        except NotFound as error:
+            raise InvalidInput(
+                error.message
+            ) from None  # as Manila: what was asked for is there, this is about its body
+        chosen[share_type["id"]] = share_type
+    if not set(chosen) <= set(group_type["share_types"]):
+        raise InvalidInput(
+            "The specified share types must be a subset of the share types supported by the share group type,"
+            f" which are {', '.join(group_type['share_types'])}."
+        )
+    spec = share_types.REQUIRED_SPEC
+    if len({parse_boolean_spec(spec, share_type["extra_specs"][spec]) for share_type in chosen.values()}) > 1:
+        raise InvalidInput(f"The specified share types cannot have conflicting values for the {spec} extra spec.")
+    return list(chosen.values())
+
+
+def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    members = share_group_share_types
+    identifiers = [record["id"] for record in records]
+    rows = fetch(tx, select(members).where(members.c.share_group_id.in_(identifiers)).order_by(members.c.share_type_id))
+    by_group = group(rows, "share_group_id")
+    for record in records:
+        record["share_types"] = [row["share_type_id"] for row in by_group.get(record["id"], ())]
+    return records
