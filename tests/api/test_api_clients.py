@@ -72,7 +72,9 @@ class Command:
 
     def __call__(self, *arguments: str) -> Any:
         """The command's output as JSON, or nothing."""
-        shows = any(word in arguments for word in ("list", "show", "create")) and arguments[:2] != ("type", "access")
+        shows = any(word in arguments for word in ("list", "show", "create")) and not {"type", "access", "create"} <= {
+            *arguments
+        }
         code, output, complaints = self._client.run("share", *arguments, *(("-f", "json") if shows else ()))
         assert code == 0, f"{arguments}: {output} {complaints}"
         return json.loads(output) if shows and output.strip() else None

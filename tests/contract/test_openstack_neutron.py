@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import pytest
 from cloud_sites import SECONDS, OpenStackSite, TestBed, make_network, smaller
-from namespaces import CAPTURE, CONNECT, LISTEN, Namespace, ip
 
+from namespaces import CAPTURE, CONNECT, LISTEN, Namespace, ip
 from sharewright.clouds.contract import Admission, Port, PortSpec, Route, ServiceSubnetSpec, Subnet
 from sharewright.clouds.openstack.cloud import OpenStackCloud
 from sharewright.identifiers import short_hash
