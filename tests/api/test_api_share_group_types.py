@@ -44,6 +44,7 @@ def test_a_share_group_type(any_site: Site) -> None:
     specs = {"group_specs": "{'consistent_snapshot_support': 'pool'}"}
     query = "&".join(f"{key}={value}" for key, value in specs.items())
     assert site.expect(200, "GET", f"{PATH}?{query}", user="root")["share_group_types"] == []
+    site.expect(400, "GET", f"{PATH}?{query}", version="2.65")
     assert "is_default" not in site.expect(200, "GET", one, version="2.45", headers=EXPERIMENTAL)["share_group_type"]
     make(site, status=409)
     refused = site.expect(400, "DELETE", f"/v2/types/{share_type}", user="root")

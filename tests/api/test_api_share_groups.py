@@ -88,6 +88,7 @@ def test_lists(site: Site) -> None:
     assert names("name=a") == ["a"]
     assert names("name~=a&sort_key=name&sort_dir=asc") == ["a", "ab"]
     assert names(f"share_group_type_id={kind}&sort_key=name&sort_dir=asc&limit=1&offset=1") == ["ab"]
+    assert len(names(f"group_type_id={kind}")) == 3
     assert names("status=error") == []
     assert names("all_tenants=1&sort_key=name&sort_dir=asc") == ["a", "ab", "b"]
     assert len(names("all_tenants=1", user="root")) == 4
@@ -106,15 +107,15 @@ def test_lists(site: Site) -> None:
     ("values", "status", "said"),
     [
         ({"share_group_type_id": None}, 400, "no default share group type"),
-        ({"share_group_type_id": MISSING}, 404, "Share group type"),
+        ({"share_group_type_id": MISSING}, 400, "Share group type"),
         ({"share_types": [MISSING]}, 400, "Share type"),
         ({"share_types": ["other"]}, 400, "must be a subset"),
         ({"share_types": ["default", "plain"]}, 400, "conflicting values"),
         ({"share_types": "default"}, 400, "share_types"),
         ({"share_network_id": None}, 400, "Share network must be set"),
-        ({"share_network_id": MISSING}, 404, "Share network"),
+        ({"share_network_id": MISSING}, 400, "Share network"),
         ({"availability_zone": "nowhere"}, 404, "Availability zone"),
-        ({"source_share_group_snapshot_id": MISSING}, 404, "Share group snapshot"),
+        ({"source_share_group_snapshot_id": MISSING}, 400, "Share group snapshot"),
         ({"name": "n" * 256}, 400, "name"),
         ({"colour": "x"}, 400, "colour"),
     ],
@@ -232,6 +233,9 @@ def test_a_group_has_its_zone(site: Site) -> None:
     network = site.network()["id"]
     made = make(site, share_group_type_id=group_type(site), share_network_id=network, availability_zone="zone-1")
     body = {"size": 1, "share_proto": "NFS", "share_group_id": made["id"]}
+    old = {"share_group_type_id": made["share_group_type_id"], "share_network_id": network}
+    nowhere = {"share_group": old | {"availability_zone": "nowhere"}}
+    site.expect(404, "POST", PATH, nowhere, version="2.31", headers=EXPERIMENTAL)
     refused = site.expect(400, "POST", "/v2/shares", {"share": body | {"availability_zone": "zone-2"}})
     assert "must have the group's availability zone" in refused["badRequest"]["message"]
     assert site.expect(200, "POST", "/v2/shares", {"share": body})["share"]["availability_zone"] == "zone-1"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sharewright.api.resource import Field, Flag, Identifier, Name, Resource, StringMap, parse_map, unwrap
 from sharewright.api.routing import Call, Route
 from sharewright.api.share_types import one_spec, project_of, visibility
-from sharewright.errors import NotFound
+from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import share_group_types as service
 
 SINCE: Final = 31  # share groups, of all kinds, are experimental
@@ -32,10 +32,12 @@ SHARE_GROUP_TYPE: Final = Resource(
 
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_GROUP_TYPE)
-    specs = parse_map(call.query["group_specs"], "group_specs") if "group_specs" in call.query else None
-    records = service.list_types(
-        call.deployment, call.context, page, is_public=visibility(call), group_specs=specs if call.is_admin else None
-    )
+    specs = None
+    if "group_specs" in call.query:
+        if call.version < 66:
+            raise InvalidInput("Filter by 'group_specs' is not supported by this microversion. Use 2.66 or greater.")
+        specs = parse_map(call.query["group_specs"], "group_specs")
+    records = service.list_types(call.deployment, call.context, page, is_public=visibility(call), group_specs=specs)
     return SHARE_GROUP_TYPE.show_all(records, call) | call.next_page(SHARE_GROUP_TYPE, records, page)
 
 

@@ -29,7 +29,8 @@ SHARE_GROUP: Final = Resource(
         # Its shares may be on several servers.
         Field("share_server_id", Name, source=constant(None), admin=True),
         Field("source_share_group_snapshot_id", Identifier | None, source=constant(None), create=True),
-        Field("consistent_snapshot_support", Name, source=constant(None), since=33),
+        Field("consistent_snapshot_support", Name, source=constant(None), since=34),
+        Field("availability_zone", Name, until=33, shown=False, create=True),
         Field("availability_zone", Name, since=34, create=True),
     ),
     filters=(
@@ -37,6 +38,7 @@ SHARE_GROUP: Final = Resource(
         Filter("description", kind="like"),
         Filter("status"),
         Filter("share_group_type_id"),
+        Filter("group_type_id", key="share_group_type_id"),
         Filter("share_network_id"),
         Filter("project_id", admin=True),
     ),

@@ -6,7 +6,8 @@ request asks for is done when it is answered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
@@ -100,16 +101,18 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     authorize(context, "share_group:create")
     source = values.get("source_share_group_snapshot_id")
     if source:
-        raise NotFound(f"Share group snapshot {source[:64]} could not be found.")
+        raise InvalidInput(f"Share group snapshot {source[:64]} could not be found.")
     identifier = new_id()
     with deployment.store.begin() as tx:
-        group_type = share_group_types.choose(tx, deployment, context, values.get("share_group_type_id"))
-        chosen = _choose_share_types(tx, deployment, context, values.get("share_types") or (), group_type)
+        with _of_the_body():
+            group_type = share_group_types.choose(tx, deployment, context, values.get("share_group_type_id"))
+            chosen = _choose_share_types(tx, deployment, context, values.get("share_types") or (), group_type)
         zone: str | None = values.get("availability_zone")
         network_id: str | None = values.get("share_network_id")
         for share_type in chosen:
             zone = choose_zone(tx, share_type["extra_specs"], zone)
-            network_id = choose_network(tx, context, share_type["extra_specs"], network_id, zone)
+            with _of_the_body():
+                network_id = choose_network(tx, context, share_type["extra_specs"], network_id, zone)
         reserve(
             tx,
             deployment.settings.quotas,
@@ -191,18 +194,22 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _of_the_body() -> Iterator[None]:
+    """As Manila: what a body names and is not there is bad input. (A zone that is not there is 404, as there.)"""
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidInput(error.message) from None
+
+
 def _choose_share_types(
     tx: Connection, deployment: Deployment, context: RequestContext, named: Sequence[str], group_type: Record
 ) -> list[dict[str, Any]]:
     """The share types of a new group, which must be among those of its type and agree on who handles share servers."""
     chosen: dict[str, dict[str, Any]] = {}
     for name in named or (None,):
-        try:
-            share_type = share_types.choose(tx, deployment, context, name)
-        except NotFound as error:
-            raise InvalidInput(
-                error.message
-            ) from None  # as Manila: what was asked for is there, this is about its body
+        share_type = share_types.choose(tx, deployment, context, name)
         chosen[share_type["id"]] = share_type
     if not set(chosen) <= set(group_type["share_types"]):
         raise InvalidInput(
