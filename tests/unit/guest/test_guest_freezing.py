@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 from guest_machines import Machine, Session, document, number, rule, share
 
 from sharewright.guest.document import encode_request
+from sharewright.guest.program.freezing import FROZEN, INSISTENCE_SECONDS
 
 TOKEN = "70ce4000-0000-4000-8000-000000000001"
 OTHER = "70ce4000-0000-4000-8000-000000000002"
@@ -108,6 +110,18 @@ def test_the_connection_ends_although_the_dead_man_lives(machine: Machine, serve
         assert thaw(again)["held"] is True  # by another connection
     finally:
         again.close()
+
+
+@pytest.mark.parametrize("sure", [False, True])
+def test_what_nobody_ended_hinders_no_other_for_ever(machine: Machine, served: Session, sure: bool) -> None:
+    """Its dead man has given up on a freeze that may never have been one, or was killed."""
+    until = time.monotonic() - INSISTENCE_SECONDS - 1.0
+    old = {"token": TOKEN, "share_id": number(2), "begun": until - 20.0, "until": until, "sure": sure}
+    machine.write(FROZEN.lstrip("/"), json.dumps(old))
+    machine.write("frozen", f"/shares/share-{number(2)}\n" if sure else "")
+    assert freeze(served, token=OTHER)["ok"]
+    assert machine.frozen == [f"/shares/share-{number(1)}"]
+    assert thaw(served, token=OTHER)["held"] is True
 
 
 def test_another_hand_that_thaws_is_noticed(machine: Machine, served: Session) -> None:

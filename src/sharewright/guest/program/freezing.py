@@ -64,7 +64,7 @@ def freeze(host: Host, share_id: str, token: str, seconds: float) -> None:
     _flush(host, path)
     lock = host.lock("freeze", timeout=seconds)
     try:
-        found = current(host)
+        found = _in_force(host)
         if found is not None and found.token == token and found.sure:
             return
         if found is not None:
@@ -82,6 +82,17 @@ def freeze(host: Host, share_id: str, token: str, seconds: float) -> None:
         made.write(host)
     finally:
         os.close(lock)
+
+
+def _in_force(host: Host) -> Freeze | None:
+    """The freeze in force; one that should long have ended, and whose dead man has given up or is gone, is ended. Call
+    with the lock held."""
+    found = current(host)
+    if found is not None and time.monotonic() > found.until + INSISTENCE_SECONDS:
+        _unfreeze(host, found)
+        host.remove(FROZEN)
+        return None
+    return found
 
 
 def _flush(host: Host, path: str) -> None:
