@@ -113,6 +113,23 @@ def test_the_former_volume_goes_with_its_last_snapshot(world: World) -> None:
     world.check_consistent()
 
 
+def test_a_former_volume_that_cannot_be_deleted_keeps_neither_snapshot_nor_share(world: World) -> None:
+    """An operator's own snapshot may be of it. It is swept when the share is gone."""
+    share, snapshot = a_snapshot(world)
+    former = world.instance(share).volume_id
+    world.request_revert(share, snapshot)
+    world.run()
+    world.cloud.fail("delete_volume", CloudError, message="Volume has 1 snapshot.")
+    world.request_snapshot_delete(snapshot)
+    world.run()
+    assert world.rows(share_snapshots) == []
+    assert world.snapshot_usage() == (0, 0)
+    world.request_delete(share)
+    world.run()
+    assert world.rows(shares) == []
+    assert volumes(world) == [former]
+
+
 @pytest.mark.parametrize("then", [1, 3])
 def test_of_a_share_that_has_another_size_now(world: World, then: int) -> None:
     share, snapshot = a_snapshot(world, 2)

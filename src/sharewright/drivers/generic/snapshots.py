@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from sharewright.clouds.contract import TAG_OWNER, Cloud, SnapshotSpec, Tags
@@ -17,6 +18,8 @@ from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstances
 from sharewright.store.database import Store
 from sharewright.store.tables import share_snapshot_instances
+
+log = structlog.get_logger()
 
 LOOK_SECONDS = 1.0  # at a snapshot that is being copied
 
@@ -222,7 +225,14 @@ class VolumeSnapshots:
         if share is None or record.volume_id in (share.volume_id, share.old_volume_id):
             return
         with progress.step("former volume"):
-            self._cloud.volumes.delete_volume(record.volume_id, timeout=self._within(self._seconds, progress))
+            try:
+                self._cloud.volumes.delete_volume(record.volume_id, timeout=self._within(self._seconds, progress))
+            except CloudUnavailable:
+                raise
+            except (
+                CloudError
+            ) as error:  # it may have somebody else's snapshot; the sweeper tries when the share is gone
+                log.warning("a share's former volume is left", share_instance=share.id, reason=error.message)
 
     def _discard(self, record: SnapshotRecord, progress: Progress, *, thorough: bool = False) -> None:
         """Remove the cloud's snapshot. One that was made and not yet recorded is found by its owner tag; ``thorough``
