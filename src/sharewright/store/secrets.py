@@ -91,7 +91,7 @@ class SecretBox:
         except InvalidToken:
             # Without the cause: its traceback shows nothing useful and the frames hold the ciphertext.
             raise ConfigurationError(
-                f"A stored secret cannot be decrypted with the master key in {self._key_file}.",
+                f"A stored secret cannot be decrypted with the key in {self._key_file}.",
                 hint="Copy the key file of the node that created this database.",
             ) from None
 
@@ -104,23 +104,24 @@ def _open(key_file: Path, provided: bool) -> Fernet:
         key = key_file.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(
-            f"The master key file {key_file} cannot be read or created: {error.strerror or error}."
+            f"The key file {key_file} cannot be read or created: {error.strerror or error}."
             if not provided
-            else f"The key file {key_file} cannot be read: {error.strerror or error}.",
+            else f"The key file {key_file} (database.master_key_file or access_key_file) cannot be read:"
+            f" {error.strerror or error}.",
             hint="Its directory must exist and be writable by this user."
             if not provided
             else "docs/deployment.md says how to make one.",
         ) from error
     if mode & (0o027 if provided else 0o077):
         raise ConfigurationError(
-            f"The master key file {key_file} may be read by others (mode {mode:04o}).", hint=f"chmod 600 {key_file}"
+            f"The key file {key_file} may be read by others (mode {mode:04o}).", hint=f"chmod 600 {key_file}"
         )
     try:
         return Fernet(key)
     except ValueError:
         raise ConfigurationError(
-            f"The master key file {key_file} does not hold a key (32 bytes in URL-safe base64).",
-            hint="Restore it from a backup; without it the stored private keys are lost.",
+            f"The key file {key_file} does not hold a key (32 bytes in URL-safe base64).",
+            hint="Restore it from a backup; without it what it sealed is lost.",
         ) from None
 
 
