@@ -66,7 +66,7 @@ def test_another_key_does_not_open(store: Store, key_file: Path) -> None:
     with store.begin() as tx:
         identifier = SecretBox(key_file).put(tx, "x", "clear text")
     key_file.unlink()
-    with store.read() as tx, pytest.raises(ConfigurationError, match="master key") as caught:
+    with store.read() as tx, pytest.raises(ConfigurationError, match="with the key in") as caught:
         SecretBox(key_file).get(tx, identifier)
     assert "Copy the key file" in caught.value.hint
     assert "clear text" not in str(caught.value)
