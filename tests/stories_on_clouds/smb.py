@@ -17,7 +17,7 @@ from stories_on_clouds.machines import Machines, share_instance
 from tenants import Shares
 
 SMB_3_1_1 = 0x311
-GUEST = "guest"
+GUEST = "username=guest,password=none"  # any name that is no user of the server
 
 
 def name_of(export: str) -> str:
