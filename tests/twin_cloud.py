@@ -96,7 +96,7 @@ class TwinVolumes:
     def disown_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 
-    def capacity(self) -> Capacity:
+    def capacity(self, volume_type: str | None = None) -> Capacity:
         _called(self._seconds)
         return Capacity(total=1e9, free=9e8, provisioned=1e8)
 
