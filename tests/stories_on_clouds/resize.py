@@ -28,7 +28,7 @@ mkfifo fifo; chmod 4711 file7; chown 1234:567 file8; touch -d 2001-02-03T04:05:0
 truncate -s 1G sparse; echo end >> sparse
 """
 LOOK = """
-find . -name steady -prune -o -printf '%p %y %i %n %m %U %G %s %T@ %C@ %l\\n' | sort
+find . -mindepth 1 -name steady -prune -o -printf '%p %y %i %n %m %U %G %s %T@ %C@ %l\\n' | sort
 find tree -type f ! -name sparse -exec md5sum {} + | sort
 ls -U many
 """
