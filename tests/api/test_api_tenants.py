@@ -11,7 +11,14 @@ from sqlalchemy import select
 
 from sharewright.api.app import ROUTES
 from sharewright.operations.messages import Action, write_message
-from sharewright.store.tables import operations, share_access_rules, share_networks, shares
+from sharewright.store.tables import (
+    operations,
+    share_access_rules,
+    share_groups,
+    share_networks,
+    share_snapshots,
+    shares,
+)
 
 # Every URL that names something of a project, with what changes it.
 URLS: list[tuple[str, str, Any]] = [
@@ -41,6 +48,19 @@ URLS: list[tuple[str, str, Any]] = [
     ("DELETE", "/v2/share-networks/{network}/subnets/{subnet}", None),
     ("GET", "/v2/share-networks/{network}/subnets/{subnet}/metadata", None),
     ("PUT", "/v2/share-networks/{network}/subnets/{subnet}/metadata", {"metadata": {"a": "b"}}),
+    ("GET", "/v2/snapshots/{snapshot}", None),
+    ("PUT", "/v2/snapshots/{snapshot}", {"snapshot": {"name": "taken"}}),
+    ("DELETE", "/v2/snapshots/{snapshot}", None),
+    ("POST", "/v2/snapshots/{snapshot}/action", {"force_delete": None}),
+    ("GET", "/v2/snapshots/{snapshot}/metadata", None),
+    ("POST", "/v2/snapshots/{snapshot}/metadata", {"metadata": {"a": "b"}}),
+    ("PUT", "/v2/snapshots/{snapshot}/metadata", {"metadata": {"k": "b"}}),
+    ("GET", "/v2/snapshots/{snapshot}/metadata/k", None),
+    ("DELETE", "/v2/snapshots/{snapshot}/metadata/k", None),
+    ("GET", "/v2/share-groups/{group}", None),
+    ("PUT", "/v2/share-groups/{group}", {"share_group": {"name": "taken"}}),
+    ("DELETE", "/v2/share-groups/{group}", None),
+    ("POST", "/v2/share-groups/{group}/action", {"force_delete": None}),
     ("GET", "/v2/messages/{message}", None),
     ("DELETE", "/v2/messages/{message}", None),
 ]  # fmt: skip
@@ -63,9 +83,17 @@ def put_in(template: Any, names: dict[str, str]) -> Any:
 def belongings(site: Site) -> dict[str, str]:
     """One of everything that alice's project can have."""
     network = site.network()
+    specs = f"/v2/types/{site.expect(200, 'GET', '/v2/types/default')['share_type']['id']}/extra_specs"
+    site.expect(200, "POST", specs, {"extra_specs": {"snapshot_support": "True"}}, user="root")
     share = site.served_share(network=network["id"], metadata={"k": "v"})
     body = {"allow_access": {"access_type": "ip", "access_to": "10.1.1.1", "metadata": {"k": "v"}}}
     rule = site.expect(200, "POST", f"/v2/shares/{share['id']}/action", body)["access"]
+    body = {"snapshot": {"share_id": share["id"], "metadata": {"k": "v"}}}
+    snapshot = site.expect(202, "POST", "/v2/snapshots", body)["snapshot"]
+    kind = {"share_group_type": {"name": "pair", "share_types": ["default"]}}
+    kind = site.expect(200, "POST", "/v2/share-group-types", kind, user="root")["share_group_type"]
+    body = {"share_group": {"share_group_type_id": kind["id"], "share_network_id": network["id"]}}
+    group = site.expect(202, "POST", "/v2/share-groups", body)["share_group"]
     location = site.expect(200, "GET", f"/v2/shares/{share['id']}/export_locations")["export_locations"][0]
     with site.store.begin() as tx:
         message = write_message(tx, None, project_id="blue", resource_id=share["id"], action=Action.CREATE, error="x")
@@ -74,6 +102,8 @@ def belongings(site: Site) -> dict[str, str]:
         "subnet": network["share_network_subnets"][0]["id"],
         "share": share["id"],
         "rule": rule["id"],
+        "snapshot": snapshot["id"],
+        "group": group["id"],
         "location": location["id"],
         "message": message,
     }
@@ -83,7 +113,7 @@ def contents(site: Site) -> Any:
     with site.store.read() as tx:
         return [
             [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key.columns))]
-            for table in (shares, share_networks, share_access_rules, operations)
+            for table in (shares, share_networks, share_snapshots, share_groups, share_access_rules, operations)
         ]
 
 
@@ -183,7 +213,8 @@ def test_every_route_of_a_project_is_in_these_tests() -> None:
 
     tested = {(method, shape(url)) for method, url in listed}
     others = (
-        "/types", "/share-servers", "/share_instances", "/quota", "/os-", "/services", "/extensions", "/scheduler",
+        "/types", "/share-group-types", "/share-servers", "/snapshot-instances", "/share_instances",
+        "/quota", "/os-", "/services", "/extensions", "/scheduler",
     )  # fmt: skip
     missing = {
         (route.method, shape(route.path)) for route in ROUTES if "{" in route.path and not route.path.startswith(others)
@@ -191,6 +222,7 @@ def test_every_route_of_a_project_is_in_these_tests() -> None:
     assert missing == {
         ("GET", "/shares/*/instances"),  # for admins
         ("POST", "/shares/*/metadata/*"), ("PUT", "/shares/*/metadata/*"),  # as without a key
+        ("POST", "/snapshots/*/metadata/*"), ("PUT", "/snapshots/*/metadata/*"),
         ("POST", "/share-networks/*/subnets/*/metadata"),
         ("GET", "/share-networks/*/subnets/*/metadata/*"), ("POST", "/share-networks/*/subnets/*/metadata/*"),
         ("PUT", "/share-networks/*/subnets/*/metadata/*"), ("DELETE", "/share-networks/*/subnets/*/metadata/*"),
