@@ -1,12 +1,11 @@
-"""The life of service instances: made, found, removed, talked to, healed. contract.py says what each verb promises."""
+"""The life of service instances: made, found, removed. contract.py says what each verb promises; guests.py and
+healing.py keep those about a guest that is there."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -29,22 +28,18 @@ from sharewright.clouds.contract import (
 from sharewright.errors import (
     CloudError,
     CloudObjectMissing,
-    DeadlineExceeded,
-    GuestBusy,
-    GuestError,
-    GuestUnreachable,
     LeaseLost,
     NotFound,
 )
-from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
+from sharewright.guest.contract import Freeze, GuestChannels
 from sharewright.guest.document import Document, Firewall, State
-from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance import config_drive, layouts, records
 from sharewright.service_instance.contract import Layout, ServiceInstance, ServiceInstanceSettings, TenantNetwork
-from sharewright.service_instance.health import HealthMemory
+from sharewright.service_instance.guests import Guests
+from sharewright.service_instance.healing import Healing
 from sharewright.service_instance.keys import authorized_keys_line, new_key_pair, public_of
-from sharewright.service_instance.readiness import console_report, wait_ready
+from sharewright.service_instance.readiness import console_report
 from sharewright.service_instance.records import Record
 from sharewright.service_instance.subnets import ServiceSubnets
 from sharewright.store.database import Store
@@ -66,10 +61,10 @@ class CloudServiceInstances:
     ) -> None:
         self._store = store
         self._cloud = cloud
-        self._channels = channels
         self._secrets = secrets
         self._settings = settings
-        self._health = HealthMemory(store, retry_seconds=settings.retry_seconds)
+        self._guests = Guests(store, cloud, channels, secrets, settings)
+        self._healing = Healing(store, cloud, self._guests, settings)
         self._subnets = ServiceSubnets(
             store,
             cloud.networks,
@@ -77,8 +72,6 @@ class CloudServiceInstances:
             pool=settings.service_network_cidr,
             mask=settings.division_mask,
         )
-        self._addresses: dict[str, GuestAddress] = {}
-        self._addresses_lock = threading.Lock()
 
     # ---- made ----
 
@@ -109,7 +102,7 @@ class CloudServiceInstances:
             if record.instance_id is not None:
                 self._change(record, progress, known)
         with progress.step("guest ready"):
-            self._await_guest(server_id, instance.id, progress)
+            self._guests.await_boot(server_id, instance.id, progress)
         made = self.find(server_id)
         if made is None:
             raise LeaseLost(f"Service instance {server_id} was deleted while it was being made.")
@@ -311,7 +304,7 @@ class CloudServiceInstances:
             with self._store.begin() as tx:
                 progress.fence(tx)
                 records.change(tx, record.id, instance_id=instance.id)
-            self._forget_connection(record.id)
+            self._guests.hang_up(record.id)
         if not instance.running:
             why = f": {instance.failure}" if instance.failure else ""
             raise CloudError(
@@ -334,7 +327,7 @@ class CloudServiceInstances:
         with self._store.read() as tx:
             record = records.find(tx, server_id)
         with progress.step("instance"):
-            self._forget_connection(server_id)
+            self._guests.hang_up(server_id)
             for instance_id in self._instances_of(server_id, record):
                 self._cloud.compute.delete_instance(instance_id, timeout=self._settings.start_seconds)
         with progress.step("ports"):
@@ -353,7 +346,7 @@ class CloudServiceInstances:
             progress.fence(tx)
             self._secrets.delete(tx, records.owner(server_id))
             records.remove(tx, server_id)
-        self._health.forget(server_id)
+        self._guests.health.forget(server_id)
 
     def _instances_of(self, server_id: str, record: Record | None) -> list[str]:
         if record is not None and record.instance_id is not None:
@@ -370,169 +363,19 @@ class CloudServiceInstances:
         listed = [port.id for port in self._cloud.networks.list_ports() if port.tags.get(TAG_OWNER) == owner]
         return list(dict.fromkeys([*known, *listed]))
 
-    # ---- talked to ----
+    # ---- talked to and healed ----
 
     def apply(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
-        seconds = timeout or self._settings.guest_seconds
-        return self._call(server_id, lambda address: self._channels.apply(address, document, timeout=seconds))
+        return self._guests.apply(server_id, document, timeout=timeout)
 
     def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
-        seconds = timeout or self._settings.guest_seconds
-        return self._call(server_id, lambda address: self._channels.observe(address, document, timeout=seconds))
+        return self._guests.observe(server_id, document, timeout=timeout)
 
-    @contextmanager
-    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> Iterator[Freeze]:
-        timeout = self._settings.guest_seconds
-        address = self._admitted(server_id)
-        with ExitStack() as stack:
-            with self._watching(server_id):
-                freeze = stack.enter_context(self._channels.frozen(address, share_id, seconds=seconds, timeout=timeout))
-            yield freeze
-
-    def _call(self, server_id: str, call: Callable[[GuestAddress], State]) -> State:
-        address = self._admitted(server_id)
-        with self._watching(server_id):
-            return call(address)
-
-    def _admitted(self, server_id: str) -> GuestAddress:
-        """The address, when the guest is believed to answer or just has. GuestUnreachable otherwise."""
-        address = self._address(server_id)
-        if not self._health.admit(server_id):
-            with self._watching(server_id):
-                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
-        return address
-
-    # ---- healed ----
+    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> AbstractContextManager[Freeze]:
+        return self._guests.frozen(server_id, share_id, seconds=seconds)
 
     def ensure_running(self, server_id: str, progress: Progress, *, ask: Callable[[], object] | None = None) -> bool:
-        with self._store.read() as tx:
-            record = records.find(tx, server_id)
-        if record is None or record.instance_id is None:
-            return False
-        instance = self._cloud.compute.find_instance(record.instance_id)
-        if instance is None:
-            self._health.failed(server_id, "its VM does not exist in the cloud any more.")
-            return False
-        lost = self._lost_ports(record, instance)
-        if lost:
-            # A VM keeps the NICs that it was made with, and all that is worth keeping is on the volumes: whoever asked
-            # makes it again, with the addresses it had.
-            log.warning("service instance has lost ports, deleting it", share_server=server_id, ports=lost)
-            self._health.failed(server_id, "its ports were deleted.")
-            with progress.step("delete instance"):
-                self._forget_connection(server_id)
-                self._cloud.compute.delete_instance(instance.id, timeout=self._settings.start_seconds)
-            return False
-        if not instance.running:
-            log.warning("service instance is stopped, starting it", share_server=server_id)
-            self._health.failed(server_id, "its VM is stopped.")
-            with progress.step("start instance"):
-                self._forget_connection(server_id)
-                self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
-            return self._answers_after_boot(record, progress)
-        try:
-            answers = self._answers(server_id, ask)
-        except GuestBusy:  # at work, not silent: a slow mount must not count towards a reboot
-            log.info("service instance is busy", share_server=server_id)
-            return False
-        if answers:
-            self._end_healing(record, progress)
-            return True
-        return self._heal_silent(record, progress)
-
-    def _lost_ports(self, record: Record, instance: Instance) -> list[str]:
-        """Roles of ports that neither the VM nor the cloud has any more. The cloud is asked only where the VM lacks
-        one, so a healthy server costs nothing."""
-        if instance.macs is None:
-            return []
-        missing = [port for port in record.ports if port.mac.lower() not in instance.macs]
-        if not missing:
-            return []
-        present = {port.id for port in self._cloud.networks.list_ports()}
-        return [port.role for port in missing if port.port_id not in present]
-
-    def _answers(self, server_id: str, ask: Callable[[], object] | None) -> bool:
-        """One short try. Not subject to the refusal of other callers: its result is what ends that."""
-        self._address(server_id)  # with it the health is learnt
-        if ask is not None and not self._health.is_suspect(server_id):
-            try:
-                ask()
-                return True
-            except GuestBusy:
-                raise
-            except GuestUnreachable as error:  # or it is only slow; a greeting tells
-                log.info("service instance does not answer a look", share_server=server_id, reason=error.message)
-            except GuestError:  # a refusal is an answer
-                return True
-        try:
-            address = self._address(server_id)
-            with self._watching(server_id):
-                self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
-        except GuestBusy:
-            raise
-        except GuestUnreachable as error:
-            log.info("service instance does not answer", share_server=server_id, reason=error.message)
-            return False
-        return True
-
-    def _heal_silent(self, record: Record, progress: Progress) -> bool:
-        attempts = record.heal_attempts + 1
-        due = record.heal_not_before is None or record.heal_not_before <= utcnow()
-        if attempts < self._settings.heal_tries or not due:
-            with self._store.begin() as tx:
-                progress.fence(tx)
-                records.change(tx, record.id, heal_attempts=attempts)
-            return False
-        pause = min(
-            self._settings.heal_backoff_seconds * 2.0 ** min(record.heal_reboots, 30),
-            self._settings.heal_backoff_limit,
-        )
-        log.warning("service instance does not answer, rebooting it", share_server=record.id, tries=attempts)
-        with progress.step("reboot instance"):
-            # Written first: a worker that dies while rebooting must not make its successor reboot again at once.
-            with self._store.begin() as tx:
-                progress.fence(tx)
-                records.change(
-                    tx,
-                    record.id,
-                    heal_attempts=0,
-                    heal_reboots=record.heal_reboots + 1,
-                    heal_not_before=utcnow() + timedelta(seconds=pause),
-                )
-            self._forget_connection(record.id)
-            self._cloud.compute.reboot_instance(str(record.instance_id), timeout=self._settings.start_seconds)
-        return self._answers_after_boot(record, progress)
-
-    def _answers_after_boot(self, record: Record, progress: Progress) -> bool:
-        try:
-            with progress.step("guest ready"):
-                self._await_guest(record.id, str(record.instance_id), progress)
-        except (GuestUnreachable, CloudObjectMissing) as error:
-            log.warning("service instance was not healed", share_server=record.id, reason=error.message)
-            return False
-        with self._store.read() as tx:
-            current = records.find(tx, record.id)
-        if current is not None:
-            self._end_healing(current, progress)
-        return True
-
-    def _end_healing(self, record: Record, progress: Progress) -> None:
-        if record.heal_attempts or record.heal_reboots or record.heal_not_before:
-            with self._store.begin() as tx:
-                progress.fence(tx)
-                records.change(tx, record.id, heal_attempts=0, heal_reboots=0, heal_not_before=None)
-
-    def _await_guest(self, server_id: str, instance_id: str, progress: Progress) -> None:
-        address = self._address(server_id)
-        with self._watching(server_id):
-            wait_ready(
-                self._cloud.compute,
-                self._channels,
-                address,
-                instance_id,
-                seconds=self._settings.boot_seconds,
-                progress=progress,
-            )
+        return self._healing.ensure_running(server_id, progress, ask=ask)
 
     # ---- volumes ----
 
@@ -558,44 +401,3 @@ class CloudServiceInstances:
             TAG_BACKEND: self._settings.backend,
             TAG_OWNER: owner,
         }
-
-    def _address(self, server_id: str) -> GuestAddress:
-        """How to log in; read and decrypted once per process, and again after the guest was unreachable."""
-        with self._addresses_lock:
-            address = self._addresses.get(server_id)
-        if address is not None:
-            return address
-        with self._store.read() as tx:
-            row = records.find_address(tx, server_id)
-        if row is None or row.management_address is None:
-            raise NotFound(f"Share server {server_id} has no service VM.", hint="Make the server first.")
-        address = GuestAddress(
-            server_id=server_id,
-            host=row.management_address,
-            host_key=row.host_key,
-            private_key=self._secrets.open(row.private_key_ciphertext),
-        )
-        self._health.learn(server_id, healthy=row.healthy)
-        try:
-            self._cloud.networks.repair()
-        except (CloudError, DeadlineExceeded) as error:  # the call itself will show whether the way is there
-            log.warning("the cloud's networks were not looked after", reason=error.message)
-        with self._addresses_lock:
-            self._addresses[server_id] = address
-        return address
-
-    @contextmanager
-    def _watching(self, server_id: str) -> Iterator[None]:
-        """Around a guest call: remember its outcome, and on silence read the address again next time."""
-        try:
-            with self._health.watching(server_id):
-                yield
-        except GuestUnreachable:
-            with self._addresses_lock:
-                self._addresses.pop(server_id, None)
-            raise
-
-    def _forget_connection(self, server_id: str) -> None:
-        with self._addresses_lock:
-            self._addresses.pop(server_id, None)
-        self._channels.forget(server_id)

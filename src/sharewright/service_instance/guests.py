@@ -1,0 +1,139 @@
+"""Calls of the guests of service instances: how to log in, who is refused at once, what each call tells of health."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import structlog
+
+from sharewright.clouds.contract import Cloud
+from sharewright.errors import CloudError, DeadlineExceeded, GuestUnreachable, NotFound
+from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
+from sharewright.guest.document import Document, State
+from sharewright.progress import Progress
+from sharewright.service_instance import records
+from sharewright.service_instance.contract import ServiceInstanceSettings
+from sharewright.service_instance.health import HealthMemory
+from sharewright.service_instance.readiness import wait_ready
+from sharewright.store.database import Store
+from sharewright.store.secrets import SecretBox
+
+log = structlog.get_logger()
+
+
+class Guests:
+    """Thread safe; one per process and backend. Calls raise NotFound when the server has no VM, and GuestUnreachable at
+    once when its guest failed to answer a moment ago."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        channels: GuestChannels,
+        secrets: SecretBox,
+        settings: ServiceInstanceSettings,
+    ) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._channels = channels
+        self._secrets = secrets
+        self._settings = settings
+        self.health = HealthMemory(store, retry_seconds=settings.retry_seconds)
+        self._addresses: dict[str, GuestAddress] = {}
+        self._addresses_lock = threading.Lock()
+
+    def apply(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
+        seconds = timeout or self._settings.guest_seconds
+        return self._call(server_id, lambda address: self._channels.apply(address, document, timeout=seconds))
+
+    def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
+        seconds = timeout or self._settings.guest_seconds
+        return self._call(server_id, lambda address: self._channels.observe(address, document, timeout=seconds))
+
+    @contextmanager
+    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> Iterator[Freeze]:
+        timeout = self._settings.guest_seconds
+        address = self._admitted(server_id)
+        with ExitStack() as stack:
+            with self._watching(server_id):
+                freeze = stack.enter_context(self._channels.frozen(address, share_id, seconds=seconds, timeout=timeout))
+            yield freeze
+
+    def greet(self, server_id: str) -> None:
+        """One short try, also of a guest that others are refused: its result is what ends that."""
+        address = self._address(server_id)
+        with self._watching(server_id):
+            self._channels.wait_ready(address, timeout=self._settings.probe_seconds)
+
+    def is_believed_well(self, server_id: str) -> bool:
+        self._address(server_id)  # with it the health is learnt
+        return not self.health.is_suspect(server_id)
+
+    def await_boot(self, server_id: str, instance_id: str, progress: Progress) -> None:
+        """Wait until a VM that was just begun answers; see readiness.wait_ready for what it raises."""
+        address = self._address(server_id)
+        with self._watching(server_id):
+            wait_ready(
+                self._cloud.compute,
+                self._channels,
+                address,
+                instance_id,
+                seconds=self._settings.boot_seconds,
+                progress=progress,
+            )
+
+    def hang_up(self, server_id: str) -> None:
+        """Forget the connection and the address: the VM ends or begins anew."""
+        with self._addresses_lock:
+            self._addresses.pop(server_id, None)
+        self._channels.forget(server_id)
+
+    def _call(self, server_id: str, call: Callable[[GuestAddress], State]) -> State:
+        address = self._admitted(server_id)
+        with self._watching(server_id):
+            return call(address)
+
+    def _admitted(self, server_id: str) -> GuestAddress:
+        """The address, when the guest is believed to answer or just has. GuestUnreachable otherwise."""
+        address = self._address(server_id)
+        if not self.health.admit(server_id):
+            self.greet(server_id)
+        return address
+
+    def _address(self, server_id: str) -> GuestAddress:
+        """How to log in; read and decrypted once per process, and again after the guest was unreachable."""
+        with self._addresses_lock:
+            address = self._addresses.get(server_id)
+        if address is not None:
+            return address
+        with self._store.read() as tx:
+            row = records.find_address(tx, server_id)
+        if row is None or row.management_address is None:
+            raise NotFound(f"Share server {server_id} has no service VM.", hint="Make the server first.")
+        address = GuestAddress(
+            server_id=server_id,
+            host=row.management_address,
+            host_key=row.host_key,
+            private_key=self._secrets.open(row.private_key_ciphertext),
+        )
+        self.health.learn(server_id, healthy=row.healthy)
+        try:
+            self._cloud.networks.repair()
+        except (CloudError, DeadlineExceeded) as error:  # the call itself will show whether the way is there
+            log.warning("the cloud's networks were not looked after", reason=error.message)
+        with self._addresses_lock:
+            self._addresses[server_id] = address
+        return address
+
+    @contextmanager
+    def _watching(self, server_id: str) -> Iterator[None]:
+        """Around a guest call: remember its outcome, and on silence read the address again next time."""
+        try:
+            with self.health.watching(server_id):
+                yield
+        except GuestUnreachable:
+            with self._addresses_lock:
+                self._addresses.pop(server_id, None)
+            raise
