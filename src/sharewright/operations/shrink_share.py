@@ -3,15 +3,16 @@
 What is in it must fit; then the driver moves it to a smaller volume. That takes as long as the copying, so the story is
 parked again and again meanwhile. Size and quota change in the transaction that ends the work.
 
-A refusal leaves the share as it was, with a user message (as in Manila). Any other failure leaves ``shrinking_error``,
-with the share served at the size it had; it may be shrunk again, and deleting works.
+A refusal leaves the share as it was, with a user message (as in Manila). Any other failure, and a refusal after which
+the smaller volume could not be taken away, leaves ``shrinking_error``, with the share served at the size it had; it may
+be shrunk again, and deleting works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError, ShrinkRefused
@@ -23,6 +24,7 @@ from sharewright.operations.share_rows import is_delete_queued, read_share, writ
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
+from sharewright.store.tables import share_instance_moves
 
 
 class ShrinkShare(BaseStory):
@@ -64,7 +66,7 @@ class ShrinkShare(BaseStory):
         if share is None:
             return
         settle_size(tx, share, present_size(tx, share))  # smaller also where the work failed after the switch
-        refused = isinstance(error, ShrinkRefused)
+        refused = isinstance(error, ShrinkRefused) and not _is_moving(tx, share.instance_id)
         write_status(tx, share.id, operation.payload["status"] if refused else ShareStatus.SHRINKING_ERROR)
         write_message(
             tx,
@@ -75,6 +77,12 @@ class ShrinkShare(BaseStory):
             detail=Detail.DRIVER_REFUSED_SHRINK if refused else Detail.DRIVER_FAILED_SHRINK,
             error=error,
         )
+
+
+def _is_moving(tx: Connection, share_instance_id: str) -> bool:
+    """Whether a smaller volume is left, which a share that is as it was does not have."""
+    mine = share_instance_moves.c.share_instance_id == share_instance_id
+    return tx.execute(select(share_instance_moves.c.share_instance_id).where(mine)).first() is not None
 
 
 def finish(tx: Connection, operation: Operation) -> None:

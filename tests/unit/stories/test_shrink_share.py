@@ -151,6 +151,21 @@ class TestRefusals:
         world.run()
         self.check(world, share, volume, "need 3 GiB at least")
 
+    def test_the_new_volume_cannot_be_taken_away(self, sqlite_world: World) -> None:
+        """Then it is not as it was, and the next attempt begins with what is left."""
+        share = a_share(sqlite_world)
+        sqlite_world.cloud.fail("guest.fit", CloudError, message="the inode numbers in use need 3 GiB at least")
+        sqlite_world.cloud.fail("delete_volume", CloudError, times=10, message="Not now.")
+        sqlite_world.request_shrink(share, 2)
+        sqlite_world.run(limit=5000)
+        assert sqlite_world.share(share).status == "shrinking_error"
+        with sqlite_world.cloud.state.transaction() as tx:
+            tx.execute("DELETE FROM failures")
+        sqlite_world.request_shrink(share, 2)
+        sqlite_world.run()
+        check_shrunk(sqlite_world, share, 2)
+        assert len(sqlite_world.cloud.volumes.list_volumes()) == 1
+
     def test_another_file_system(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)
         with sqlite_world.store.begin() as tx:
