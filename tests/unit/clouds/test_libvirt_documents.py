@@ -16,6 +16,7 @@ import pycdlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lock_holder import hold
 
 from sharewright.clouds.addresses import choose_address, derived_mac, dhcp_range, first_host, last_host
 from sharewright.clouds.contract import Flavor, Port, Subnet
@@ -320,14 +321,8 @@ def test_a_damaged_record_says_which(tmp_path: Path) -> None:
         records.get(key)
 
 
-def _hold(directory: Path, seconds: float) -> None:
-    with Locks(directory).hold("one"):
-        (directory / "held").touch()
-        time.sleep(seconds)
-
-
 def test_locks_hold_between_processes_and_end_with_them(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path, 60.0))
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path, 60.0))
     process.start()
     while not (tmp_path / "held").exists():
         time.sleep(0.02)
