@@ -268,10 +268,11 @@ class World:
         return snapshot_id
 
     def request_unmanage_snapshot(self, snapshot_id: str) -> None:
-        """An accepted unmanage."""
+        """An accepted unmanage, or a DELETE of one that was not taken over."""
+        payload = {"status": "manage_error"} if self.snapshot(snapshot_id).status == "manage_error" else None
         self._write_snapshot_status(snapshot_id, "unmanage_starting")
         with self.store.begin() as tx:
-            self._enqueue(tx, "unmanage_snapshot", snapshot_id, resource_type="share_snapshot")
+            self._enqueue(tx, "unmanage_snapshot", snapshot_id, payload, resource_type="share_snapshot")
 
     def _write_snapshot_status(self, snapshot_id: str, status: str) -> None:
         columns = share_snapshot_instances.c

@@ -46,7 +46,7 @@ class SnapshotStatus:
     DELETING: Final = "deleting"  # a delete_snapshot operation exists
     ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
     MANAGE_STARTING: Final = "manage_starting"  # a manage_snapshot operation exists
-    MANAGE_ERROR: Final = "manage_error"  # it was not taken over; unmanage or delete
+    MANAGE_ERROR: Final = "manage_error"  # it was not taken over; unmanage, and delete as well, leave it in the cloud
     UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_snapshot operation exists
     UNMANAGE_ERROR: Final = "unmanage_error"  # unmanage may be asked for again
     RESTORING: Final = "restoring"  # its share is being reverted to it

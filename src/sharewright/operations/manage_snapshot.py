@@ -57,6 +57,8 @@ class ManageSnapshot(BaseStory):
 
 
 class UnmanageSnapshot(BaseStory):
+    """Payload: ``status`` after a failure (default ``unmanage_error``)."""
+
     kind = "unmanage_snapshot"
 
     def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
@@ -73,7 +75,8 @@ class UnmanageSnapshot(BaseStory):
         return Done(lambda tx: remove_rows(tx, operation.resource_id))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
-        fail_snapshot(tx, operation, error, status=SnapshotStatus.UNMANAGE_ERROR, action=Action.DELETE)
+        status = operation.payload.get("status", SnapshotStatus.UNMANAGE_ERROR)
+        fail_snapshot(tx, operation, error, status=status, action=Action.DELETE)
 
 
 def finish(tx: Connection, snapshot_id: str, size: int) -> None:

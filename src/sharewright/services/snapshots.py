@@ -183,9 +183,15 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
         snapshot = find(tx, context, identifier, "share_snapshot:unmanage_snapshot", lock=True)
         _check_servers(share_service.find(tx, context, snapshot["share_id"]), "unmanage_snapshot", servers=servers)
         SNAPSHOT["unmanage"].check("Snapshot", identifier, snapshot["status"])
-        write_status(tx, identifier, SnapshotStatus.UNMANAGE_STARTING)
-        submit(tx, deployment, context, "unmanage_snapshot", "share_snapshot", identifier)
+        _give_away(tx, deployment, context, snapshot)
     deployment.wake()
+
+
+def _give_away(tx: Connection, deployment: Deployment, context: RequestContext, snapshot: Record) -> None:
+    """When it fails, one that was not taken over is still that: it must not become one that may be deleted."""
+    payload = {"status": SnapshotStatus.MANAGE_ERROR} if snapshot["status"] == SnapshotStatus.MANAGE_ERROR else None
+    write_status(tx, snapshot["id"], SnapshotStatus.UNMANAGE_STARTING)
+    submit(tx, deployment, context, "unmanage_snapshot", "share_snapshot", snapshot["id"], payload)
 
 
 def _check_servers(share: Record, what: str, *, servers: bool) -> None:
@@ -209,13 +215,17 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
 
 
 def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
-    """Accept a deletion; ``force`` (admin) from every state. Shares that were made from it live on."""
+    """Accept a deletion; ``force`` (admin) from every state. Shares that were made from it live on. Of one that was not
+    taken over only what is ours is deleted: the cloud's snapshot belongs to somebody else."""
     rule = "share_snapshot:force_delete" if force else "share:delete_snapshot"
     with deployment.store.begin() as tx:
         snapshot = find(tx, context, identifier, rule, lock=True)
         SNAPSHOT["force_delete" if force else "delete"].check("Snapshot", identifier, snapshot["status"])
-        write_status(tx, identifier, SnapshotStatus.DELETING)
-        submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
+        if snapshot["status"] == SnapshotStatus.MANAGE_ERROR:
+            _give_away(tx, deployment, context, snapshot)
+        else:
+            write_status(tx, identifier, SnapshotStatus.DELETING)
+            submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
     deployment.wake()
 
 

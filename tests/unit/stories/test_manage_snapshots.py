@@ -76,16 +76,21 @@ def test_what_is_none_or_another_share_s(world: World) -> None:
 
 
 def test_another_share_s_outlives_what_could_not_take_it_over(world: World) -> None:
-    """It was ours for a moment; deleting the failure must not delete it."""
+    """It was ours for a moment, and giving it back fails again and again; deleting the failure must not delete it."""
     _, snapshot = a_snapshot(world)
     other = world.request_share()
     world.run()
     location = given_away(world, snapshot)
-    world.cloud.fail("disown_snapshot", CloudError, message="Not now.")
+    world.cloud.fail("disown_snapshot", CloudError, times=10, message="Not now.")
     managed = world.request_manage_snapshot(other, location)
     world.run()
     assert world.snapshot(managed).status == "manage_error"
-    world.request_snapshot_delete(managed)
+    world.request_unmanage_snapshot(managed)
+    world.run()
+    assert world.snapshot(managed).status == "manage_error"
+    with world.cloud.state.transaction() as tx:
+        tx.execute("DELETE FROM failures")
+    world.request_unmanage_snapshot(managed)
     world.run()
     assert world.rows(share_snapshots) == []
     with world.cloud.state.transaction(write=False) as tx:
