@@ -27,8 +27,10 @@ for i in $(seq 20); do ln file$i deep/link$i; ln -s file$i deep/symlink$i; done
 mkfifo fifo; chmod 4711 file7; chown 1234:567 file8; touch -d 2001-02-03T04:05:06.789 file9
 truncate -s 1G sparse; echo end >> sparse
 """
+# How many blocks a directory has depends on the order in which its names came.
 LOOK = """
-find . -mindepth 1 -name steady -prune -o -printf '%p %y %i %n %m %U %G %s %T@ %C@ %l\\n' | sort
+find . -mindepth 1 -name steady -prune -o -type d -printf '%p d %i %n %m %U %G %T@ %C@\\n' \\
+  -o -printf '%p %y %i %n %m %U %G %s %T@ %C@ %l\\n' | sort
 find tree -type f ! -name sparse -exec md5sum {} + | sort
 ls -U many
 """
