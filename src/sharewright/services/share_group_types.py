@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 
 from sharewright.context import RequestContext
@@ -196,14 +196,7 @@ def find(
     tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str, *, by_name: bool = True
 ) -> dict[str, Any]:
     """A type the caller may use; by id before by name."""
-    wanted: ColumnElement[bool] = share_group_types.c.id == name_or_id
-    if by_name:
-        wanted = or_(wanted, share_group_types.c.name == name_or_id)
-    rows = fetch(tx, select(share_group_types).where(wanted, *_PROJECTS.usable(context)))
-    if not rows:
-        raise NotFound(f"Share group type {name_or_id[:64]} could not be found.")
-    best = next((row for row in rows if row["id"] == name_or_id), rows[0])
-    return _complete(tx, deployment, [best])[0]
+    return _complete(tx, deployment, [_PROJECTS.find(tx, context, name_or_id, by_name=by_name)])[0]
 
 
 def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

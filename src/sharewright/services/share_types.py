@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import new_id, utcnow
-from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.records import attach, read_maps, write_map
@@ -227,14 +227,7 @@ def _find(
     tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str, *, by_name: bool = True
 ) -> dict[str, Any]:
     """A type the caller may use; by id before by name."""
-    wanted: ColumnElement[bool] = share_types.c.id == name_or_id
-    if by_name:
-        wanted = or_(wanted, share_types.c.name == name_or_id)
-    rows = fetch(tx, select(share_types).where(wanted, *_PROJECTS.usable(context)))
-    if not rows:
-        raise NotFound(f"Share type {name_or_id[:64]} could not be found.")
-    best = next((row for row in rows if row["id"] == name_or_id), rows[0])
-    return _complete(tx, deployment, [best])[0]
+    return _complete(tx, deployment, [_PROJECTS.find(tx, context, name_or_id, by_name=by_name)])[0]
 
 
 def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

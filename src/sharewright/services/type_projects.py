@@ -34,6 +34,17 @@ class TypeProjects:
         )
         return [or_(self.types.c.is_public.is_(True), granted)]
 
+    def find(self, tx: Connection, context: RequestContext, name_or_id: str, *, by_name: bool = True) -> dict[str, Any]:
+        """The row of a type that the caller may use; by id before by name. NotFound when there is none."""
+        columns = self.types.c
+        wanted: ColumnElement[bool] = columns.id == name_or_id
+        if by_name:
+            wanted = or_(wanted, columns.name == name_or_id)
+        rows = fetch(tx, select(self.types).where(wanted, *self.usable(context)))
+        if not rows:
+            raise NotFound(f"{self.what.capitalize()} {name_or_id[:64]} could not be found.")
+        return next((row for row in rows if row["id"] == name_or_id), rows[0])
+
     def read(self, tx: Connection, of_type: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The projects of a private type. NotFound for a public one."""
         if of_type["is_public"]:
