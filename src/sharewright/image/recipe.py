@@ -156,6 +156,9 @@ KERNEL_ARGUMENTS = (
     "loglevel=4",
     "net.ifnames=0",
     "systemd.show_status=0",
+    # An emulated processor may fail the kernel's test of its timer ("IO-APIC + timer doesn't work!", and it panics).
+    # The timers of virtual machines need no such test (kernel-parameters.txt).
+    "no_timer_check",
 )
 
 
