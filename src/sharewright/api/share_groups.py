@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.lists import all_projects
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, constant, timestamp
 from sharewright.api.routing import Call
 from sharewright.api.share_group_types import routes_of_groups
-from sharewright.api.shares import all_projects, wanted_status
+from sharewright.api.shares import wanted_status
 from sharewright.services import share_groups as service
 
 SHARE_GROUP: Final = Resource(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.lists import all_projects
 from sharewright.api.resource import (
     Computed,
     Field,
@@ -21,7 +22,7 @@ from sharewright.api.resource import (
 )
 from sharewright.api.routing import Call, Route
 from sharewright.api.share_network_subnets import SUBNET
-from sharewright.api.shares import all_projects, wanted_status
+from sharewright.api.shares import wanted_status
 from sharewright.errors import InvalidInput
 from sharewright.services import share_network_subnets as subnet_service
 from sharewright.services import share_networks as service

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.lists import list_counted
 from sharewright.api.resource import (
     Field,
     Filter,
@@ -17,7 +18,6 @@ from sharewright.api.resource import (
     Timestamp,
     Viewer,
     constant,
-    parse_flag,
     timestamp,
     unwrap,
 )
@@ -131,35 +131,11 @@ SHARE: Final = Resource(
 
 
 def list_summaries(call: Call) -> Any:
-    return _list(call, detail=False)
+    return list_counted(call, SHARE, service.list_shares, detail=False, first_version=42)
 
 
 def list_details(call: Call) -> Any:
-    return _list(call, detail=True)
-
-
-def _list(call: Call, *, detail: bool) -> Any:
-    page = call.page(SHARE)
-    counted = call.version >= 42 and parse_flag(call.query.get("with_count", "false"), "with_count")
-    records, total = service.list_shares(
-        call.deployment,
-        call.context,
-        call.filters(SHARE),
-        page,
-        all_projects=all_projects(call),
-        detail=detail,
-        with_count=counted,
-    )
-    answer = SHARE.show_all(records, call, summary=not detail)
-    if total is not None:
-        answer["count"] = total
-    return answer | call.next_page(SHARE, records, page)
-
-
-def all_projects(call: Call) -> bool:
-    """Whether the request asks for other projects' things too; only an admin gets them."""
-    given = call.query.get("all_tenants") or call.query.get("all_projects")
-    return bool(given) and parse_flag(given or "", "all_tenants")
+    return list_counted(call, SHARE, service.list_shares, detail=True, first_version=42)
 
 
 def create(call: Call) -> Any:

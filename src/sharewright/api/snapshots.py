@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.lists import list_counted
 from sharewright.api.metadata import all_items, one_item, pick
 from sharewright.api.resource import (
     Field,
@@ -16,12 +17,11 @@ from sharewright.api.resource import (
     StringMap,
     Timestamp,
     convert,
-    parse_flag,
     timestamp,
     unwrap,
 )
 from sharewright.api.routing import Call, Route
-from sharewright.api.shares import all_projects, wanted_status
+from sharewright.api.shares import wanted_status
 from sharewright.errors import InvalidInput
 from sharewright.services import snapshots as service
 
@@ -63,29 +63,11 @@ SNAPSHOT: Final = Resource(
 
 
 def list_summaries(call: Call) -> Any:
-    return _list(call, detail=False)
+    return list_counted(call, SNAPSHOT, service.list_snapshots, detail=False, first_version=79)
 
 
 def list_details(call: Call) -> Any:
-    return _list(call, detail=True)
-
-
-def _list(call: Call, *, detail: bool) -> Any:
-    page = call.page(SNAPSHOT)
-    counted = call.version >= 79 and parse_flag(call.query.get("with_count", "false"), "with_count")
-    records, total = service.list_snapshots(
-        call.deployment,
-        call.context,
-        call.filters(SNAPSHOT),
-        page,
-        all_projects=all_projects(call),
-        detail=detail,
-        with_count=counted,
-    )
-    answer = SNAPSHOT.show_all(records, call, summary=not detail)
-    if total is not None:
-        answer["count"] = total
-    return answer | call.next_page(SNAPSHOT, records, page)
+    return list_counted(call, SNAPSHOT, service.list_snapshots, detail=True, first_version=79)
 
 
 def create(call: Call) -> Any:
