@@ -80,7 +80,20 @@ def test_only_to_the_latest(site: Site) -> None:
     assert "not the latest" in revert(site, 409, share, first)["conflictingRequest"]["message"]
     revert(site, 409, share, second)  # being taken still
     settle(site, second)
+    assert second in revert(site, 409, share, first)["conflictingRequest"]["message"]
     revert(site, 202, share, second)
+
+
+def test_another_projects_snapshot_is_not_named(site: Site) -> None:
+    """Administrators take snapshots of any share, in their own project."""
+    share, first = a_snapshot(site)
+    theirs = snap(site, share, user="root")["id"]
+    settle(site, theirs)
+    site.expect(404, "GET", f"/v2/snapshots/{theirs}")
+    message = revert(site, 409, share, first)["conflictingRequest"]["message"]
+    assert "not the latest" in message
+    assert theirs not in message
+    assert theirs in revert(site, 409, share, first, user="root")["conflictingRequest"]["message"]
 
 
 @pytest.mark.parametrize("status", sorted(set(ShareStatus.ALL) - {"available", "reverting_error"}))

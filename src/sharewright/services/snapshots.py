@@ -248,14 +248,19 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
         SHARE["revert"].check("Share", share_id, share["status"])
         SNAPSHOT["revert"].check("Snapshot", snapshot_id, snapshot["status"])
         latest = tx.execute(
-            select(share_snapshots.c.id)
+            select(share_snapshots.c.id, share_snapshots.c.project_id)
             .where(share_snapshots.c.share_id == share_id)
             .order_by(share_snapshots.c.created_at.desc(), share_snapshots.c.id.desc())
             .limit(1)
-        ).scalar_one()
-        if latest != snapshot_id:
+        ).one()
+        if latest.id != snapshot_id:
+            # Whoever else may take snapshots of the share has them in a project of their own.
+            shown = can_see(context, latest.project_id)
             raise Conflict(
-                f"Snapshot {snapshot_id} is not the latest of share {share_id}.", hint=f"Revert to {latest}."
+                f"Snapshot {snapshot_id} is not the latest of share {share_id}.",
+                hint=f"Revert to {latest.id}."
+                if shown
+                else "The latest one is another project's; ask an administrator.",
             )
         growth = max(0, snapshot["size"] - share["size"])
         if growth:
