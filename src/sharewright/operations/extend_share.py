@@ -1,11 +1,12 @@
 """Story: make a share larger while clients use it.
 
-room in the pool → the volume, attached as it is → the file system, mounted as it is, in one guest round trip → the
+room in the pool and on the share server → the volume, attached as it is → the file system, mounted as it is, in one guest round trip → the
 share's size. The quota was taken when the request was accepted; whatever is not used of it is given back in the
 transaction that ends the work.
 
 A failure leaves ``extending_error`` with the size it had and a user message; the same may be asked for again, and
-deleting works. When only the pool has no room nothing has happened, and the share is what it was (as in Manila).
+deleting works. When only the pool or the share server has no room nothing has happened, and the share is what it was
+(as in Manila).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class ExtendShare(BaseStory):
         # Once: when this is told again the volume may have grown, and its growth would be counted twice.
         if not operation.payload.get("force") and not progress.recall("has_room"):
             with progress.step("schedule"):
-                self._scheduler.check_growth(share.id, size - share.size)
+                self._scheduler.check_growth(share.id, size - share.size, operation.id)
                 progress.record(has_room=True)
         driver.extend_share(share.instance_id, share.server_id, size, progress)
 

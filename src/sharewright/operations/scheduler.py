@@ -26,10 +26,12 @@ from sharewright.operations.share_groups import backend_of_group
 from sharewright.operations.type_specs import unasked
 from sharewright.settings import Settings
 from sharewright.store.database import Store
+from sharewright.store.growth import pending_growth
 from sharewright.store.tables import (
     pools,
     share_instances,
     share_network_subnets,
+    share_servers,
     share_type_extra_specs,
     share_types,
     shares,
@@ -149,10 +151,11 @@ class Scheduler:
             raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
         return max(passed, key=weight)
 
-    def check_growth(self, share_id: str, increase: int) -> None:
-        """Raise NoValidBackend when the pool that a share lives in has no room for ``increase`` GiB more. What is not
-        known the cloud will say. As Manila's capacity filter: the part of the pool that is reserved is the one for
-        extending (reserved_share_extend_percentage)."""
+    def check_growth(self, share_id: str, increase: int, operation_id: str) -> None:
+        """Raise NoValidBackend when the pool that a share lives in, or its share server, has no room for ``increase``
+        GiB more; ``operation_id`` is of the extension. What is not known the cloud will say. As Manila's capacity
+        filter: the part of the pool that is reserved is the one for extending (reserved_share_extend_percentage)."""
+        self._check_server(share_id, increase, operation_id)
         self._refresh()
         with self._store.read() as tx:
             request = read_request(tx, share_id)
@@ -167,6 +170,29 @@ class Scheduler:
             raise NoValidBackend(
                 f"The share cannot grow by {increase} GiB. {pool.label}: {failure}.",
                 hint="Delete what is not needed, or ask an administrator for more storage.",
+            )
+
+    def _check_server(self, share_id: str, increase: int, operation_id: str) -> None:
+        """max_share_server_size is the largest sum of sizes on one share server, however its shares came to theirs."""
+        instances = share_instances.c
+        with self._store.begin() as tx:
+            row = tx.execute(
+                select(instances.share_server_id, instances.backend).where(instances.share_id == share_id)
+            ).one()
+            backend = self._settings.backends.get(row.backend)
+            limit = -1 if backend is None else backend.max_share_server_size
+            if limit < 0 or row.share_server_id is None:
+                return
+            # One at a time, and after whoever places a new share there.
+            tx.execute(select(share_servers.c.id).where(share_servers.c.id == row.share_server_id).with_for_update())
+            mine = instances.share_server_id == row.share_server_id
+            total = tx.execute(select(func.coalesce(func.sum(instances.size), 0)).where(mine)).scalar_one()
+            total += pending_growth(tx, [row.share_server_id], before=operation_id).get(row.share_server_id, 0)
+        if total + increase > limit:
+            raise NoValidBackend(
+                f"The share cannot grow by {increase} GiB: its share server has {total} GiB of shares and may have "
+                f"{limit}.",
+                hint="Create a share of the size that is wanted and copy the data, or make other shares smaller.",
             )
 
     def _refresh(self) -> tuple[dict[str, str], bool]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable, GuestUnreachable
 from sharewright.operations.messages import Action, Detail
+from sharewright.store.database import Store
 from sharewright.store.tables import operations, pools, share_instances, share_servers, shares
-from story_world import World
+from story_world import World, make_world
 
 GIBIBYTE = 2**30
 
@@ -102,6 +106,42 @@ def test_what_is_reserved_for_extending_counts(sqlite_world: World) -> None:
     sqlite_world.run()
     assert sqlite_world.share(share).status == "available"
     assert sqlite_world.messages(share)[0].detail_id == Detail.FILTER_CAPACITY
+
+
+class TestTheLimitOfAServer:
+    """max_share_server_size."""
+
+    @pytest.fixture
+    def small(self, store: Store, tmp_path: Path) -> Iterator[World]:
+        with make_world(store, tmp_path / "state", max_share_server_size=5) as world:
+            yield world
+
+    def test_nothing_has_happened(self, small: World) -> None:
+        share, _ = a_share(small), a_share(small, 2)
+        small.request_extend(share, 4)
+        small.run()
+        assert (small.share(share).status, small.share(share).size, volume(small, share)) == ("available", 1, 1)
+        assert small.usage() == (2, 3)
+        (message,) = small.messages(share)
+        assert (message.action_id, message.detail_id) == (Action.EXTEND, Detail.FILTER_CAPACITY)
+        assert "its share server has 3 GiB of shares and may have 5" in message.detail
+        small.request_extend(share, 3)
+        small.run()
+        assert (small.share(share).status, small.share(share).size) == ("available", 3)
+        small.request_extend(share, 6, force=True)
+        small.run()
+        assert small.share(share).size == 6
+
+    def test_of_several_at_once_the_first_wins(self, small: World) -> None:
+        first, second = a_share(small), a_share(small)
+        small.request_extend(first, 4)
+        small.request_extend(second, 3)
+        third = small.request_share(1)
+        small.run_worker()
+        assert (small.share(first).size, small.share(second).size) == (4, 1)
+        assert small.share(second).status == "available"
+        assert small.instance(third).share_server_id != small.instance(first).share_server_id
+        small.check_consistent()
 
 
 class TestFailures:

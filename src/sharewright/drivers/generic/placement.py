@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
+from sharewright.store.growth import pending_growth
 from sharewright.store.tables import share_instances, share_servers
 
 
@@ -13,20 +14,21 @@ def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_sh
     """The candidate with the fewest shares (then the fewest GiB) that has room for one more of ``size`` GiB.
 
     A limit of -1 is no limit (Manila's max_shares_per_share_server and max_share_server_size). A server known to be
-    unhealthy takes nothing new.
+    unhealthy takes nothing new. What shares are about to grow by counts as theirs already.
     """
     count = func.count(share_instances.c.id)
     total = func.coalesce(func.sum(share_instances.c.size), 0)
     query = (
-        select(share_servers.c.id)
+        select(share_servers.c.id, total.label("total"))
         .join(share_instances, share_instances.c.share_server_id == share_servers.c.id, isouter=True)
         .where(share_servers.c.id.in_(candidates), share_servers.c.healthy.is_not(False))
         .group_by(share_servers.c.id)
         .order_by(count, total, share_servers.c.id)
-        .limit(1)
     )
     if max_shares >= 0:
         query = query.having(count < max_shares)
-    if max_size >= 0:
-        query = query.having(total + size <= max_size)
-    return tx.execute(query).scalar_one_or_none()
+    if max_size < 0:
+        return tx.execute(query.limit(1)).scalar()
+    growth = pending_growth(tx, candidates)
+    fitting = (row.id for row in tx.execute(query) if row.total + growth.get(row.id, 0) + size <= max_size)
+    return next(fitting, None)
