@@ -1,5 +1,5 @@
 """One pass of copying a tree to another ext4, where every file keeps its inode number and, once :mod:`ext4` has written
-them, its generation and its time of change. So a file handle that a client holds means the same file in the copy.
+them, its generation and its times of change and of creation. So a file handle that a client holds means the same file in the copy.
 
 The kernel gives a new file the inode number that stands in /sys/fs/ext4/<device>/inode_goal, if it is free. What is in
 the copy is known from the copy itself: a file whose change time is that of its original is the same, so that a pass
@@ -17,12 +17,13 @@ import os
 import stat
 import time
 
-from .handles import generation, open_handle, punch
+from .ext4 import Identity
+from .handles import birth, generation, open_handle, punch
 from .host import CommandFailed
 
 ROOT_INODE = 2
 CHUNK = 1024 * 1024
-MOST_AT_ONCE = 200_000  # changed files in one pass; what is to be written of each takes some 250 bytes of memory
+MOST_AT_ONCE = 200_000  # changed files in one pass; what is to be written of each takes some 350 bytes of memory
 RECENT = 2_000_000_000  # nanoseconds; the kernel's clock for files ticks in milliseconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -40,8 +41,7 @@ _MOVING = (errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
 
 
 class Pass:
-    """``fix`` after :meth:`run`: inode → generation and change time in ns (None: leave it) that the copy has to get
-    while it is not mounted. ``settled``: the copy is then all that the original was. ``partial``: it ended early, since
+    """``fix`` after :meth:`run`: inode → what the copy has to get while it is not mounted. ``settled``: the copy is then all that the original was. ``partial``: it ended early, since
     very many files have changed; another one is needed. ``still``: nothing changes the original. ``inodes`` is the
     number of the copy's inodes; its last one is needed here and must be free."""
 
@@ -55,7 +55,7 @@ class Pass:
         self._still = still
         self._end = None if seconds is None else time.monotonic() + seconds
         self._links: dict[int, int] = {}  # inodes with several names that are done → their generation in the copy
-        self.fix: dict[int, tuple[int, int | None]] = {}
+        self.fix: dict[int, Identity] = {}
         self.unsettled = 0
         self.partial = False
         self.bytes = 0
@@ -335,7 +335,10 @@ class Pass:
         if not lasting:
             self._moved()
         old = self._still or seen.st_ctime_ns < self._before
-        self.fix[seen.st_ino] = (number, seen.st_ctime_ns if lasting and old else None)
+        born = birth(source, follow=follow)
+        if born == birth(target, follow=follow):
+            born = None
+        self.fix[seen.st_ino] = Identity(number, seen.st_ctime_ns if lasting and old else None, born)
 
     # ---- small things ------------------------------------------------------------------------------------------------
 
@@ -358,7 +361,8 @@ def compare(original: str, copy: str) -> int:
     try:
         root = generation(before, ".")
         stack = [(ROOT_INODE, root)]
-        if _face(before, ".") != _face(now, "."):
+        births = birth(".", directory=before) is not None  # else the inodes have no room for them
+        if _face(before, ".", births) != _face(now, ".", births):
             raise CommandFailed("the copy differs in its root directory")
         while stack:
             number, born = stack.pop()
@@ -373,8 +377,8 @@ def compare(original: str, copy: str) -> int:
                 if names != os.listdir(second):
                     raise CommandFailed(f"the copy differs in the names of the directory with inode {number}")
                 for name in names:
-                    face = _face(first, name)
-                    if face != _face(second, name):
+                    face = _face(first, name, births)
+                    if face != _face(second, name, births):
                         raise CommandFailed(f"the copy differs in inode {face[0]}")
                     count += 1
                     if stat.S_ISDIR(face[2]):
@@ -388,12 +392,13 @@ def compare(original: str, copy: str) -> int:
     return count
 
 
-def _face(directory: int, name: str) -> tuple[int, ...]:
+def _face(directory: int, name: str, births: bool) -> tuple[int, ...]:
     """All that a client sees of a file, beside its content and extended attributes. The size of a directory is its
     file system's own affair."""
     seen = _look(directory, name)
     size = 0 if stat.S_ISDIR(seen.st_mode) else seen.st_size
-    times = (seen.st_mtime_ns, seen.st_ctime_ns)
+    born = birth(name, directory=directory) if births else None
+    times = (seen.st_mtime_ns, seen.st_ctime_ns, born or 0)
     who = (seen.st_mode, seen.st_uid, seen.st_gid, seen.st_nlink, seen.st_rdev)
     return (seen.st_ino, generation(directory, name), *who, size, *times)
 

@@ -91,25 +91,42 @@ def make_copy(host: Host, device: str, uuid: str, original: Geometry, inodes: in
     host.run(*command, "-O", features, "-E", extended, host.at(device), timeout=_SECONDS).check()
 
 
-def write_identities(host: Host, device: str, fix: dict[int, tuple[int, int | None]], *, seconds: float) -> None:
-    """Write generations and change times into inodes of an unmounted file system without checksums."""
+class Identity:
+    """What the copy of an inode still has to get: ``changed`` and ``born`` are times in ns, None: leave it."""
+
+    __slots__ = ("born", "changed", "generation")
+
+    def __init__(self, generation: int, changed: int | None = None, born: int | None = None) -> None:
+        self.generation = generation
+        self.changed = changed
+        self.born = born
+
+
+def write_identities(host: Host, device: str, fix: dict[int, Identity], *, seconds: float) -> None:
+    """Write generations, and times of change and of creation, into inodes of an unmounted file system without
+    checksums."""
     check_free(host, device)
     wanted = list(fix.items())
     for start in range(0, len(wanted), _INODES_AT_ONCE):
         lines = []
-        for inode, (generation, changed) in wanted[start : start + _INODES_AT_ONCE]:
-            lines.append(f"sif <{inode}> generation {generation}")
-            if changed is not None:
-                whole, part = divmod(changed, 10**9)
-                epoch = (whole - ((whole & 0xFFFFFFFF ^ 0x80000000) - 0x80000000)) >> 32 & 3
-                lines.append(f"sif <{inode}> ctime @{whole & 0xFFFFFFFF}")
-                lines.append(f"sif <{inode}> ctime_extra {part << 2 | epoch}")
+        for inode, identity in wanted[start : start + _INODES_AT_ONCE]:
+            lines.append(f"sif <{inode}> generation {identity.generation}")
+            lines += _time_lines(inode, "ctime", identity.changed)
+            lines += _time_lines(inode, "crtime", identity.born)
         text = "".join(f"{line}\n" for line in lines)
         done = host.run("debugfs", "-w", "-f", "/dev/stdin", host.at(device), data=text, timeout=seconds).check()
         said = done.output.splitlines()
         if said != [f"debugfs: {line}" for line in lines]:  # its status tells nothing
             wrong = next((line for line in said if not line.startswith("debugfs: sif ")), "too few lines")
             raise CommandFailed(f"debugfs did not write all inodes: {wrong[:200]}")
+
+
+def _time_lines(inode: int, field: str, moment: int | None) -> list[str]:
+    if moment is None:
+        return []
+    whole, part = divmod(moment, 10**9)
+    epoch = (whole - ((whole & 0xFFFFFFFF ^ 0x80000000) - 0x80000000)) >> 32 & 3
+    return [f"sif <{inode}> {field} @{whole & 0xFFFFFFFF}", f"sif <{inode}> {field}_extra {part << 2 | epoch}"]
 
 
 def finish(host: Host, device: str, *, seconds: float) -> None:

@@ -1,4 +1,5 @@
-"""Files by inode number and generation, which is what an ext4 file handle holds, here and with NFS clients alike."""
+"""What Python's os lacks: files by inode number and generation, which is what an ext4 file handle holds, here and with
+NFS clients alike; times of creation; holes."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import os
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _INODE_AND_GENERATION = 1  # FILEID_INO32_GEN of the kernel's include/linux/exportfs.h
+_HERE, _NO_FOLLOW = -100, 0x100  # AT_FDCWD, AT_SYMLINK_NOFOLLOW
+_BIRTH = 0x800  # STATX_BTIME
 _PUNCH = 0x3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
@@ -20,6 +23,29 @@ class _Handle(ctypes.Structure):
         ("generation", ctypes.c_uint),
         ("rest", ctypes.c_ubyte * 120),
     )
+
+
+class _Status(ctypes.Structure):
+    """``struct statx``, as far as it is used here."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("before", ctypes.c_ubyte * 76),
+        ("birth_seconds", ctypes.c_int64),
+        ("birth_nanoseconds", ctypes.c_uint32),
+        ("rest", ctypes.c_ubyte * 164),
+    )
+
+
+def birth(path: str, *, directory: int = _HERE, follow: bool = False) -> int | None:
+    """When a file was made, in ns; None where its file system does not know."""
+    found = _Status()
+    flags = 0 if follow else _NO_FOLLOW
+    if _LIBC.statx(directory, os.fsencode(path), flags, _BIRTH, ctypes.byref(found)) != 0:
+        raise _error(path)
+    if not found.mask & _BIRTH:
+        return None
+    return int(found.birth_seconds) * 10**9 + int(found.birth_nanoseconds)
 
 
 def generation(directory: int, name: str) -> int:
