@@ -1,8 +1,8 @@
 """Story: make a share larger while clients use it.
 
-room in the pool and on the share server → the volume, attached as it is → the file system, mounted as it is, in one guest round trip → the
-share's size. The quota was taken when the request was accepted; whatever is not used of it is given back in the
-transaction that ends the work.
+room in the pool and on the share server → the volume, attached as it is → the file system, mounted as it is, in one
+guest round trip → the share's size. The quota was taken when the request was accepted; whatever is not used of it is
+given back in the transaction that ends the work.
 
 A failure leaves ``extending_error`` with the size it had and a user message; the same may be asked for again, and
 deleting works. When only the pool or the share server has no room nothing has happened, and the share is what it was

@@ -1,5 +1,6 @@
 """One pass of copying a tree to another ext4, where every file keeps its inode number and, once :mod:`ext4` has written
-them, its generation and its times of change and of creation. So a file handle that a client holds means the same file in the copy.
+them, its generation and its times of change and of creation. So a file handle that a client holds means the same file
+in the copy.
 
 The kernel gives a new file the inode number that stands in /sys/fs/ext4/<device>/inode_goal, if it is free. What is in
 the copy is known from the copy itself: a file whose change time is that of its original is the same, so that a pass
@@ -41,9 +42,10 @@ _MOVING = (errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
 
 
 class Pass:
-    """``fix`` after :meth:`run`: inode → what the copy has to get while it is not mounted. ``settled``: the copy is then all that the original was. ``partial``: it ended early, since
-    very many files have changed; another one is needed. ``still``: nothing changes the original. ``inodes`` is the
-    number of the copy's inodes; its last one is needed here and must be free."""
+    """``fix`` after :meth:`run`: inode → what the copy has to get while it is not mounted. ``settled``: the copy is
+    then all that the original was. ``partial``: it ended early, since very many files have changed; another is needed.
+    ``still``: nothing changes the original. ``inodes`` is the number of the copy's inodes; its last one is needed here
+    and must be free."""
 
     def __init__(
         self, original: str, copy: str, *, inodes: int, goal: str, still: bool = False, seconds: float | None = None
