@@ -1,5 +1,5 @@
 """Real worker processes, killed with SIGKILL at every boundary of share create, rule change, extend, shrink
-and delete.
+and delete, and of what is told of share networks.
 
 Another worker takes over when the lease has run out. However it was interrupted, the work ends as if nothing had
 happened: nothing is done twice, nothing is left over in the cloud.
@@ -15,18 +15,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from killable_worker import Victim
 
 from sharewright.clouds.open import simulated_path
+from sharewright.services import share_network_subnets
+from sharewright.services.deployment import Deployment
 from sharewright.states import OperationState
 from sharewright.store.database import Store
 from sharewright.store.tables import (
+    messages,
     operations,
     share_access_rules,
     share_instance_moves,
+    share_networks,
     share_servers,
     share_snapshots,
     shares,
@@ -307,6 +312,36 @@ def test_killed_while_shrinking_a_share(sqlite_template: Path) -> None:
         assert ruin.world.rows(share_instance_moves) == []
 
     assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
+
+
+def test_killed_while_adding_a_subnet(sqlite_template: Path) -> None:
+    """While the server is healed, too; one of the two plugs the NIC in."""
+
+    def act(world: World, share: str) -> None:
+        (server,) = world.rows(share_servers)
+        world.request_server_operation("heal_server", server.id)
+        network = world.cloud.networks.create_network("another", ip_network("10.21.0.0/24"))
+        values = {"neutron_net_id": network.id, "neutron_subnet_id": network.subnets[0].id}
+        deployment = Deployment(store=world.store, settings=world.settings)
+        share_network_subnets.create(deployment, world.context(), world.share_network_id, values)
+        world.request_server_operation("heal_server", server.id)
+
+    def examine(ruin: Ruin) -> None:
+        world = ruin.world
+        (share,) = world.rows(shares)
+        assert sorted(path.split(".")[1] for path in world.locations(share.id)) == ["20", "21"]
+        (network,) = world.rows(share_networks, id=share.share_network_id)
+        assert network.status == "active"
+        (server,) = world.rows(share_servers)
+        assert (server.status, server.healthy) == ("active", True)
+        (instance,) = world.cloud.compute.list_instances()
+        assert len(world.guests.network(instance.id)["links"]) == 3
+        assert ruin.made() == {"volume": 1, "instance": 1, "port": 3, "subnet": 2, "mkfs": 1}
+        assert world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+        assert world.rows(messages) == []
+        assert world.cloud.state.violations() == []
+
+    assert kill_everywhere(sqlite_template, with_share, act, examine) > 20
 
 
 def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:

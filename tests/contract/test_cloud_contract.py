@@ -749,6 +749,19 @@ def test_an_instance_gets_further_ports_while_it_runs(site: Site, cloud: Cloud) 
         cloud.networks.delete_port(port.id, timeout=SECONDS)
 
 
+def test_a_port_that_two_plug_in_at_once_is_plugged_in(site: Site, cloud: Cloud) -> None:
+    """Two processes that know nothing of each other; whoever comes second has nothing to do."""
+    subnet = service_subnet(site, cloud)
+    first, second = (make_port(cloud, subnet, name) for name in "ab")
+    made = cloud.compute.ensure_instance(instance_spec(site, cloud, first), timeout=SECONDS)
+    spec, other = instance_spec(site, cloud, first, second), site.open()
+    found = at_once(*[lambda each=each: each.compute.ensure_instance(spec, timeout=SECONDS) for each in (cloud, other)])
+    assert [(each.id, each.running) for each in found] == [(made.id, True)] * 2
+    plugged = other.compute.find_instance(made.id)
+    assert plugged is not None
+    assert plugged.macs is None or plugged.macs == {port.mac for port in (first, second)}
+
+
 def test_a_port_is_detached_and_remains(site: Site, cloud: Cloud) -> None:
     subnet = service_subnet(site, cloud)
     first, second = (make_port(cloud, subnet, name) for name in "ab")

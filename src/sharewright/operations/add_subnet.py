@@ -5,6 +5,10 @@ the share network is ``active`` again, in one transaction. Nobody on the other s
 
 When it fails for one server the subnet is taken away again, from all, and a user message says why: a share network
 never stays between two states. What cannot be undone just now, healing undoes later.
+
+Healing makes the same ports and plugs them in, under another resource key. So it leaves a server's networks and VM
+alone while the share network changes, which it looks up after its own row is there; and this story waits for the
+healings whose rows are there already, for they may have looked before.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from sharewright.drivers.contract import ExportLocation, ShareDriver
 from sharewright.drivers.locations import write_locations
@@ -20,12 +24,13 @@ from sharewright.errors import CloudCapacityExceeded, SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.create_share import find_driver
+from sharewright.operations.heal_server import HealServer
 from sharewright.operations.messages import Action, Detail, Resource, write_message
 from sharewright.operations.share_servers import open_creation
 from sharewright.progress import Progress
-from sharewright.states import NetworkStatus, ServerStatus
+from sharewright.states import NetworkStatus, OperationState, ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, share_network_subnets, share_networks, share_servers
+from sharewright.store.tables import operations, share_instances, share_network_subnets, share_networks, share_servers
 
 Locations = dict[str, Sequence[ExportLocation]]
 
@@ -55,6 +60,9 @@ class AddSubnet(BaseStory):
                     creation = open_creation(tx, server.id)
                     if creation is not None:
                         return WaitFor(creation)
+        healing = self._earlier_healing(servers, progress)
+        if healing is not None:
+            return WaitFor(healing)
         locations = self._update(servers, progress)
         return Done(lambda tx: finish(tx, operation, locations))
 
@@ -83,6 +91,18 @@ class AddSubnet(BaseStory):
             error=error,
         )
 
+    def _earlier_healing(self, servers: Sequence[Server], progress: Progress) -> str | None:
+        """An open operation that heals one of the servers and was there before this one ran first."""
+        earlier = progress.recall("earlier_healings")
+        if earlier is None:
+            with self._store.read() as tx:
+                earlier = open_healings(tx, operations.c.resource_id.in_([server.id for server in servers]))
+            progress.record(earlier_healings=earlier)
+        if not earlier:
+            return None
+        with self._store.read() as tx:
+            return next(iter(open_healings(tx, operations.c.id.in_(earlier))), None)
+
     def _update(self, servers: Sequence[Server], progress: Progress) -> Locations:
         """A server that is in error gets its NIC when it is healed."""
         found: Locations = {}
@@ -95,6 +115,16 @@ class AddSubnet(BaseStory):
 def find_subnet(tx: Connection, operation: Operation) -> bool:
     wanted = select(share_network_subnets.c.id).where(share_network_subnets.c.id == operation.payload["subnet_id"])
     return tx.execute(wanted).first() is not None
+
+
+def open_healings(tx: Connection, which: ColumnElement[bool]) -> list[str]:
+    return list(
+        tx.execute(
+            select(operations.c.id)
+            .where(which, operations.c.kind == HealServer.kind, operations.c.state.in_(OperationState.OPEN))
+            .order_by(operations.c.id)
+        ).scalars()
+    )
 
 
 def servers_of(tx: Connection, operation: Operation) -> list[Server]:

@@ -368,6 +368,11 @@ def test_further_ports_are_plugged_in_and_out(fake: FakeOpenStack, world: World)
     fake.fail("POST", "/os-interface$", 400, "Failed to attach network adapter device")
     with pytest.raises(CloudError, match="network adapter"):
         world.compute.ensure_instance(instance_spec(first, second), timeout=SECONDS)
+    fake.fail(
+        "POST", "/os-interface$", 400, f"Port {second.id} is still in use.", moment="after"
+    )  # by this very server
+    world.compute.ensure_instance(instance_spec(first, second), timeout=SECONDS)
+    assert fake.servers[made.id]["ports"] == [first.id, second.id]
 
 
 def test_a_lost_answer_makes_no_second_server(fake: FakeOpenStack, world: World) -> None:

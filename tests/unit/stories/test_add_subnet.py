@@ -227,6 +227,54 @@ def test_healing_puts_a_server_on_the_subnet_that_it_lacks(sqlite_world: World) 
     assert len(macs_in_guest(world)) == 3
 
 
+def test_healing_leaves_the_networks_alone_while_they_change(sqlite_world: World) -> None:
+    """Both would make the port, and plug it in, under two resource keys."""
+    world = sqlite_world
+    share = a_share(world)
+    (server,) = world.rows(share_servers)
+    add(world)
+    world.request_server_operation("heal_server", server.id)
+    assert world.run_one("heal_server")
+    assert (len(macs_in_guest(world)), len(world.cloud.networks.list_ports())) == (2, 2)
+    (healed,) = world.rows(operations, kind="heal_server")
+    assert (healed.state, world.rows(share_servers)[0].healthy) == ("succeeded", True)
+    world.run()
+    assert places(world, share) == ["20", "21"]
+
+
+def test_a_vm_that_is_gone_while_its_networks_change_is_made_once(sqlite_world: World) -> None:
+    world = sqlite_world
+    share = a_share(world)
+    (server,) = world.rows(share_servers)
+    (instance,) = world.cloud.compute.list_instances()
+    world.cloud.compute.delete_instance(instance.id, timeout=1)
+    add(world)
+    world.request_server_operation("heal_server", server.id)
+    assert world.run_one("heal_server")
+    assert world.cloud.compute.list_instances() == []
+    world.run()
+    assert places(world, share) == ["20", "21"]
+    assert len(macs_in_guest(world)) == 3
+
+
+def test_a_subnet_waits_for_the_healing_that_was_there_first(sqlite_world: World) -> None:
+    world = sqlite_world
+    share = a_share(world)
+    (server,) = world.rows(share_servers)
+    earlier = world.request_server_operation("heal_server", server.id)
+    add(world)
+    kind = "add_share_network_subnet"
+    assert world.run_one(kind)
+    (waiting,) = world.rows(operations, kind=kind)
+    assert (waiting.state, waiting.waits_for) == ("queued", earlier)
+    assert not world.run_one(kind)
+    assert world.run_one("heal_server")
+    later = world.request_server_operation("heal_server", server.id)
+    assert world.run_one(kind), "one that begins now sees that the networks change"
+    assert places(world, share) == ["20", "21"]
+    assert world.rows(operations, id=later)[0].state == "queued"
+
+
 def test_a_vm_that_vanished_comes_back_on_all_subnets(sqlite_world: World) -> None:
     world = sqlite_world
     share = a_share(world)

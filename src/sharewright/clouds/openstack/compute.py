@@ -323,7 +323,8 @@ class OpenStackCompute:
         return {str(each.port_id) for each in interfaces}
 
     def _attach_port(self, server: Server, port: Port, deadline: Deadline) -> None:
-        """Nova answers when the NIC is in the server."""
+        """Nova answers when the NIC is in the server. What it refuses because somebody else plugs the port into this
+        server at the same moment is done."""
         server_id = str(server.id)
 
         def present(sdk: Sdk) -> bool | None:
@@ -333,9 +334,13 @@ class OpenStackCompute:
             sdk.compute.create_server_interface(server_id, port_id=port.id)
             return True
 
-        self._connection.create(
-            f"plugging port {port.name} into server {server.name}", make, again=present, deadline=deadline
-        )
+        try:
+            self._connection.create(
+                f"plugging port {port.name} into server {server.name}", make, again=present, deadline=deadline
+            )
+        except CloudError:
+            if port.id not in self._port_ids(server_id, deadline):  # Nova lists it as soon as it is the server's
+                raise
 
     # ---- life and death ----
 

@@ -13,7 +13,7 @@ from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import ExportLocation
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.drivers.generic.records import instances_on
-from sharewright.drivers.generic.servers import server_subnets
+from sharewright.drivers.generic.servers import network_changes, server_subnets
 from sharewright.drivers.generic.usage import changed_usage, write_usage
 from sharewright.drivers.locations import write_locations
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
@@ -46,7 +46,9 @@ def heal(
 
     ``make_again`` is called when the cloud says that the VM does not exist any more: the new one has the addresses,
     keys and export paths of the old, and all data are on the volumes. Also when the server is not on the subnets that
-    it should be on: it gets the NICs that it lacks. ``locations`` are the export locations of a share instance.
+    it should be on: it gets the NICs that it lacks. Never while the share network changes: the story that changes it
+    makes the same ports and VM, and two at the same time would each make their own.
+    ``locations`` are the export locations of a share instance.
     """
     server = instances.find(server_id)
     if server is None:
@@ -63,9 +65,12 @@ def heal(
         # Only the cloud's own word that it is gone: a VM that is merely silent may still write to the volumes.
         if cloud.compute.find_instance(server.instance_id) is not None:
             return False
+        if network_changes(store, server_id):
+            log.info("service instance is gone while its share network changes", share_server=server_id)
+            return False
         log.warning("service instance is gone, making it again", share_server=server_id)
         server = make_again()
-    elif not _is_on_its_subnets(store, server):
+    elif not _is_on_its_subnets(store, server) and not network_changes(store, server_id):
         with progress.step("networks"):
             try:
                 server = make_again()

@@ -12,6 +12,7 @@ from sharewright.errors import CloudObjectMissing, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import TenantNetwork
+from sharewright.states import NetworkStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import share_network_subnets, share_networks, share_servers
 
@@ -58,6 +59,17 @@ def server_subnets(store: Store, server_id: str) -> list[ServerSubnet]:
         )
         for row in rows
     ]
+
+
+def network_changes(store: Store, server_id: str) -> bool:
+    """Whether another story puts the servers of this one's share network on another subnet just now."""
+    with store.read() as tx:
+        status = tx.execute(
+            select(share_networks.c.status)
+            .join(share_servers, share_servers.c.share_network_id == share_networks.c.id)
+            .where(share_servers.c.id == server_id)
+        ).scalar_one_or_none()
+    return status == NetworkStatus.NETWORK_CHANGE
 
 
 def server_flavor(store: Store, server_id: str) -> str | None:
