@@ -95,20 +95,42 @@ def capture_on(device: str, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
+class NetworkNamespace:
+    """A network namespace that has no name, so no mount under /run/netns, which every agent of the host works on at the
+    same time: a process of its own keeps it, and ends with this one."""
+
+    def __init__(self) -> None:
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo ready && exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+        self.pid = self._holder.pid  # by it ``ip link set … netns`` finds the namespace
+
+    def inside(self, *command: str) -> list[str]:
+        """The command, in the namespace."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+
+    def ip(self, *arguments: object) -> None:
+        subprocess.run(self.inside("ip", *map(str, arguments)), check=True, capture_output=True, text=True)
+
+    def close(self) -> None:
+        """The kernel takes its devices away a moment later."""
+        self._holder.kill()
+        self._holder.communicate()
+
+
 class Namespace:
     """One machine with one NIC, ``eth0``, whose host end is ``device`` on ``bridge``."""
 
     def __init__(
         self, name: str, bridge: str, device: str, mac: str, address: IPv4Address | IPv6Address, length: int = 24
     ) -> None:
-        self.name = f"swns-{short_hash(name, device)}"
-        self.mac = mac
-        self.address = address
-        self._processes: list[subprocess.Popen[str]] = []
+        self._begin(mac, address, device)
         peer = f"swx{short_hash(device, name)}"
-        ip("netns", "add", self.name)
         ip("link", "add", device, "type", "veth", "peer", "name", peer)
-        ip("link", "set", peer, "netns", self.name)
+        ip("link", "set", peer, "netns", self._network_namespace.pid)
         self.ip("link", "set", peer, "name", "eth0")
         self.ip("link", "set", "eth0", "address", mac)
         nodad = ["nodad"] if address.version == 6 else []
@@ -118,15 +140,22 @@ class Namespace:
         ip("link", "set", device, "master", bridge)
         ip("link", "set", device, "up")
 
+    def _begin(self, mac: str, address: IPv4Address | IPv6Address, device: str) -> None:
+        self.mac = mac
+        self.address = address
+        self._device = device
+        self._processes: list[subprocess.Popen[str]] = []
+        self._network_namespace = NetworkNamespace()
+
     def ip(self, *arguments: object) -> None:
-        ip("-netns", self.name, *arguments)
+        self._network_namespace.ip(*arguments)
 
     def route(self, gateway: object) -> None:
         self.ip("route", "add", "default", "via", gateway)
 
     def run(self, program: str, *arguments: object, interactive: bool = False) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, sys.executable, "-c", program, *map(str, arguments)],
+            self._network_namespace.inside(sys.executable, "-c", program, *map(str, arguments)),
             stdin=subprocess.PIPE if interactive else None,
             stdout=subprocess.PIPE,
             text=True,
@@ -181,7 +210,9 @@ class Namespace:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        ip("netns", "delete", self.name)  # and the veth pair with it
+        # Before the namespace, which would take it away later: another test may want a device of the same name.
+        subprocess.run(["ip", "link", "delete", self._device], check=False, capture_output=True)
+        self._network_namespace.close()
 
 
 # ---- frames ----

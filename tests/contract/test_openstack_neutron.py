@@ -23,7 +23,6 @@ from cloud_sites import SECONDS, OpenStackSite, TestBed, make_network, smaller
 from namespaces import CAPTURE, CONNECT, LISTEN, Namespace, ip
 from sharewright.clouds.contract import Admission, Port, PortSpec, Route, ServiceSubnetSpec, Subnet
 from sharewright.clouds.openstack.cloud import OpenStackCloud
-from sharewright.identifiers import short_hash
 from sharewright.progress import NoProgress
 
 pytestmark = pytest.mark.openstack
@@ -45,15 +44,13 @@ class Machine(Namespace):
 
     def __init__(self, bed: TestBed, port: Port) -> None:
         assert isinstance(port.address, IPv4Address)
-        self.name = f"swns-{short_hash(port.id)}"
-        self.mac, self.address = port.mac, port.address
-        self._processes = []
+        end = f"tap{port.id[:11]}"
+        self._begin(port.mac, port.address, end)
         self._network, self._port_id = bed.sdk.network, port.id
         # An owner that begins with "compute:" would let the agent wait for Nova.
-        self._network.update_port(port.id, binding_host_id=HOST, device_owner="tests:machine", device_id=self.name)
-        ip("netns", "add", self.name)
-        end = f"tap{port.id[:11]}"
-        peer = ("peer", "name", "eth0", "address", port.mac, "mtu", port.subnet.mtu, "netns", self.name)
+        self._network.update_port(port.id, binding_host_id=HOST, device_owner="tests:machine", device_id=end)
+        inside = ("netns", self._network_namespace.pid)
+        peer = ("peer", "name", "eth0", "address", port.mac, "mtu", port.subnet.mtu, *inside)
         ip("link", "add", end, "type", "veth", *peer)
         ip("link", "set", end, "mtu", port.subnet.mtu, "up")
         self.ip("address", "add", f"{port.address}/{port.subnet.cidr.prefixlen}", "dev", "eth0")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from namespaces import Namespace, ip
+from namespaces import Namespace, NetworkNamespace, ip
 from sharewright.guest.program.host import RUN
 from sharewright.identifiers import new_id, short_hash
 
@@ -55,11 +55,11 @@ for line in sys.stdin:
 class Side:
     """One of the server's networks, with a machine that is its gateway, too."""
 
-    def __init__(self, stack: ExitStack, name: str, server: str, *addresses: str) -> None:
+    def __init__(self, stack: ExitStack, name: str, server: Server, *addresses: str) -> None:
         self.name = name
         self.mac = f"52:54:00:ac:{len(name):02x}:01"
         self.addresses = [ip_interface(address) for address in addresses]
-        mark = short_hash(server, name, length=6)
+        mark = short_hash(server.id, name, length=6)
         self.bridge = f"swb{mark}"
         ip("link", "add", self.bridge, "type", "bridge")
         stack.callback(ip, "link", "delete", self.bridge)
@@ -67,13 +67,13 @@ class Side:
         peer = f"swp{mark}"
         ip("link", "add", f"sws{mark}", "type", "veth", "peer", "name", peer)
         ip("link", "set", peer, "address", self.mac)
-        ip("link", "set", peer, "netns", server)
-        ip("-netns", server, "link", "set", peer, "name", name)
+        ip("link", "set", peer, "netns", server.namespace.pid)
+        server.namespace.ip("link", "set", peer, "name", name)
         ip("link", "set", f"sws{mark}", "master", self.bridge)
         ip("link", "set", f"sws{mark}", "up")
         first = self.addresses[0]
         machine = Namespace(
-            f"{name}{server}", self.bridge, f"swc{mark}", f"52:54:00:ac:{len(name):02x}:02",
+            f"{name}{server.id}", self.bridge, f"swc{mark}", f"52:54:00:ac:{len(name):02x}:02",
             first.network[200], first.network.prefixlen,
         )  # fmt: skip
         self.machine = stack.enter_context(machine)
@@ -89,19 +89,21 @@ class Side:
 
 class Server:
     def __init__(self, stack: ExitStack) -> None:
-        self.name = f"swns-{new_id()[:8]}"  # the kernel may take a moment to forget an earlier one
+        self.id = new_id()
         self.stack = stack
-        ip("netns", "add", self.name)
-        stack.callback(ip, "netns", "delete", self.name)
-        ip("-netns", self.name, "link", "set", "lo", "up")
+        self.namespace = NetworkNamespace()
+        stack.callback(self.namespace.close)
+        self.namespace.ip("link", "set", "lo", "up")
         self.sides: list[Side] = []
-        # A mount namespace that stays, for what the program keeps there.
+        # A mount namespace that stays, for what the program keeps there, with the devices that it looks at.
         Path(RUN).mkdir(exist_ok=True)
-        self.holder = self._start(f"mount -t tmpfs none {RUN} && echo ready && exec sleep 600")
+        self.holder = self._start(
+            f"mount -t sysfs none /sys && mount -t tmpfs none {RUN} && echo ready && exec sleep 600"
+        )
         self.listener = self._run(LISTEN, "2049")
 
     def add(self, name: str, *addresses: str) -> Side:
-        side = Side(self.stack, name, self.name, *addresses)
+        side = Side(self.stack, name, self, *addresses)
         self.sides.append(side)
         return side
 
@@ -140,13 +142,13 @@ class Server:
         }
 
     def _inside(self) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "ip", "netns", "exec", self.name]
+        return self.namespace.inside("nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt")
 
     def _start(self, script: str) -> subprocess.Popen[str]:
-        return self._wait_ready(["unshare", "--mount", "sh", "-c", script])
+        return self._wait_ready(self.namespace.inside("unshare", "--mount", "sh", "-c", script))
 
     def _run(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        return self._wait_ready(["ip", "netns", "exec", self.name, sys.executable, "-c", program, *arguments])
+        return self._wait_ready(self.namespace.inside(sys.executable, "-c", program, *arguments))
 
     def _wait_ready(self, command: list[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
