@@ -23,9 +23,8 @@ from sharewright.guest.package import build_program, program_identity
 from sharewright.image import customize, disk
 from sharewright.image.additions import NO_ADDITIONS, Additions
 from sharewright.image.manifest import INITRD, KERNEL, ROOT, ImageManifest, read_manifest, write_manifest
+from sharewright.image.packages import install_packages
 from sharewright.image.recipe import (
-    EXCLUDED_PATHS,
-    INCLUDED_PATHS,
     SOURCE_DATE_EPOCH,
     SUITE,
     Recipe,
@@ -40,6 +39,7 @@ TOOLS = {  # program → Debian package
     "debugfs": "e2fsprogs",
     "qemu-img": "qemu-utils",
     "chroot": "coreutils",
+    "tar": "tar",
 }
 NAMESPACE = uuid.UUID("3a0f6f5e-9f1c-5d0b-8a53-5b1e2f1f7c11")  # for the root file system's UUID, made from the hash
 MIRROR_VARIABLE = "SHAREWRIGHT_DEBIAN_MIRROR"  # in the environment: the archive to use when the caller names none
@@ -74,7 +74,7 @@ def build_image(
             progress(f"The service image in {target} is up to date ({wanted[:12]}).")
             return present
         check_tools(target)
-        return _Builder(target, recipe, wanted, progress).build()
+        return _Builder(target, recipe, wanted, progress, fresh=force).build()
 
 
 def _usable(target: Path, wanted: str) -> ImageManifest | None:
@@ -127,8 +127,8 @@ def _locked(target: Path, progress: Progress) -> Iterator[None]:
 
 
 class _Builder:
-    def __init__(self, target: Path, recipe: Recipe, wanted: str, progress: Progress) -> None:
-        self.target, self.recipe, self.hash, self.progress = target, recipe, wanted, progress
+    def __init__(self, target: Path, recipe: Recipe, wanted: str, progress: Progress, *, fresh: bool = True) -> None:
+        self.target, self.recipe, self.hash, self.progress, self.fresh = target, recipe, wanted, progress, fresh
         self.work = target.parent / f".{target.name}.build-{os.getpid()}"
         self.started = time.monotonic()
         self.log = self.work / "build.log"
@@ -157,7 +157,7 @@ class _Builder:
         out.mkdir(mode=0o755)
         identity = str(uuid.uuid5(NAMESPACE, self.hash))
         arguments = " ".join((f"root=UUID={identity}", *self.recipe.kernel_arguments))
-        self._run("Installing Debian packages", self._mmdebstrap(root))
+        install_packages(root, self.recipe, self.target.parent, self._run, fresh=self.fresh)
         self._say("Adding our files, removing identity")
         version = customize.customize(root, self.recipe)
         kernel, initrd = customize.install_boot_files(root, version)
@@ -190,15 +190,6 @@ class _Builder:
         os.sync()
         write_manifest(out, manifest)
         return manifest
-
-    def _mmdebstrap(self, root: Path) -> list[str]:
-        command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
-        command += [f"--include={','.join(self.recipe.all_packages)}"]
-        command += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
-        command += ['--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io"]
-        command += [f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS]
-        command += [f"--dpkgopt=path-include={path}" for path in INCLUDED_PATHS]
-        return [*command, SUITE, str(root), *self.recipe.sources]
 
     def _run(self, what: str, command: list[str], environment: dict[str, str] | None = None, script: str = "") -> None:
         """Run a long command, ``script`` on its input, its output in the log, a sign of life every five seconds."""
