@@ -112,6 +112,12 @@ guest_call_errors: Final = Counter(
     ("call", "error"),
     registry=REGISTRY,
 )
+guest_phases: Final = Counter(
+    "sharewright_guest_phase_seconds",
+    "Time that changes took inside of service VMs, by what it went into; 'total' holds all others",
+    ("phase",),
+    registry=REGISTRY,
+)
 guest_handshakes: Final = Counter(
     "sharewright_guest_handshakes",
     "Greetings and upgrades that new connections to service VMs took",

@@ -164,7 +164,9 @@ class ShareState(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True):
     """What clients ask of a whole server. Counters begin with the boot of its VM. ``nfs_clients`` are those (of NFSv4)
     that hold a lease now; ``nfs_operations`` are counts by the operation's number (RFC 8881, section 16.2);
-    ``smb_sessions`` is None where Samba does not run."""
+    those of SMB begin with Samba. ``smb_sessions`` and other numbers of SMB are None where Samba does not run or does
+    not tell; ``smb_clients`` are machines that have a session, ``smb_connections`` those to each share by its id,
+    ``smb_operations`` counts under Samba's own names of them."""
 
     nfs_clients: int = 0
     nfs_calls: int = 0
@@ -172,6 +174,11 @@ class Usage(msgspec.Struct, frozen=True):
     nfs_bytes_written: int = 0
     nfs_operations: tuple[int, ...] = ()
     smb_sessions: int | None = None
+    smb_clients: int | None = None
+    smb_connections: dict[str, int] = {}
+    smb_bytes_read: int | None = None
+    smb_bytes_written: int | None = None
+    smb_operations: dict[str, int] = {}
 
 
 class State(msgspec.Struct, frozen=True):

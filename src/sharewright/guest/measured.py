@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
-from sharewright.instruments import guest_call_duration, guest_call_errors, measured
+from sharewright.instruments import guest_call_duration, guest_call_errors, guest_phases, measured
+
+# Phases of guest/program/acting.py that are told apart; what else a guest may name is "other".
+PHASES: Final = frozenset(
+    {"network", "observe", "firewall", "format", "identify", "mount", "finish_format", "grow", "release", "replace"}
+    | {"switch", "exports", "extension", "unmount", "total"}
+)
 
 
 class MeasuredChannels:
@@ -22,7 +29,10 @@ class MeasuredChannels:
 
     def apply(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         with measured(guest_call_duration, guest_call_errors, "apply"):
-            return self.unmeasured.apply(address, document, timeout=timeout)
+            state = self.unmeasured.apply(address, document, timeout=timeout)
+        for phase, seconds in state.timings.items():
+            guest_phases.labels(phase if phase in PHASES else "other").inc(max(0.0, seconds))
+        return state
 
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         with measured(guest_call_duration, guest_call_errors, "observe"):

@@ -100,6 +100,12 @@ FAMILIES: Final = {
             detailed=True,
         ),
         Family(
+            "sharewright_share_smb_connections",
+            "Connections of SMB clients to a share; none where Samba does not run",
+            SHARE,
+            detailed=True,
+        ),
+        Family(
             "sharewright_share_server_healthy",
             "1: as it should be when last looked at; 0: not",
             SERVER,
@@ -127,6 +133,12 @@ FAMILIES: Final = {
             detailed=True,
         ),
         Family(
+            "sharewright_share_server_smb_clients",
+            "Machines with a session of SMB on a share server; none where Samba does not run",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
             "sharewright_share_server_nfs_calls_total",
             "NFS requests to a share server since its VM booted",
             SERVER,
@@ -147,6 +159,24 @@ FAMILIES: Final = {
         Family(
             "sharewright_share_server_nfs_written_bytes_total",
             "Bytes that NFS clients wrote to a share server since its VM booted",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_smb_operations_total",
+            "SMB requests to a share server since its Samba was started; none where Samba does not run",
+            (*SERVER, "operation"),
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_smb_read_bytes_total",
+            "Bytes that Samba read from shares since it was started",
+            SERVER,
+            detailed=True,
+        ),
+        Family(
+            "sharewright_share_server_smb_written_bytes_total",
+            "Bytes that Samba wrote to shares since it was started",
             SERVER,
             detailed=True,
         ),
@@ -195,8 +225,7 @@ class DeploymentCollector(Collector):
             _collect_operations(tx, answer, now)
             _collect_sums(tx, answer, now)
             if answer.detailed:
-                _collect_shares(tx, answer)
-                _collect_servers(tx, answer)
+                _collect_shares(tx, answer, _collect_servers(tx, answer))
         yield from answer.families.values()
 
 
@@ -261,16 +290,21 @@ OF_SHARES: Final = {
 OF_SERVERS: Final = {
     "share_server_nfs_clients": "nfs_clients",
     "share_server_smb_sessions": "smb_sessions",
+    "share_server_smb_clients": "smb_clients",
     "share_server_nfs_calls_total": "nfs_calls",
     "share_server_nfs_read_bytes_total": "nfs_bytes_read",
     "share_server_nfs_written_bytes_total": "nfs_bytes_written",
+    "share_server_smb_read_bytes_total": "smb_bytes_read",
+    "share_server_smb_written_bytes_total": "smb_bytes_written",
 }
 
 
-def _collect_shares(tx: Connection, answer: _Answer) -> None:
+def _collect_shares(tx: Connection, answer: _Answer, connections: dict[str, dict[str, int]]) -> None:
+    """``connections``: by server, as :func:`_collect_servers` found them."""
     columns = share_instances.c
     query = select(
-        columns.share_id, shares.c.project_id, columns.share_server_id, columns.backend, columns.size,
+        columns.id, columns.share_id, shares.c.project_id, columns.share_server_id, columns.backend, columns.size,
+        shares.c.protocol,
         *(columns[name] for name in OF_SHARES.values()),
     ).join(shares, shares.c.id == columns.share_id)  # fmt: skip
     for row in tx.execute(query):
@@ -278,9 +312,13 @@ def _collect_shares(tx: Connection, answer: _Answer) -> None:
         answer.add("share_size_bytes", labels, row.size * GIBIBYTE)
         for name, column in OF_SHARES.items():
             answer.add(name, labels, row._mapping[column])
+        if row.protocol == "CIFS" and row.share_server_id in connections:
+            answer.add("share_smb_connections", labels, connections[row.share_server_id].get(row.id, 0))
 
 
-def _collect_servers(tx: Connection, answer: _Answer) -> None:
+def _collect_servers(tx: Connection, answer: _Answer) -> dict[str, dict[str, int]]:
+    """Server → share instance → connections of SMB, of the servers that tell."""
+    connections: dict[str, dict[str, int]] = {}
     columns = share_servers.c
     query = select(
         columns.id, columns.project_id, columns.backend, columns.healthy, columns.last_seen, columns.usage,
@@ -296,6 +334,11 @@ def _collect_servers(tx: Connection, answer: _Answer) -> None:
             answer.add(name, labels, usage.get(key))
         for operation, number in usage.get("nfs_operations", {}).items():
             answer.add("share_server_nfs_operations_total", (*labels, operation), number)
+        for operation, number in usage.get("smb_operations", {}).items():
+            answer.add("share_server_smb_operations_total", (*labels, operation), number)
+        if usage.get("smb_sessions") is not None:
+            connections[row.id] = usage.get("smb_connections", {})
+    return connections
 
 
 def _age(moment: datetime, now: datetime) -> float:

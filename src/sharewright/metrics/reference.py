@@ -30,15 +30,19 @@ times in seconds. Counters begin at 0 with their process.
 
 `/deployment` costs a handful of SQL statements per scrape; with many shares, scrape it once a minute. It has one series
 of each detailed metric for each share or share server, so their number is that of the shares: 10,000 shares are
-{series} series, and 1,000 servers 22,000 more; such a scrape took 1.4 s and 61 MiB of memory for a moment
-(`bench/metrics.py`, a busy machine). Beyond `metrics.most_detailed_shares` there are only sums. All other labels have
-few values.
+{series} series when all are served by SMB, a tenth less by NFS, and 1,000 servers 22,000 more (44,000 where all run
+Samba); such a scrape took 1.4 s and 61 MiB of memory for a moment (`bench/metrics.py`, NFS, a busy machine). Beyond
+`metrics.most_detailed_shares` there are only sums. All other labels have few values.
 
 What a count costs: 0.3 µs for each SQL statement, 4 to 5 µs for each request and each call of a cloud or a guest.
 
 A share's numbers come from the looks at its server (`worker.reconcile_seconds`, `worker.looks_per_second`) and cost no
-round trip of their own; `sharewright_share_server_usage_timestamp_seconds` says how old they are. Samba counts no
-operations unless it is told to; only its sessions are shown.
+round trip of their own; `sharewright_share_server_usage_timestamp_seconds` says how old they are.
+
+Samba counts for the whole server, not for each share (4.17, Debian 12), in every process of its own and for those that
+have ended; from 0 whenever it is started, which is with the first SMB share and at every boot. It is told to count, not
+to take times (`smbd profiling level = count`): in six runs of 3,000 small reads its processor time was 1.05, 1.12 and
+1.19 s without, 1.01, 0.90 and 1.09 s with it, so the cost is below what can be seen.
 """
 
 SECTIONS = """

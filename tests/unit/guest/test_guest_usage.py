@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -124,7 +125,56 @@ def test_samba_is_asked_only_while_it_runs(
     state = ask(session, document(1), "observe")
     assert state.usage is not None
     assert state.usage.smb_sessions == sessions
-    assert machine.read("asked").endswith("smbstatus --json\n")
+    assert [line.partition(" ")[2] for line in machine.read("asked").splitlines()] == ["--json", "--json --profile"]
+
+
+STATUS = {
+    "sessions": {
+        "11": {"username": "smb.alice", "remote_machine": "10.0.0.5"},
+        "12": {"username": "smb.bob", "remote_machine": "10.0.0.5"},
+        "13": {"username": "sharewright", "remote_machine": "10.0.0.6"},
+    },
+    "tcons": {
+        "1": {"service": f"share-{number(1)}", "machine": "10.0.0.5", "session_id": "11"},
+        "2": {"service": f"share-{number(1)}", "machine": "10.0.0.5", "session_id": "12"},
+        "3": {"service": f"SHARE-{number(2).upper()}", "machine": "10.0.0.6", "session_id": "13"},
+        "4": {"service": "IPC$", "machine": "10.0.0.6", "session_id": "13"},
+    },
+}
+# Cut down from what smbstatus of Debian 12 (4.17.12) says.
+PROFILE = {
+    "SMBD loop": {"connect": {"count": 4}, "request": {"count": 60}},
+    "System Calls": {
+        "syscall_pread": {"count": 1, "time": 0, "idle": 0, "bytes": 7},
+        "syscall_asys_pread": {"count": 1, "time": 0, "idle": 0, "bytes": 4096},
+        "syscall_asys_pwrite": {"count": 1, "time": 0, "idle": 0, "bytes": 668},
+        "syscall_sendfile": {"count": 1, "time": 0, "idle": 0, "bytes": 100},
+        "syscall_stat": {"count": 21, "time": 0},
+    },
+    "SMB2 Calls": {
+        "smb2_read": {"count": 3, "time": 0, "idle": 0, "inbytes": 113, "outbytes": 748},
+        "smb2_write": {"count": 2, "time": 0, "idle": 0, "inbytes": 780, "outbytes": 80},
+    },
+}
+
+
+def test_what_samba_has_counted(machine: Machine, session: Session) -> None:
+    """Clients are machines, however many users they have; what else Samba serves (IPC$) is no share of the document's
+    and left to the reader."""
+    machine.write("status", json.dumps(STATUS))
+    machine.write("profile", json.dumps(PROFILE))
+    machine.write("run/samba/smbd.pid", "77\n")
+    tool = machine.root / "usr/sbin/smbstatus"
+    tool.write_text(
+        f'#!/bin/sh\ncase "$*" in *--profile) cat {machine.root}/profile ;; *) cat {machine.root}/status ;; esac\n'
+    )
+    tool.chmod(0o755)
+    usage = ask(session, document(1), "observe").usage
+    assert usage is not None
+    assert (usage.smb_sessions, usage.smb_clients) == (3, 2)
+    assert usage.smb_connections == {number(1): 2, number(2): 1, "ipc$": 1}
+    assert (usage.smb_bytes_read, usage.smb_bytes_written) == (4203, 668)
+    assert usage.smb_operations == {"smb2_read": 3, "smb2_write": 2}
 
 
 def test_counters_that_cannot_be_read_are_left_out(machine: Machine) -> None:

@@ -114,8 +114,36 @@ def test_what_the_guests_told_at_the_last_look(world: World) -> None:
     assert told.sum(name, share_server_id=server, operation="read") == 25
     assert told.sum(name, share_server_id=server) == sum(operations_counted)
     assert len(list(told.series(name))) == 15
-    assert list(told.series("sharewright_share_server_smb_sessions")) == [], "no Samba, no number"
+    for name in ("share_server_smb_sessions", "share_server_smb_operations_total", "share_smb_connections"):
+        assert list(told.series(f"sharewright_{name}")) == [], "no Samba, no number"
     assert told.sum("sharewright_share_server_usage_timestamp_seconds", share_server_id=server) > 0
+
+
+def test_smb_at_the_last_look(world: World) -> None:
+    """Under names of ours only: a guest is in the reach of its tenant, and a label must not hold what it makes up."""
+    share, idle, other = (world.request_share(1, protocol=protocol) for protocol in ("CIFS", "CIFS", "NFS"))
+    world.run()
+    instance, server = world.instance(share).id, world.share(share).share_server_id
+    usage = Usage(
+        smb_sessions=3, smb_clients=2, smb_bytes_read=11, smb_bytes_written=22,
+        smb_operations={"smb2_read": 5, "smb2_keepalive": 1, "made up": 7},
+        smb_connections={instance: 4, "made up": 1},
+    )  # fmt: skip
+    world.guests.use_server(server, usage)
+    world.request_server_operation("heal_server", server)
+    world.run()
+    told = tell(world)
+    for name, value in {
+        "smb_sessions": 3, "smb_clients": 2, "smb_read_bytes_total": 11, "smb_written_bytes_total": 22,
+    }.items():  # fmt: skip
+        (series,) = told.series(f"sharewright_share_server_{name}", share_server_id=server)
+        assert (series.value, series.labels["project_id"]) == (value, PROJECT), name
+    name = "sharewright_share_server_smb_operations_total"
+    assert {each.labels["operation"]: each.value for each in told.series(name)} == {"read": 5, "echo": 1, "other": 7}
+    found = {each.labels["share_id"]: each.value for each in told.series("sharewright_share_smb_connections")}
+    assert found == {share: 4, idle: 0}
+    assert other not in found
+    assert set(world.rows(share_servers, id=server)[0].usage["smb_connections"]) == {instance}
 
 
 def test_snapshots(world: World) -> None:

@@ -51,6 +51,7 @@ def test_calls_of_clouds_and_guests(world: World) -> None:
         assert counts.since(name, cloud="simulated", call=call) == calls[call] >= 1
     assert counts.since("sharewright_guest_call_duration_seconds_count", call="apply") == 1
     assert counts.since("sharewright_guest_call_duration_seconds_count", call="ready") >= 1
+    assert counts.since("sharewright_guest_phase_seconds_total", phase="total") > 0
     assert counts.since("sharewright_cloud_call_errors_total") == 0
     world.request_rule(share, "10.0.0.1")
     world.run()

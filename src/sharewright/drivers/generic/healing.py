@@ -201,6 +201,6 @@ def _record(
         return
     with store.begin() as tx:
         progress.fence(tx)
-        write_usage(tx, server.id, usage, state.usage)
+        write_usage(tx, server.id, usage, state)
         for instance_id, value in changed.items():
             write_locations(tx, instance_id, value)

@@ -223,7 +223,17 @@ def _has_to_go(
 
 def smb_status(host: Host, *, timeout: float) -> dict[str, dict[str, Any]]:
     """What Samba tells of its sessions, and of their connections to shares (``tcons``). CommandFailed, ValueError."""
-    status = json.loads(host.run("smbstatus", "--json", timeout=timeout).check().output)
+    return _told(host, timeout)
+
+
+def smb_profile(host: Host, *, timeout: float) -> dict[str, dict[str, dict[str, int]]]:
+    """What Samba has counted since it was started (``smbd profiling level``), of clients that are gone, too: group →
+    call → its ``count`` and, for some, ``bytes``. CommandFailed, ValueError."""
+    return _told(host, timeout, "--profile")
+
+
+def _told(host: Host, timeout: float, *options: str) -> dict[str, Any]:
+    status = json.loads(host.run("smbstatus", "--json", *options, timeout=timeout).check().output)
     if not isinstance(status, dict):
         raise ValueError("smbstatus does not answer with an object")
     return status

@@ -182,6 +182,8 @@ def global_section(shares: list[dict[str, str]]) -> dict[str, str]:
         "disable netbios": "yes",
         "smb ports": "445",
         "server string": "Sharewright",
+        # Calls and bytes, for the metrics; without their times, which would cost a look at the clock for each.
+        "smbd profiling level": "count",
         "load printers": "no",
         "disable spoolss": "yes",
         "printcap name": "/dev/null",

@@ -12,7 +12,8 @@ import time
 
 from .desired import share_of
 from .host import CommandFailed, Host
-from .samba import PID, smb_status
+from .samba import PID, smb_profile, smb_status
+from .smb import PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,10 +121,7 @@ def server(host: Host) -> dict[str, object]:
             found["nfs_calls"] = numbers[0]
         elif name == "proc4ops":
             found["nfs_operations"] = numbers[1:]  # the first is how many there are
-    sessions = smb_sessions(host)
-    if sessions is not None:
-        found["smb_sessions"] = sessions
-    return found
+    return {**found, **smb(host)}
 
 
 def nfs_clients(host: Host) -> int:
@@ -133,11 +131,36 @@ def nfs_clients(host: Host) -> int:
     return sum(not any(mark in host.read(f"{clients}/{each}/info") for mark in gone) for each in host.listing(clients))
 
 
-def smb_sessions(host: Host) -> int | None:
-    """Sessions of SMB clients; None when Samba does not run, or does not answer."""
+# What Samba counts of its calls of the system; a read or write goes one of these ways. Under the names of 4.17.
+READ_BY = ("syscall_pread", "syscall_asys_pread", "syscall_sendfile")
+WRITTEN_BY = ("syscall_pwrite", "syscall_asys_pwrite", "syscall_recvfile")
+
+
+def smb(host: Host) -> dict[str, object]:
+    """The fields of Usage about SMB; none when Samba does not run, those that it does not answer for left out."""
+    found: dict[str, object] = {}
     if not host.exists(PID):
-        return None
+        return found
     try:
-        return len(smb_status(host, timeout=ALL_SECONDS)["sessions"])
-    except (CommandFailed, ValueError, KeyError, TypeError):
-        return None
+        status = smb_status(host, timeout=ALL_SECONDS)
+        sessions = list(status["sessions"].values())
+        found["smb_sessions"] = len(sessions)
+        # A machine has a session for each of its users.
+        found["smb_clients"] = len({str(each["remote_machine"]) for each in sessions})
+        connections: dict[str, int] = {}
+        for each in status["tcons"].values():
+            share_id = str(each["service"]).lower().removeprefix(PREFIX)
+            connections[share_id] = connections.get(share_id, 0) + 1
+        found["smb_connections"] = connections
+    except (CommandFailed, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    try:
+        profile = smb_profile(host, timeout=ALL_SECONDS)
+        calls = {name: int(each["count"]) for name, each in profile["SMB2 Calls"].items()}
+        system = profile["System Calls"]
+        found["smb_bytes_read"] = sum(int(system[name]["bytes"]) for name in READ_BY if name in system)
+        found["smb_bytes_written"] = sum(int(system[name]["bytes"]) for name in WRITTEN_BY if name in system)
+        found["smb_operations"] = calls
+    except (CommandFailed, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return found
