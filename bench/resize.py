@@ -67,6 +67,7 @@ def installed() -> Iterator[tuple[Deployment, Shares]]:
         with deployment.sdk("admin") as admin:
             for filesystem in FILESYSTEMS:
                 specs = {"driver_handles_share_servers": "True", "share_backend_name": filesystem}
+                specs |= {"snapshot_support": "True"}
                 body = {"share_type": {"name": filesystem, "extra_specs": specs}}
                 admin.shared_file_system.post("/types", json=body, raise_exc=True)
         sdk = deployment.sdk("tenant")
