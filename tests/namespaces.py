@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
+import probes
 from sharewright.identifiers import short_hash
 
 LISTEN = """
@@ -179,6 +181,13 @@ class Namespace:
         """Whether anything there accepts a connection."""
         more = [] if source is None else [source]
         return self.run(OPEN, address, port, seconds, *more).wait(30) == 0
+
+    def connects_to(self, targets: Iterable[tuple[object, int]], *, seconds: float = 3.0) -> set[probes.Target]:
+        """Those of addresses with ports that accept a connection."""
+        process = self.run(probes.CONNECT_TO, *probes.arguments(targets, seconds))
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        return probes.opened(output)
 
     def pings(self, address: object) -> bool:
         return self.run(PING, address, 2.0).wait(30) == 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
 
+import probes
 from sharewright.cli.client_machine import ClientMachine
 from sharewright.clouds.contract import Cloud, Subnet
 
@@ -91,9 +92,13 @@ class ClientVm:
         self.run(f"umount {shlex.quote(path)}")
 
     def can_connect(self, address: str, port: int, *, seconds: float = 3) -> bool:
-        """Whether a TCP connection from this machine succeeds."""
-        probe = f"timeout {seconds} bash -c '</dev/tcp/{address}/{port}' && echo open || echo closed"
-        return self.run(probe).strip().endswith("open")
+        """Whether a TCP connection from this machine succeeds; several are better asked for at once, with opens()."""
+        return bool(self.opens([(address, port)], seconds=seconds))
+
+    def opens(self, targets: Iterable[tuple[object, int]], *, seconds: float = 3) -> set[probes.Target]:
+        """Those of addresses with ports to which a TCP connection from this machine succeeds."""
+        arguments = ("python3", "-c", probes.CONNECT_TO, *probes.arguments(targets, seconds))
+        return probes.opened(self.run(shlex.join(arguments)))
 
     def delete(self) -> None:
         if self._ssh is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address, ip_address, ip_network
 
@@ -10,6 +10,7 @@ import pytest
 
 from deployment import Deployment, wait_for
 from namespaces import Namespace, capture_on
+from probes import Target
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.network_documents import first_subnet_id
 from sharewright.settings import load
@@ -33,8 +34,8 @@ class NamespaceClient:
         self.bridge = bridge_of(deployment, network_id)
         self.namespace = Namespace(mac, self.bridge, f"swe{mac[-2:]}", mac, self.cidr[200], self.cidr.prefixlen)
 
-    def can_connect(self, address: str, port: int) -> bool:
-        return self.namespace.opens(address, port)
+    def opens(self, targets: Iterable[tuple[object, int]]) -> set[Target]:
+        return self.namespace.connects_to(targets)
 
 
 @pytest.mark.e2e
@@ -102,7 +103,7 @@ class TestAdminNetwork(AdminNetwork):
             client.run("test $(wc -l < /mnt/later/file) = 2")
             client.unmount("/mnt/later")
             deployment.start()
-            assert admin_client.can_connect(admin_address(deployment, share), 2049)
+            assert admin_client.opens([(admin_address(deployment, share), 2049)])
 
     def _add_subnet(self, deployment: Deployment, red: Shares, share: str, cidr: str, mac: str) -> Namespace:
         """Returns a machine there, when the share's server is there too."""
@@ -129,10 +130,8 @@ class TestAdminNetwork(AdminNetwork):
         _, exports = addresses(deployment, share)
         assert len(exports) == 1 + len(neighbours)
         own = {cidr: next(each for each in exports if ip_address(each) in ip_network(cidr)) for cidr in neighbours}
+        admins = admin_address(deployment, share)
         for cidr, neighbour in neighbours.items():
-            assert neighbour.opens(own[cidr], 2049), cidr
-            for port in (22, 111, 445):
-                assert not neighbour.opens(own[cidr], port), (cidr, port)
-            for other in {*exports, admin_address(deployment, share)} - {own[cidr]}:
-                assert not neighbour.opens(other, 2049), (cidr, other)
-            assert not blue.client.can_connect(own[cidr], 2049), cidr
+            tried = {(own[cidr], port) for port in (22, 111, 445)} | {(each, 2049) for each in (*exports, admins)}
+            assert neighbour.connects_to(tried) == {(own[cidr], 2049)}, cidr
+        assert blue.client.opens((address, 2049) for address in own.values()) == set()

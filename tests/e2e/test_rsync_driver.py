@@ -174,6 +174,5 @@ def test_ssh_is_for_the_controller_only(green: Shares, share: str, deployment: D
     server_id = str(share_instance(deployment, share).share_server_id)
     with deployment.store() as store, store.read() as tx:
         row = tx.execute(service_instances.select().where(service_instances.c.id == server_id)).one()
-    assert green.client.can_connect(row.export_addresses[0], 873)
-    for port in (22, 2049):
-        assert not green.client.can_connect(row.export_addresses[0], port)
+    address = row.export_addresses[0]
+    assert green.client.opens((address, port) for port in (873, 22, 2049)) == {(address, 873)}

@@ -92,11 +92,28 @@ class Smb:
             with pytest.raises(Refused, match=r"NT_STATUS_|negotiation failed"):
                 client.run(name, "ls", "-m", dialect, f"--option=client min protocol={dialect}")
 
+    def test_metrics_tell_what_a_client_does(
+        self, shares: Shares, share: str, client: SmbClient, deployment: Deployment
+    ) -> None:
+        server = {"share_server_id": share_instance(deployment, share).share_server_id}
+        written = "sharewright_share_server_smb_written_bytes_total"
+        before = deployment.scrape().sum(written, **server)
+        with client.session() as session, session.open(name_of(shares.export(share)), "counted", "wb") as file:
+            file.write(bytes(2**20))
+
+            def told() -> bool:
+                found = deployment.scrape()
+                connections = found.sum("sharewright_share_smb_connections", share_id=share)
+                return connections == 1 and found.sum(written, **server) >= before + 2**20
+
+            wait_for("what the client does", told, seconds=120)
+            found = deployment.scrape()
+            assert found.sum("sharewright_share_server_smb_clients", **server) == 1
+            assert found.sum("sharewright_share_server_smb_operations_total", **server, operation="write") >= 1
+
     def test_nothing_else_is_open_and_nobody_else_gets_in(self, shares: Shares, blue: Shares, share: str) -> None:
         address = address_of(shares.export(share))
-        assert shares.client.can_connect(address, 445)
-        for port in (22, 135, 137, 139):
-            assert not shares.client.can_connect(address, port), port
+        assert shares.client.opens((address, port) for port in (445, 22, 135, 137, 139)) == {(address, 445)}
         assert not blue.tenant.client.can_connect(address, 445)
 
     def test_a_share_without_a_rule_for_the_client(self, shares: Shares, share: str, client: SmbClient) -> None:
