@@ -9,4 +9,5 @@ from stories_on_clouds.kinds import ShareTypes
 pytestmark = pytest.mark.openstack
 
 
-class TestShareTypes(ShareTypes): ...
+class TestShareTypes(ShareTypes):
+    MANY = 30  # volumes of Ceph on one machine, each attached by Nova: a hundred take longer than all the rest

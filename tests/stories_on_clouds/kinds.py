@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import pytest
+from openstack.shared_file_system.v2.share import Share
 from sqlalchemy import select
 
 from client_vm import CommandFailed
@@ -17,8 +18,7 @@ from stories_on_clouds.machines import share_instance
 from stories_on_clouds.share_types import make_share_type
 from tenants import Shares
 
-MANY = 30
-AT_ONCE = 6  # requests
+AT_ONCE = 10  # requests
 NOBODY = "65534"
 
 
@@ -35,7 +35,9 @@ class Kinds(Protocol):
 
 
 class ShareTypes:
-    """Fixtures: ``red``, ``deployment``, ``kinds``."""
+    """Fixtures: ``red``, ``deployment``, ``kinds``; ``MANY``: shares on one server."""
+
+    MANY = 100
 
     @pytest.fixture(scope="class")
     def type_id(self, deployment: Deployment, kinds: Kinds) -> str:
@@ -109,7 +111,7 @@ class ShareTypes:
         red.delete(share)
 
     def test_many_shares_on_one_server(self, red: Shares, share: str, deployment: Deployment) -> None:
-        """Asked for at once; all land on one server, and a client uses the first, the last and one between."""
+        """Asked for at once; all land on one server, and one client uses every one of them."""
         quota = f"/quota-sets/{red.api.get_share(share).project_id}"
         with deployment.sdk("admin", "2.64") as admin:
             admin.shared_file_system.put(quota, json={"quota_set": {"shares": -1, "gigabytes": -1}}, raise_exc=True)
@@ -119,19 +121,54 @@ class ShareTypes:
                 admin.shared_file_system.delete(quota)
 
     def many_shares(self, red: Shares, deployment: Deployment) -> None:
-        begun = time.monotonic()
+        client = red.tenant.client
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            made = list(pool.map(red.create, [f"many-{number}" for number in range(MANY)]))
-            list(pool.map(red.wait, made))
-            print(f"{MANY} shares in {time.monotonic() - begun:.0f} s")
-            assert len({share_instance(deployment, share).share_server_id for share in made}) == 1
-            client = red.tenant.client
-            for share in (made[0], made[MANY // 2], made[-1]):
-                red.allow(share, client.address)
-                client.mount(red.export(share), "/mnt/many")
-                client.run(f'test -z "$(ls -A /mnt/many | grep -v lost+found)" && echo {share} > /mnt/many/file')
-                assert client.run("cat /mnt/many/file").strip() == share
-                client.unmount("/mnt/many")
             begun = time.monotonic()
-            list(pool.map(red.delete, made))
+            made = set(pool.map(red.create, [f"many-{number}" for number in range(self.MANY)]))
+            wait_for("all shares", lambda: self._available(red, made), seconds=900, interval=1)
+            print(f"{len(made)} shares in {time.monotonic() - begun:.0f} s")
+            servers = {share_instance(deployment, share).share_server_id for share in made}
+            assert len(servers) == 1
+            begun = time.monotonic()
+            list(pool.map(lambda share: red.allow(share, client.address, wait=False), made))
+            wait_for("all rules", lambda: self._available(red, made, ruled=True), seconds=300, interval=1)
+            print(f"a rule each in {time.monotonic() - begun:.0f} s")
+            self._use_all(red, made)
+            begun = time.monotonic()
+            list(pool.map(red.api.delete_share, made))
+            wait_for("no share", lambda: not made & self._listed(red).keys(), seconds=600, interval=1)
             print(f"deleted in {time.monotonic() - begun:.0f} s")
+
+    @staticmethod
+    def _listed(red: Shares) -> dict[str, Share]:
+        return {each.id: each for each in red.api.shares(details=True)}
+
+    def _available(self, red: Shares, made: set[str], *, ruled: bool = False) -> bool:
+        found = [each for share, each in self._listed(red).items() if share in made]
+        bad = {each.id: each.status for each in found if each.status not in ("creating", "available")}
+        assert not bad
+        assert len(found) == len(made)
+        return all(each.status == "available" and (not ruled or each.access_rules_status == "active") for each in found)
+
+    @staticmethod
+    def _use_all(red: Shares, made: set[str]) -> None:
+        """By one mount of the directory above them, where a client of NFSv4 sees the shares that are open to it."""
+        client = red.tenant.client
+        paths = {share: red.export(share) for share in made}
+        (above,) = {path.rpartition("/")[0] for path in paths.values()}
+        names = {path.rpartition("/")[2]: share for share, path in paths.items()}
+        client.mount(above, "/mnt/many")
+        assert names.keys() <= set(client.run("ls /mnt/many").split())
+        written = " ".join(sorted(names))
+        client.run(
+            f"cd /mnt/many && for name in {written}; do "
+            'test -z "$(ls -A $name | grep -v lost+found)" && echo $name > $name/file || exit 1; done && sync',
+            timeout=300,
+        )
+        client.unmount("/mnt/many")  # those below go with it
+        client.mount(above, "/mnt/many")
+        said = client.run(f"cd /mnt/many && for name in {written}; do cat $name/file; done", timeout=300)
+        assert said.split() == sorted(names)
+        devices = client.run(f"cd /mnt/many && stat -c %d {written}").split()
+        assert len(set(devices)) == len(made), "each is a file system of its own"
+        client.unmount("/mnt/many")
