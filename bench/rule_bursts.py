@@ -1,4 +1,4 @@
-"""Access rules that come as a burst: one, a hundred, nine hundred more, from ten senders, with the simulated cloud.
+"""Access rules that come as a burst: one, a hundred, a thousand, from ten senders, with the simulated cloud.
 
     .venv/bin/python bench/rule_bursts.py [--runs 3]
 
@@ -22,8 +22,10 @@ from sharewright.settings import load
 
 
 def measure(bench: Bench, runs: int) -> dict[str, list[dict[str, Any]]]:
-    """One share for each run."""
-    results: dict[str, list[dict[str, Any]]] = {"one rule": [], "100 rules at once": [], "900 more": []}
+    """Two shares for each run."""
+    results: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("one rule", "100 rules at once", "900 more", "1,000 rules at once")
+    }
     settings = load(bench.deployment.config)
     cloud = open_cloud(settings, settings.backends["bench"])
     assert isinstance(cloud, SimulatedCloud)
@@ -35,6 +37,8 @@ def measure(bench: Bench, runs: int) -> dict[str, list[dict[str, Any]]]:
         results["one rule"].append({"total": seconds, **bench.operation("update_access", share)})
         results["100 rules at once"].append(bench.allow_many(share, 100, first=0))
         results["900 more"].append(bench.allow_many(share, 900, first=100))
+        share, _ = bench.create(network)
+        results["1,000 rules at once"].append(bench.allow_many(share, 1000, first=0))
         print(f"run {run + 1} of {runs} done, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     cloud.close()
     return results
