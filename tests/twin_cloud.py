@@ -166,6 +166,10 @@ class TwinCompute:
         _called(self._seconds)
         return self._listed
 
+    def find_named_instance(self, reference: str) -> Instance | None:
+        _called(self._seconds)
+        return Instance(id=reference, name=reference, running=True, tags={})
+
     def start_instance(self, instance_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 

@@ -14,6 +14,7 @@ from cloud_sites import SECONDS, Site, instance_spec, make_network, make_port, s
 from sharewright.clouds.contract import (
     TAG_DEPLOYMENT,
     Cloud,
+    Instance,
     PortSpec,
     ServiceSubnetSpec,
     SnapshotSpec,
@@ -861,6 +862,78 @@ def test_volume_attached_elsewhere_is_refused(site: Site, cloud: Cloud) -> None:
     assert found.instance_id == first.id
     cloud.compute.delete_instance(first.id, timeout=SECONDS)
     cloud.compute.attach_volume(second.id, volume.id, timeout=SECONDS)
+
+
+def operators_machine(site: Site, name: str = "nas") -> Instance:
+    """A machine that this deployment did not make."""
+    elsewhere = site.open("operator")
+    spec = instance_spec(site, elsewhere, name=name)
+    return elsewhere.compute.ensure_instance(replace(spec, tags={}), timeout=SECONDS)
+
+
+def test_a_named_machine_takes_volumes_and_nothing_else(site: Site, cloud: Cloud) -> None:
+    machine = operators_machine(site)
+    found = cloud.compute.find_named_instance(machine.id)
+    assert found is not None
+    assert (found.id, found.name, found.running) == (machine.id, machine.name, True)
+    assert cloud.compute.find_named_instance(machine.name) == found
+    volume = make_volume(cloud)
+    for _ in range(2):
+        cloud.compute.attach_volume(machine.id, volume.id, timeout=SECONDS)
+        held = site.open().volumes.find_volume(volume.id)
+        assert held is not None
+        assert held.instance_id == machine.id
+    with pytest.raises(CloudError, match="attached to instance"):
+        cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+    assert cloud.volumes.extend_volume(volume.id, 2, timeout=SECONDS).size == 2
+    # Whoever made it starts, stops and deletes it; we do not.
+    assert list(cloud.compute.list_instances()) == []
+    assert cloud.compute.find_instance(machine.id) is None
+    for refused in (cloud.compute.start_instance, cloud.compute.reboot_instance):
+        with pytest.raises(CloudObjectMissing):
+            refused(machine.id, timeout=SECONDS)
+    cloud.compute.delete_instance(machine.id, timeout=SECONDS)
+    again = site.open("operator").compute
+    assert again.find_instance(machine.id) == machine
+    again.reboot_instance(machine.id, timeout=SECONDS)
+    held = cloud.volumes.find_volume(volume.id)
+    assert held is not None
+    assert held.instance_id == machine.id
+    for _ in range(2):
+        cloud.compute.detach_volume(machine.id, volume.id, timeout=SECONDS)
+    cloud.volumes.delete_volume(volume.id, timeout=SECONDS)
+
+
+def test_volumes_of_a_named_machine_that_is_gone(site: Site, cloud: Cloud) -> None:
+    machine = operators_machine(site)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(machine.id, volume.id, timeout=SECONDS)
+    site.open("operator").compute.delete_instance(machine.id, timeout=SECONDS)
+    assert cloud.compute.find_named_instance(machine.id) is None
+    cloud.compute.detach_volume(machine.id, volume.id, timeout=SECONDS)
+    assert cloud.volumes.find_volume(volume.id) == volume
+    second = operators_machine(site)
+    cloud.compute.attach_volume(second.id, volume.id, timeout=SECONDS)
+
+
+def test_snapshots_of_a_volume_of_a_named_machine(site: Site, cloud: Cloud) -> None:
+    machine = operators_machine(site)
+    volume = make_volume(cloud)
+    cloud.compute.attach_volume(machine.id, volume.id, timeout=SECONDS)
+    snapshot = make_snapshot(cloud, volume)
+    assert snapshot.ready
+    assert make_clone(cloud, snapshot.id).size == 1
+
+
+def test_share_servers_are_nobodys_to_name(site: Site, cloud: Cloud) -> None:
+    other = site.open("other")
+    for place in (cloud, other):
+        made = place.compute.ensure_instance(instance_spec(site, place), timeout=SECONDS)
+        for reference in (made.id, made.name):
+            with pytest.raises(CloudError, match="is a share server"):
+                cloud.compute.find_named_instance(reference)
+    for missing in (new_id(), "no such thing"):
+        assert cloud.compute.find_named_instance(missing) is None
 
 
 def test_reboot_keeps_volumes(site: Site, cloud: Cloud) -> None:

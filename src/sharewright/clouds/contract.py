@@ -327,7 +327,8 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """``macs``: of the NICs that the cloud says it has, where it says that without being asked twice; else None."""
+    """``macs``: of the NICs that the cloud says it has, where it says that without being asked twice; else None.
+    ``addresses``: by the name of the network, of a named instance, where the cloud knows them."""
 
     id: str
     name: str
@@ -336,6 +337,7 @@ class Instance:
     failure: str = ""  # the cloud's reason when it could not be started
     availability_zone: str | None = None
     macs: frozenset[str] | None = field(default=None, compare=False)
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
 
 class Compute(Protocol):
@@ -348,6 +350,14 @@ class Compute(Protocol):
     def find_instance(self, instance_id: str) -> Instance | None: ...
 
     def list_instances(self) -> Sequence[Instance]: ...
+
+    def find_named_instance(self, reference: str) -> Instance | None:
+        """A machine that somebody else made and an operator names for shares to be on: by the cloud's id, or by a name
+        that only it has (several: CloudError). None: there is none. A share server that Sharewright made, of whatever
+        deployment: CloudError. It may be the ``instance_id`` of attach_volume and detach_volume, whose volume must be
+        ours; to every other method it is an instance that does not exist: nobody but its owner starts, reboots or
+        deletes it."""
+        ...
 
     def start_instance(self, instance_id: str, *, timeout: float) -> None: ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sharewright.clouds.contract import TAG_DEPLOYMENT, Tags
+from collections.abc import Mapping
+
+from sharewright.clouds.contract import TAG_DEPLOYMENT, TAG_OWNER, Tags
 from sharewright.errors import CloudError
 
 
@@ -14,3 +16,19 @@ def tags_to_store(tags: Tags, deployment: str, name: str) -> dict[str, str]:
             hint="Give each deployment its own cloud object.",
         )
     return {**tags, TAG_DEPLOYMENT: deployment}
+
+
+def refuse_share_server(tags: Mapping[str, object], name: str) -> None:
+    """CloudError when a machine that an operator has named is a share server, ours or another deployment's."""
+    if str(tags.get(TAG_OWNER, "")).startswith("share_server:"):
+        raise CloudError(
+            f"{name} is a share server that deployment {tags.get(TAG_DEPLOYMENT)} of Sharewright made and may delete.",
+            hint="Name a machine of your own.",
+        )
+
+
+def several_named(name: str, identifiers: list[str]) -> CloudError:
+    """What find_named_instance says of a name that is not one machine's only."""
+    return CloudError(
+        f"There are {len(identifiers)} machines named {name}: {', '.join(identifiers)}.", hint="Name one by its id."
+    )

@@ -49,6 +49,7 @@ class FakeOpenStack:
         self.requests: list[Asked] = []
         self.volumes: dict[str, dict[str, Any]] = {}
         self.snapshots: dict[str, dict[str, Any]] = {}
+        self.administrator = True
         self.servers: dict[str, dict[str, Any]] = {}
         self.images: dict[str, dict[str, Any]] = {}
         self.groups: list[dict[str, Any]] = []
@@ -414,7 +415,11 @@ class FakeOpenStack:
                 return 200, {"server_group": group}
             case "GET", ["servers", "detail"]:
                 pattern = re.compile(asked.query.get("name", [""])[0])
-                return 200, {"servers": [each for each in self.servers.values() if pattern.search(each["name"])]}
+                everybodys = "all_tenants" in asked.query
+                if everybodys and not self.administrator:
+                    return 403, {"forbidden": {"message": "Policy doesn't allow get_all_tenants", "code": 403}}
+                named = [each for each in self.servers.values() if pattern.search(each["name"])]
+                return 200, {"servers": [each for each in named if everybodys or not each.get("elsewhere")]}
             case "POST", ["servers"]:
                 wanted = asked.body["server"]
                 ports = [] if wanted["networks"] == "none" else [each["port"] for each in wanted["networks"]]

@@ -521,6 +521,51 @@ def test_console(fake: FakeOpenStack, world: World) -> None:
     assert world.compute.console_log(existing) == ""
 
 
+def test_a_named_server_is_found_and_takes_volumes(fake: FakeOpenStack, world: World) -> None:
+    nets = {"office": [{"addr": "192.0.2.7"}, {"addr": "203.0.113.7"}], "other": [{"addr": "198.51.100.7"}]}
+    server_id = fake.add_server("na.s-1", "", metadata={}, addresses=nets)
+    fake.add_server("na.s-12", "", metadata={})
+    fake.add_server("naxs-1", "", metadata={})
+    for reference in (server_id, "na.s-1"):
+        found = world.compute.find_named_instance(reference)
+        assert found is not None
+        assert (found.id, found.running) == (server_id, True)
+        assert found.addresses == {"office": ("192.0.2.7", "203.0.113.7"), "other": ("198.51.100.7",)}
+    assert world.compute.find_instance(server_id) is None
+    volume_id = fake.add_volume("v", DEPLOYMENT)
+    world.compute.attach_volume(server_id, volume_id, timeout=SECONDS)
+    world.compute.detach_volume(server_id, volume_id, timeout=SECONDS)
+    with pytest.raises(CloudObjectMissing):
+        world.compute.reboot_instance(server_id, timeout=SECONDS)
+    world.compute.delete_instance(server_id, timeout=SECONDS)
+    assert fake.asked("DELETE", "/servers/[^/]*$") == []
+    fake.add_server("na.s-1", "", metadata={})
+    with pytest.raises(CloudError, match=r"2 machines named na\.s-1"):
+        world.compute.find_named_instance("na.s-1")
+
+
+def test_a_named_server_of_another_project(fake: FakeOpenStack, world: World) -> None:
+    """Only an administrator may list those."""
+    server_id = fake.add_server("nas", "", metadata={}, elsewhere=True)
+    found = world.compute.find_named_instance("nas")
+    assert found is not None
+    assert found.id == server_id
+    assert [each.query.get("all_tenants") for each in fake.asked("GET", "/servers/detail")] == [None, ["True"]]
+
+
+def test_members_name_servers_of_their_project(fake: FakeOpenStack, world: World) -> None:
+    fake.add_server("nas", "", metadata={}, elsewhere=True)
+    fake.administrator = False
+    assert world.compute.find_named_instance("nas") is None
+
+
+def test_a_share_server_is_not_to_be_named(fake: FakeOpenStack, world: World) -> None:
+    tags = {"sharewright": "elsewhere", "sharewright_owner": "share_server:1"}
+    server_id = fake.add_server("manila-1", "", metadata=tags)
+    with pytest.raises(CloudError, match="deployment elsewhere"):
+        world.compute.find_named_instance(server_id)
+
+
 # ---- attachments ----
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from sharewright.clouds.libvirt.domain import (
     find_disk,
     find_nic,
     free_slot,
+    has_scsi_controller,
     is_uuid,
     mark_element,
     nic,
@@ -34,7 +35,7 @@ from sharewright.clouds.libvirt.networks import LibvirtNetworks
 from sharewright.clouds.libvirt.records import Locks
 from sharewright.clouds.libvirt.storage import LibvirtVolumes
 from sharewright.clouds.libvirt.xml import NAMESPACE, parse, render
-from sharewright.clouds.tags import tags_to_store
+from sharewright.clouds.tags import refuse_share_server, tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, DeadlineExceeded
 from sharewright.identifiers import new_id, short_hash
 
@@ -113,6 +114,18 @@ class LibvirtCompute:
                 return _instance(domain, mark.tags)
         return None
 
+    def find_named_instance(self, reference: str) -> Instance | None:
+        """libvirt's names are unique; of addresses it knows nothing that a guest could not forge."""
+        cloud_calls.count += 1
+        with self._connection.use("looking for a machine") as connection, missing_is_fine():
+            domain = _lookup(connection.lookupByUUIDString, reference) if is_uuid(reference) else None
+            domain = domain or _lookup(connection.lookupByName, reference)
+            if domain is not None:
+                tags = self._any_mark(domain)
+                refuse_share_server(tags, domain.name())
+                return _instance(domain, tags)
+        return None
+
     def list_instances(self) -> Sequence[Instance]:
         cloud_calls.count += 1
         found: list[Instance] = []
@@ -146,7 +159,9 @@ class LibvirtCompute:
     def attach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
         assert self._volumes is not None  # noqa: S101 (the cloud object sets it)
-        with self._hold(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
+        with self._hold_any(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
+            with self._connection.use("looking at an instance"):
+                _require_room_for_volumes(domain)
             record = self._volumes.claim(volume_id, instance_id)
             with self._connection.use(f"attaching volume {record['name']}"):
                 documents = _documents(domain)
@@ -176,7 +191,7 @@ class LibvirtCompute:
         end = time.monotonic() + timeout
         self._await_snapshot(instance_id, volume_id, end - timeout * (1 - SNAPSHOT_SHARE))
         try:
-            with self._hold(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
+            with self._hold_any(instance_id, timeout) as domain, self._volumes.held(volume_id, timeout=timeout):
                 self._detach(domain, volume_id, end)
         except CloudObjectMissing:
             pass
@@ -210,16 +225,16 @@ class LibvirtCompute:
     def holds(self, instance_id: str, volume_id: str) -> bool:
         """Whether the instance exists and has the volume among its disks, now or at its next start."""
         with self._connection.use("looking for a disk") as connection, missing_is_fine():
-            domain, mark = self._find(connection, instance_id)
-            if domain is not None and mark is not None:
+            domain, _ = self._find(connection, instance_id)
+            if domain is not None:
                 return any(find_disk(document, volume_id) is not None for document in _documents(domain).values())
         return False
 
     def active_domain(self, instance_id: str) -> Any:
-        """The domain of an instance of ours that has a QEMU, paused or not; None when there is none."""
+        """The domain of an instance, ours or a named one, that has a QEMU, paused or not; None when there is none."""
         with self._connection.use("looking for an instance") as connection, missing_is_fine():
-            domain, mark = self._find(connection, instance_id)
-            if domain is not None and mark is not None and domain.isActive():
+            domain, _ = self._find(connection, instance_id)
+            if domain is not None and domain.isActive():
                 return domain
         return None
 
@@ -452,13 +467,14 @@ class LibvirtCompute:
 
     def _mark(self, domain: Any) -> Mark | None:
         """Our note in the domain, or None when it is not of this deployment."""
-        try:
-            mark = read_mark(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
-        except libvirt.libvirtError as error:
-            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
-                return None
-            raise
-        return mark if mark.tags.get(TAG_DEPLOYMENT) == self._layout.deployment else None
+        mark = _note_of(domain)
+        return mark if mark is not None and mark.tags.get(TAG_DEPLOYMENT) == self._layout.deployment else None
+
+    @staticmethod
+    def _any_mark(domain: Any) -> Mapping[str, str]:
+        """Tags that any deployment has noted."""
+        mark = _note_of(domain)
+        return {} if mark is None else mark.tags
 
     def _ours(self) -> Iterator[tuple[Any, Mark]]:
         with self._connection.use("listing instances") as connection:
@@ -476,11 +492,25 @@ class LibvirtCompute:
         """The domain, under the instance's lock. CloudObjectMissing when there is none of ours."""
         with self._connection.use("looking for an instance") as connection:
             domain, mark = self._find(connection, instance_id)
-            name = domain.name() if domain is not None and mark is not None else None
+        with self._locked(domain if mark is not None else None, instance_id, timeout):
+            yield domain
+
+    @contextlib.contextmanager
+    def _hold_any(self, instance_id: str, timeout: float) -> Iterator[Any]:
+        """The same, of anybody's machine: nothing may be done there but with volumes of ours."""
+        with self._connection.use("looking for an instance") as connection:
+            domain, _ = self._find(connection, instance_id)
+        with self._locked(domain, instance_id, timeout):
+            yield domain
+
+    @contextlib.contextmanager
+    def _locked(self, domain: Any, instance_id: str, timeout: float) -> Iterator[None]:
+        with self._connection.use("looking for an instance"):
+            name = None if domain is None else domain.name()
         if name is None:
             raise CloudObjectMissing(f"There is no instance {instance_id}.", hint="It may have been deleted.")
         with self._locks.hold(f"instance-{short_hash(name)}", timeout=timeout):
-            yield domain
+            yield
 
 
 def _lookup(method: Any, key: str) -> Any:
@@ -490,6 +520,30 @@ def _lookup(method: Any, key: str) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _note_of(domain: Any) -> Mark | None:
+    """The note of whatever deployment."""
+    try:
+        return read_mark(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
+            return None
+        raise
+
+
+def _require_room_for_volumes(domain: Any) -> None:
+    """CloudError when a machine that somebody else defined cannot keep a volume."""
+    if not domain.isPersistent():
+        raise CloudError(
+            f"Machine {domain.name()} is transient, so it would lose its volumes with its next stop.",
+            hint="Define it: virsh dumpxml NAME > FILE; virsh define FILE.",
+        )
+    if not all(has_scsi_controller(document) for document in _documents(domain).values()):
+        raise CloudError(
+            f"Machine {domain.name()} has no virtio-scsi controller with index 0, on which volumes go.",
+            hint="Add <controller type='scsi' index='0' model='virtio-scsi'/> to its devices and start it anew.",
+        )
 
 
 def _documents(domain: Any) -> dict[int, ET.Element]:

@@ -156,17 +156,25 @@ def disk_name(slot: int) -> str:
 
 
 def free_slot(documents: Iterable[ET.Element]) -> int:
-    """The lowest slot that no disk of these definitions has. CloudCapacityExceeded when none is left."""
+    """The lowest slot that no disk of these definitions has, by its address or by its name: machines that are not ours
+    may have named disks otherwise. CloudCapacityExceeded when none is left."""
     used: set[int] = set()
+    names: set[str | None] = set()
     for document in documents:
         for address in document.findall("devices/disk/address[@type='drive']"):
             used.add(int(address.get("unit", "0")) * TARGETS + int(address.get("target", "0")))
+        names |= {target.get("dev") for target in document.findall("devices/disk/target")}
     slot = 0
-    while slot in used:
+    while slot in used or (disk_name(slot) in names):
         slot += 1
     if slot >= TARGETS * UNITS:
         raise CloudCapacityExceeded("The instance has no room for another disk.", hint="Use another share server.")
     return slot
+
+
+def has_scsi_controller(document: ET.Element) -> bool:
+    """Whether a machine takes a volume's disk where volume_disk puts it."""
+    return document.find("devices/controller[@type='scsi'][@index='0'][@model='virtio-scsi']") is not None
 
 
 def find_disk(document: ET.Element, serial: str) -> ET.Element | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openstack.compute.v2.server import Server
@@ -19,7 +21,7 @@ from sharewright.clouds.openstack.images import OpenStackImages
 from sharewright.clouds.openstack.polling import Deadline, Paces, Wait
 from sharewright.clouds.openstack.tags import deployment_tag, is_ours
 from sharewright.clouds.openstack.volumes import OpenStackVolumes, holders
-from sharewright.clouds.tags import tags_to_store
+from sharewright.clouds.tags import refuse_share_server, several_named, tags_to_store
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudObjectMissing, CloudUnavailable
 from sharewright.identifiers import is_id
 
@@ -84,6 +86,20 @@ class OpenStackCompute:
     def list_instances(self) -> Sequence[Instance]:
         cloud_calls.count += 1
         return [_instance(each) for each in self._connection.call("listing servers", lambda sdk: self._list(sdk))]
+
+    def find_named_instance(self, reference: str) -> Instance | None:
+        """In our project; for an administrator, in any."""
+        cloud_calls.count += 1
+        server = self._anybodys(reference)
+        if server is None:
+            found = self._called(reference) or self._called(reference, all_projects=True)
+            if len(found) > 1:
+                raise several_named(reference, sorted(str(each.id) for each in found))
+            server = found[0] if found else None
+        if server is None:
+            return None
+        refuse_share_server(server.metadata or {}, str(server.name))
+        return replace(_instance(server), addresses=_addresses(server))
 
     def start_instance(self, instance_id: str, *, timeout: float) -> None:
         cloud_calls.count += 1
@@ -418,6 +434,10 @@ class OpenStackCompute:
     # ---- finding ----
 
     def _look(self, server_id: str, deadline: Deadline | None = None) -> Server | None:
+        server = self._anybodys(server_id, deadline)
+        return server if server is not None and is_ours(server.metadata or {}, self._deployment) else None
+
+    def _anybodys(self, server_id: str, deadline: Deadline | None = None) -> Server | None:
         if not is_id(server_id):
             return None
         try:
@@ -426,8 +446,21 @@ class OpenStackCompute:
             )
         except CloudObjectMissing:
             return None
-        ours = is_ours(server.metadata or {}, self._deployment)
-        return server if ours and server.status != "DELETED" else None
+        return None if server.status == "DELETED" else server
+
+    def _called(self, name: str, **filters: Any) -> list[Server]:
+        """Anybody's servers of that name, as far as we may list them."""
+        pattern = "^" + re.escape(name).replace(r"\-", "-") + "$"  # Nova's filter is a regular expression
+        try:
+            found = self._connection.call(
+                f"looking for server {name}",
+                lambda sdk: list(sdk.compute.servers(details=True, name=pattern, **filters)),
+            )
+        except CloudError as error:
+            if status_of(error) == 403 and filters:  # other projects are for administrators
+                return []
+            raise
+        return [each for each in found if each.name == name and each.status != "DELETED"]
 
     def _existing(self, server_id: str, deadline: Deadline) -> Server:
         server = self._look(server_id, deadline)
@@ -476,6 +509,14 @@ def _macs(server: Server) -> frozenset[str]:
     """What Nova knows of the server's ports; a port that Neutron deletes leaves it within a moment."""
     entries = (entry for entries in (server.addresses or {}).values() for entry in entries)
     return frozenset(str(entry.get("OS-EXT-IPS-MAC:mac_addr", "")).lower() for entry in entries)
+
+
+def _addresses(server: Server) -> dict[str, tuple[str, ...]]:
+    """By the name of the network; floating addresses come after the fixed ones, as Nova lists them."""
+    return {
+        str(network): tuple(str(entry["addr"]) for entry in entries if entry.get("addr"))
+        for network, entries in (server.addresses or {}).items()
+    }
 
 
 def _runs(server: Server) -> bool:

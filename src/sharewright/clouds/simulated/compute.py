@@ -6,13 +6,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.contract import Flavor, Instance, InstanceSpec
 from sharewright.clouds.simulated.state import SimulatedState, dump, load
-from sharewright.clouds.tags import tags_to_store
+from sharewright.clouds.tags import refuse_share_server, several_named, tags_to_store
 from sharewright.errors import CloudError, CloudObjectMissing
 from sharewright.identifiers import new_id
 
@@ -105,6 +106,26 @@ class SimulatedCompute:
             ).fetchall()
         return [_instance(row) for row in rows]
 
+    def find_named_instance(self, reference: str) -> Instance | None:
+        with self._state.call("find_named_instance"), self._state.transaction(write=False) as tx:
+            rows = (
+                tx.execute("SELECT * FROM instances WHERE id = ?", (reference,)).fetchall()
+                or tx.execute("SELECT * FROM instances WHERE name = ? ORDER BY id", (reference,)).fetchall()
+            )
+            if len(rows) > 1:
+                raise several_named(reference, [row["id"] for row in rows])
+            if not rows:
+                return None
+            refuse_share_server(load(rows[0]["tags"]), rows[0]["name"])
+            addresses: dict[str, tuple[str, ...]] = {}
+            for row in tx.execute(
+                "SELECT subnets.name, address FROM ports JOIN subnets ON subnets.id = subnet_id WHERE instance_id = ?"
+                " ORDER BY position",
+                (rows[0]["id"],),
+            ):
+                addresses[row["name"]] = (*addresses.get(row["name"], ()), row["address"])
+        return replace(_instance(rows[0]), addresses=addresses)
+
     def start_instance(self, instance_id: str, *, timeout: float) -> None:
         with self._state.call("start_instance", timeout=timeout), self._state.transaction() as tx:
             if not self._existing(tx, instance_id)["running"]:
@@ -138,7 +159,8 @@ class SimulatedCompute:
 
     def attach_volume(self, instance_id: str, volume_id: str, *, timeout: float) -> None:
         with self._state.call("attach_volume", timeout=timeout), self._state.transaction() as tx:
-            self._existing(tx, instance_id)
+            if tx.execute("SELECT 1 FROM instances WHERE id = ?", (instance_id,)).fetchone() is None:
+                raise _no_instance(instance_id)
             volume = self._volume(tx, volume_id)
             if volume is None:
                 raise CloudObjectMissing(f"There is no volume {volume_id}.", hint="It may have been deleted.")
@@ -181,7 +203,7 @@ class SimulatedCompute:
     def _existing(self, tx: sqlite3.Connection, instance_id: str) -> sqlite3.Row:
         row = self._row(tx, instance_id)
         if row is None:
-            raise CloudObjectMissing(f"There is no instance {instance_id}.", hint="It may have been deleted.")
+            raise _no_instance(instance_id)
         return row
 
     def _volume(self, tx: sqlite3.Connection, volume_id: str) -> sqlite3.Row | None:
@@ -203,6 +225,10 @@ class SimulatedCompute:
             " AND volumes.filesystem_uuid = guest_shares.filesystem_uuid) WHERE instance_id = ?",
             (instance_id,),
         )
+
+
+def _no_instance(instance_id: str) -> CloudObjectMissing:
+    return CloudObjectMissing(f"There is no instance {instance_id}.", hint="It may have been deleted.")
 
 
 def _user_data(files: Mapping[str, bytes]) -> dict[str, Any]:

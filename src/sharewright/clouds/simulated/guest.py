@@ -183,8 +183,8 @@ class SimulatedGuests:
     def _reach(self, tx: sqlite3.Connection, address: GuestAddress) -> sqlite3.Row:
         row: sqlite3.Row | None = tx.execute(
             "SELECT instances.* FROM instances JOIN ports ON ports.instance_id = instances.id"
-            " WHERE instances.deployment = ? AND ports.address = ? ORDER BY ports.position LIMIT 1",
-            (self._deployment, address.host),
+            " WHERE ports.address = ? ORDER BY instances.deployment = ? DESC, ports.position LIMIT 1",
+            (address.host, self._deployment),
         ).fetchone()
         if row is None or not row["running"] or row["ready_at"] > time.time():
             why = (
