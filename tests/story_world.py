@@ -232,7 +232,12 @@ class World:
             self._enqueue(tx, "extend_share", share_id, payload)
 
     def request_snapshot(
-        self, share_id: str, *, kind: str = "create_snapshot", payload: dict[str, Any] | None = None
+        self,
+        share_id: str,
+        *,
+        kind: str = "create_snapshot",
+        payload: dict[str, Any] | None = None,
+        status: str = "creating",
     ) -> str:
         """An accepted POST /snapshots. Returns the snapshot's id."""
         snapshot_id, now = new_id(), utcnow()
@@ -249,13 +254,13 @@ class World:
             tx.execute(
                 share_snapshots.insert().values(
                     id=snapshot_id, share_id=share_id, project_id=PROJECT, user_id=USER, size=share.size,
-                    protocol=share.protocol, status="creating", created_at=now,
+                    protocol=share.protocol, status=status, created_at=now,
                 )
             )  # fmt: skip
             tx.execute(
                 share_snapshot_instances.insert().values(
                     id=new_id(), snapshot_id=snapshot_id, share_instance_id=self.instance(share_id).id,
-                    status="creating", created_at=now,
+                    status=status, taken_over=status != "manage_starting", created_at=now,
                 )
             )  # fmt: skip
             self._enqueue(tx, kind, snapshot_id, payload, resource_type="share_snapshot")
@@ -263,12 +268,11 @@ class World:
 
     def request_manage_snapshot(self, share_id: str, reference: str) -> str:
         """An accepted POST /snapshots/manage."""
-        snapshot_id = self.request_snapshot(share_id, kind="manage_snapshot", payload={"reference": reference})
-        self._write_snapshot_status(snapshot_id, "manage_starting")
-        return snapshot_id
+        payload = {"reference": reference}
+        return self.request_snapshot(share_id, kind="manage_snapshot", payload=payload, status="manage_starting")
 
     def request_unmanage_snapshot(self, snapshot_id: str) -> None:
-        """An accepted unmanage, or a DELETE of one that was not taken over."""
+        """An accepted unmanage."""
         payload = {"status": "manage_error"} if self.snapshot(snapshot_id).status == "manage_error" else None
         self._write_snapshot_status(snapshot_id, "unmanage_starting")
         with self.store.begin() as tx:
@@ -280,6 +284,38 @@ class World:
             tx.execute(share_snapshots.update().where(share_snapshots.c.id == snapshot_id).values(status=status))
             mine = columns.snapshot_id == snapshot_id
             tx.execute(share_snapshot_instances.update().where(mine).values(status=status))
+
+    def request_manage(self, server_id: str, export_path: str = "", **options: str) -> str:
+        """An accepted POST /shares/manage. Returns the share's id."""
+        share_id, now = new_id(), utcnow()
+        (server,) = self.rows(share_servers, id=server_id)
+        host = f"{server.host}#{BACKEND}"
+        with self.store.begin() as tx:
+            tx.execute(
+                shares.insert().values(
+                    id=share_id, project_id=PROJECT, user_id=USER, size=1, protocol="NFS", status="manage_starting",
+                    share_type_id=self.share_type_id, share_network_id=server.share_network_id,
+                    share_server_id=server_id, host=host, snapshot_support=True, created_at=now,
+                )
+            )  # fmt: skip
+            tx.execute(
+                share_instances.insert().values(
+                    id=new_id(), share_id=share_id, status="manage_starting", backend=server.backend, host=host,
+                    share_network_id=server.share_network_id, share_server_id=server_id, size=1, taken_over=False,
+                    created_at=now,
+                )
+            )  # fmt: skip
+            tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(unused_since=None))
+            self._enqueue(tx, "manage_share", share_id, {"export_path": export_path, "options": options})
+        return share_id
+
+    def request_unmanage(self, share_id: str) -> None:
+        """An accepted unmanage."""
+        payload = {"status": "manage_error"} if self.share(share_id).status == "manage_error" else None
+        with self.store.begin() as tx:
+            for table, column in ((shares, shares.c.id), (share_instances, share_instances.c.share_id)):
+                tx.execute(table.update().where(column == share_id).values(status="unmanage_starting"))
+            self._enqueue(tx, "unmanage_share", share_id, payload)
 
     def request_revert(self, share_id: str, snapshot_id: str) -> None:
         """An accepted revert."""
@@ -506,7 +542,8 @@ class World:
             if row.volume_attached and row.wanted:
                 assert attached[row.volume_id] is not None
         self.check_snapshots()
-        sizes = [row.size for row in self.rows(shares)]
+        foreign = {row.share_id for row in instances.values() if not row.taken_over}
+        sizes = [row.size for row in self.rows(shares) if row.id not in foreign]
         assert self.usage() == (len(sizes), sum(sizes))
 
     def check_snapshots(self) -> None:

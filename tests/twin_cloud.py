@@ -82,7 +82,9 @@ class TwinVolumes:
     def delete_snapshot(self, snapshot_id: str, *, timeout: float) -> None:
         _called(self._seconds)
 
-    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+    def adopt_volume(
+        self, reference: str, name: str, tags: Tags, *, timeout: float, holder: str | None = None
+    ) -> Volume:
         _called(self._seconds)
         return Volume(id=reference, name=name, size=1, serial=reference, tags=tags)
 

@@ -232,7 +232,7 @@ class TestChange:
 
 
 class TestDelete:
-    @pytest.mark.parametrize("status", ["available", "error", "error_deleting", "unmanage_error"])
+    @pytest.mark.parametrize("status", ["available", "error", "error_deleting", "manage_error", "unmanage_error"])
     def test_accepted(self, site: Site, status: str) -> None:
         snapshot = snap(site, a_share(site))["id"]
         settle(site, snapshot, status)
@@ -240,19 +240,6 @@ class TestDelete:
         assert (answer.status_code, answer.content) == (202, b"")
         assert enqueued(site)[-1] == ("delete_snapshot", f"share_snapshot:{snapshot}")
         assert site.expect(200, "GET", f"/v2/snapshots/{snapshot}")["snapshot"]["status"] == "deleting"
-
-    def test_what_was_not_taken_over_stays_in_the_cloud(self, site: Site) -> None:
-        share = a_share(site)
-        for action in ("delete", "force_delete"):
-            snapshot = snap(site, share)["id"]
-            settle(site, snapshot, "manage_error")
-            path = f"/v2/snapshots/{snapshot}"
-            if action == "delete":
-                site.expect(202, "DELETE", path)
-            else:
-                site.expect(202, "POST", f"{path}/action", {"force_delete": {}}, user="root")
-            assert enqueued(site)[-1] == ("unmanage_snapshot", f"share_snapshot:{snapshot}")
-            assert site.expect(200, "GET", path)["snapshot"]["status"] == "unmanage_starting"
 
     @pytest.mark.parametrize("status", ["creating", "deleting", "restoring", "manage_starting", "unmanage_starting"])
     def test_not_while_it_is_worked_on(self, site: Site, status: str) -> None:

@@ -22,6 +22,7 @@ import pytest
 from killable_worker import Victim
 
 from sharewright.clouds.open import simulated_path
+from sharewright.errors import CloudError
 from sharewright.services import share_network_subnets
 from sharewright.services.deployment import Deployment
 from sharewright.states import OperationState
@@ -354,6 +355,119 @@ def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:
         assert (server.status, server.unused_since is None) == ("active", False)
 
     assert kill_everywhere(sqlite_template, with_share, World.request_delete, examine) > 20
+
+
+# ---- given away and taken over ----
+
+
+def disowned(ruin: Ruin, table: str) -> list[tuple[str, str | None]]:
+    """Ids and file systems of the cloud's volumes or snapshots that are nobody's."""
+    query = {
+        "volumes": "SELECT id, filesystem_uuid FROM volumes WHERE deployment = '' AND instance_id IS NULL",
+        "snapshots": "SELECT id, filesystem_uuid FROM snapshots WHERE deployment = ''",
+    }[table]
+    with ruin.world.cloud.state.transaction(write=False) as tx:
+        return [tuple(row) for row in tx.execute(query)]
+
+
+def with_unmanaged_share(world: World) -> str:
+    """The export path of a share of 2 GiB that was given away, with its server's id."""
+    share = world.request_share(2)
+    world.run()
+    (path,), server = world.locations(share), world.share(share).share_server_id
+    world.request_unmanage(share)
+    world.run()
+    return f"{server} {path}"
+
+
+def test_killed_while_unmanaging_a_share(sqlite_template: Path) -> None:
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(shares) == []
+        assert list(ruin.world.cloud.volumes.list_volumes()) == []
+        ((_, filesystem),) = disowned(ruin, "volumes")
+        assert filesystem is not None
+        assert ruin.world.usage() == (0, 0)
+        (server,) = ruin.world.rows(share_servers)
+        assert (server.status, server.is_auto_deletable) == ("active", False)
+
+    assert kill_everywhere(sqlite_template, with_share, World.request_unmanage, examine) > 15
+
+
+def test_killed_while_managing_a_share(sqlite_template: Path) -> None:
+    def act(world: World, found: str) -> None:
+        world.request_manage(*found.split(" "))
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.size) == ("available", 2)
+        assert ruin.made()["volume"] == ruin.made()["mkfs"] == 1
+        assert disowned(ruin, "volumes") == []
+        assert ruin.world.exports(share.id) == []
+        assert len(ruin.world.locations(share.id)) == 1
+        assert ruin.world.usage() == (1, 2)
+        assert ruin.world.messages(share.id) == []
+        assert ruin.world.cloud.state.violations() == []
+
+    assert kill_everywhere(sqlite_template, with_unmanaged_share, act, examine) > 20
+
+
+def test_killed_while_deleting_what_could_not_be_managed(sqlite_template: Path) -> None:
+    """It is half taken over, and somebody else's still."""
+
+    def prepare(world: World) -> str:
+        found = with_unmanaged_share(world)
+        world.cloud.fail("guest.mount", CloudError, message="Not that one.")
+        world.cloud.fail("disown_volume", CloudError, times=3, message="Not now.")
+        share = world.request_manage(*found.split(" "))
+        world.run()
+        assert world.share(share).status == "manage_error"
+        assert len(world.cloud.volumes.list_volumes()) == 1
+        with world.store.begin() as tx:
+            tx.execute(operations.delete())
+        return share
+
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(shares) == []
+        assert len(disowned(ruin, "volumes")) == 1
+        assert ruin.world.usage() == (0, 0)
+
+    assert kill_everywhere(sqlite_template, prepare, World.request_delete, examine) > 8
+
+
+def test_killed_while_unmanaging_a_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        snapshot = world.request_snapshot(with_share(world))
+        world.run()
+        return snapshot
+
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(share_snapshots) == []
+        assert len(disowned(ruin, "snapshots")) == 1
+        assert ruin.world.snapshot_usage() == (0, 0)
+
+    assert kill_everywhere(sqlite_template, prepare, World.request_unmanage_snapshot, examine) > 5
+
+
+def test_killed_while_managing_a_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        share = with_share(world)
+        snapshot = world.request_snapshot(share)
+        world.run()
+        location = world.snapshot_instance(snapshot).provider_location
+        world.request_unmanage_snapshot(snapshot)
+        world.run()
+        return f"{share} {location}"
+
+    def act(world: World, found: str) -> None:
+        world.request_manage_snapshot(*found.split(" "))
+
+    def examine(ruin: Ruin) -> None:
+        (snapshot,) = ruin.world.rows(share_snapshots)
+        assert (snapshot.status, ruin.world.snapshot_instance(snapshot.id).taken_over) == ("available", True)
+        assert len(ruin.world.cloud.volumes.list_snapshots()) == ruin.made()["snapshot"] == 1
+        assert ruin.world.snapshot_usage() == (1, 1)
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 5
 
 
 # ---- many at once ----

@@ -43,7 +43,7 @@ class Shares:
     def wait(self, share_id: str, status: str = "available", *, seconds: float = 240) -> None:
         def reached() -> bool:
             now = self.api.get_share(share_id).status
-            if now != status and now in ("error", "error_deleting"):
+            if now != status and now in ("error", "error_deleting", "manage_error"):
                 messages = [m.user_message for m in self.api.user_messages() if m.resource_id == share_id]
                 raise AssertionError(f"share {share_id} is {now}: {messages}")
             return bool(now == status)

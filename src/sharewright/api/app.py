@@ -23,6 +23,7 @@ from sharewright.api import (
     export_locations,
     extensions,
     limits,
+    managed_shares,
     messages,
     quota_sets,
     scheduler_stats,
@@ -68,6 +69,7 @@ log = structlog.get_logger()
 
 ROUTES: Final[Sequence[Route]] = (
     *shares.ROUTES,
+    *managed_shares.ROUTES,
     *share_metadata.ROUTES,
     *share_sizes.ROUTES,
     *export_locations.ROUTES,

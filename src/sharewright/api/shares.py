@@ -24,10 +24,17 @@ from sharewright.api.resource import (
 from sharewright.api.routing import Call, Route
 from sharewright.errors import InvalidInput
 from sharewright.services import shares as service
+from sharewright.states import ShareStatus
 
 
 def _paths(record: Record, viewer: Viewer) -> list[str]:
     return [record["export_location"]] if record["export_location"] else []
+
+
+def _size(record: Record, viewer: Viewer) -> int:
+    """0 of one that is not taken over, as in Manila: its size is not known, or not counted."""
+    unknown = record["status"] in (ShareStatus.MANAGE_STARTING, ShareStatus.MANAGE_ERROR)
+    return 0 if unknown else int(record["size"])
 
 
 def _old_rules_status(record: Record, viewer: Viewer) -> str:
@@ -45,7 +52,7 @@ SHARE: Final = Resource(
         Field("id", Identifier, summary=True),
         Field("name", Name, summary=True, create=True, update=True, aliases=("display_name",)),
         Field("description", str | None, create=True, update=True, aliases=("display_description",), accepts=Name),
-        Field("size", PositiveInteger, create=True, accepts=PositiveInteger | None),
+        Field("size", int, source=_size, create=True, accepts=PositiveInteger | None),
         Field("share_proto", Identifier, source="protocol", key="protocol", create=True, required=True),
         Field("status", str),
         Field("created_at", Timestamp, source=timestamp("created_at")),

@@ -142,7 +142,7 @@ OPTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "true",
             "Dropped: looking after a share never changes its status, because its clients go on.",
         ),
-        "unmanage_remove_access_rules": ("false", "Open: comes with unmanaging shares."),
+        "unmanage_remove_access_rules": ("false", "Always: an unmanaged share is not exported any more, to nobody."),
         "is_deferred_deletion_enabled": (
             "false",
             "Dropped: deleting is a row that workers carry out and repeat; the quota is given back with the space.",

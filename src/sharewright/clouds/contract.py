@@ -125,11 +125,13 @@ class Volumes(Protocol):
         """Volumes made from it live on."""
         ...
 
-    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+    def adopt_volume(
+        self, reference: str, name: str, tags: Tags, *, timeout: float, holder: str | None = None
+    ) -> Volume:
         """Make a volume that exists, but not as ours, ours under that name ("manage"). ``reference`` is what the
         cloud's people call it: its id, or a name that only it has. Its content, size and attachment stay as they are.
         Adopted under that name already: success, also when ``reference`` was its name until then. None:
-        CloudObjectMissing. Ours by another name: CloudError."""
+        CloudObjectMissing. Ours by another name, or attached to another instance than ``holder``: CloudError."""
         ...
 
     def disown_volume(self, volume_id: str, *, timeout: float) -> None:

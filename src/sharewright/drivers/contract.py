@@ -163,3 +163,28 @@ class SnapshotManager(SnapshotDriver, Protocol):
     def unmanage_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
         """Forget it without touching it. From every state."""
         ...
+
+
+@runtime_checkable
+class ShareManager(ShareDriver, Protocol):
+    """What a driver can do besides: take over shares that somebody else made, and give them away."""
+
+    def manage_share(
+        self,
+        share_instance_id: str,
+        server_id: str | None,
+        export_path: str,
+        options: Mapping[str, Any],
+        progress: Progress,
+    ) -> int:
+        """Find what ``export_path`` and the request's ``options`` mean, make it the instance's without changing what it
+        holds, and return its size in GiB; ``create_share`` then serves it. Raises CloudError, GuestError or
+        InvalidInput when it is none that can be."""
+        ...
+
+    def unmanage_share(
+        self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
+        """Serve it no more and forget it, with all that it holds. From every state. ``force``: also when its server
+        cannot be asked to let go of it."""
+        ...

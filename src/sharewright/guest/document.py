@@ -120,7 +120,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     each document built for the server; the guest refuses one lower than the highest it has applied, so a delayed writer
     cannot undo newer work. ``network`` is the server's NICs with their addresses and routes, in the format of the
     config drive's network data; None leaves them as they are. ``extension`` is any JSON value for a driver's extension
-    of the guest program; None leaves what that serves as it is."""
+    of the guest program; None leaves what that serves as it is. ``look``: serials of further disks; what they carry is
+    told, and they are not touched."""
 
     server_id: str
     generation: int
@@ -129,6 +130,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: Any = None
     device_timeout: float = 30.0  # seconds to wait for the disks of attached volumes to appear, all together
     extension: Any = None
+    look: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -161,6 +163,16 @@ class ShareState(msgspec.Struct, frozen=True):
     move_message: str = ""
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What a disk that was looked at carries as a whole: an ext4 or xfs (``type``) with that ``uuid``; or both are
+    empty and ``error`` is ``device_missing`` (it may still appear) or ``no_filesystem``, and ``message`` says why."""
+
+    type: str = ""
+    uuid: str = ""
+    error: str = ""
+    message: str = ""
+
+
 class Usage(msgspec.Struct, frozen=True):
     """What clients ask of a whole server. Counters begin with the boot of its VM. ``nfs_clients`` are those (of NFSv4)
     that hold a lease now; ``nfs_operations`` are counts by the operation's number (RFC 8881, section 16.2);
@@ -186,7 +198,8 @@ class State(msgspec.Struct, frozen=True):
     detach; ``busy`` those it could not unmount, with the reason. One that was not there in the first place (or went in
     an earlier call whose answer was lost) is in neither, and safe to detach. ``missing_nics`` are the MACs of the
     document's NICs that the server does not have. ``timings`` are seconds per phase;
-    ``extension`` is what a driver's extension of the program answers; ``usage`` is told by ``observe`` only."""
+    ``extension`` is what a driver's extension of the program answers; ``usage`` is told by ``observe`` only; ``found``
+    is what the disks of ``look`` carry, by serial."""
 
     generation: int
     shares: tuple[ShareState, ...]
@@ -199,6 +212,7 @@ class State(msgspec.Struct, frozen=True):
     timings: dict[str, float] = {}
     extension: dict[str, Any] = {}
     usage: Usage | None = None
+    found: dict[str, Found] = {}
 
 
 def encode_request(call: str, **fields: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 release in the guest → detach → delete the volume → the rows, the quota, and the server's clock in one transaction. A
 failure leaves ``error_deleting`` with a user message; deleting may be asked for again, with ``force`` by an
-administrator.
+administrator. The volume of one that was to be taken over and was not is somebody else's: it is given back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
 
-from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.contract import ShareDriver, ShareManager
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
@@ -39,7 +39,10 @@ class DeleteShare(BaseStory):
             if instance.backend is None:  # never scheduled: nothing exists anywhere
                 continue
             driver = find_driver(self._drivers, instance.backend)
-            driver.delete_share(instance.instance_id, instance.server_id, progress, force=force)
+            if instance.taken_over:
+                driver.delete_share(instance.instance_id, instance.server_id, progress, force=force)
+            elif isinstance(driver, ShareManager):  # any other has never touched it
+                driver.unmanage_share(instance.instance_id, instance.server_id, progress, force=True)
         return Done(lambda tx: finish(tx, operation.resource_id, instances))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
@@ -59,7 +62,8 @@ class DeleteShare(BaseStory):
 
 
 def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
-    """Remove the rows and give back the quota; both or neither, and only once."""
+    """Remove the rows and give back the quota; both or neither, and only once. One that was not taken over was not
+    counted."""
     row = tx.execute(
         select(shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size).where(
             shares.c.id == share_id
@@ -68,12 +72,13 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     if row is None:
         return
     tx.execute(shares.delete().where(shares.c.id == share_id))  # its instances, rules, … go with it (cascade)
-    release(
-        tx,
-        project_id=row.project_id,
-        user_id=row.user_id,
-        amounts={"shares": 1, "gigabytes": row.size},
-        share_type_id=row.share_type_id,
-    )
+    if all(instance.taken_over for instance in instances):
+        release(
+            tx,
+            project_id=row.project_id,
+            user_id=row.user_id,
+            amounts={"shares": 1, "gigabytes": row.size},
+            share_type_id=row.share_type_id,
+        )
     for server_id in {instance.server_id for instance in instances}:
         leave_server(tx, server_id)

@@ -1,7 +1,8 @@
 """Story: delete a snapshot. Works from every state, whatever is left of it and of its share's server.
 
 The cloud's snapshot → the rows and the quota in one transaction. A failure leaves ``error_deleting`` with a user
-message; deleting may be asked for again. Shares that were made from it live on.
+message; deleting may be asked for again. Shares that were made from it live on. One that was to be taken over and was
+not is the property of somebody else: it is given back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.contract import ShareDriver, SnapshotManager
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.messages import Action
@@ -36,7 +37,11 @@ class DeleteSnapshot(BaseStory):
         if snapshot is None:
             return Done()
         if snapshot.backend is not None:
-            find_snapshot_driver(self._drivers, snapshot.backend).delete_snapshot(snapshot.instance_id, progress)
+            driver = find_snapshot_driver(self._drivers, snapshot.backend)
+            if snapshot.taken_over:
+                driver.delete_snapshot(snapshot.instance_id, progress)
+            elif isinstance(driver, SnapshotManager):  # any other has never touched it
+                driver.unmanage_snapshot(snapshot.instance_id, progress)
         return Done(lambda tx: finish(tx, operation.resource_id))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:

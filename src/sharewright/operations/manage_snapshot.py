@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.delete_snapshot import finish as remove_rows
 from sharewright.operations.messages import Action
+from sharewright.operations.share_rows import is_delete_queued
 from sharewright.operations.snapshot_drivers import find_snapshot_manager
 from sharewright.operations.snapshot_rows import (
     fail_snapshot,
@@ -25,6 +26,7 @@ from sharewright.operations.snapshot_rows import (
 from sharewright.progress import Progress
 from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
+from sharewright.store.tables import share_snapshot_instances, share_snapshots
 
 
 class ManageSnapshot(BaseStory):
@@ -39,7 +41,7 @@ class ManageSnapshot(BaseStory):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
             snapshot = read_snapshot(tx, operation.resource_id)
-        if snapshot is None or snapshot.status == SnapshotStatus.AVAILABLE:
+        if snapshot is None or snapshot.taken_over:
             return Done()
         manager = find_snapshot_manager(self._drivers, snapshot.backend)
         size = manager.manage_snapshot(snapshot.instance_id, str(operation.payload["reference"]), progress)
@@ -80,8 +82,18 @@ class UnmanageSnapshot(BaseStory):
 
 
 def finish(tx: Connection, snapshot_id: str, size: int) -> None:
-    """Write that it is available, with its own size."""
+    """Write that it is ours and available, with its own size. Raises SharewrightError, which gives it back, when
+    somebody wants it deleted by now: that must not depend on who came first."""
+    tx.execute(select(share_snapshots.c.id).where(share_snapshots.c.id == snapshot_id).with_for_update())
     snapshot = read_snapshot(tx, snapshot_id)
-    if snapshot is not None:
-        write_snapshot_size(tx, snapshot, size)
-        write_snapshot_status(tx, snapshot_id, SnapshotStatus.AVAILABLE, progress="100%")
+    if snapshot is None:
+        return
+    if is_delete_queued(tx, snapshot_id, "delete_snapshot"):
+        raise SharewrightError("The snapshot was deleted while it was being taken over, so it was given back.")
+    write_snapshot_size(tx, snapshot, size)
+    tx.execute(
+        share_snapshot_instances.update()
+        .where(share_snapshot_instances.c.id == snapshot.instance_id)
+        .values(taken_over=True)
+    )
+    write_snapshot_status(tx, snapshot_id, SnapshotStatus.AVAILABLE, progress="100%")

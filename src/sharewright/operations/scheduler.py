@@ -151,6 +151,18 @@ class Scheduler:
             raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
         return max(passed, key=weight)
 
+    def check_place(self, share_id: str) -> None:
+        """Raise NoValidBackend when a share is not of the kind that the pool in its row is for. It is there already, so
+        room is not asked for."""
+        self._refresh()
+        with self._store.read() as tx:
+            request = read_request(tx, share_id)
+            host = tx.execute(select(shares.c.host).where(shares.c.id == share_id)).scalar_one()
+            pool = next((pool for pool in read_pools(tx, list(self._drivers), without="") if pool.host == host), None)
+        failure = kind_failure(pool, request) if pool is not None else f"{host} is not a pool of a backend here"
+        if failure:
+            raise NoValidBackend(f"It cannot be managed there: {failure}.", hint="See the share type and the pools.")
+
     def check_growth(self, share_id: str, increase: int, operation_id: str) -> None:
         """Raise NoValidBackend when the pool that a share lives in, or its share server, has no room for ``increase``
         GiB more; ``operation_id`` is of the extension. What is not known the cloud will say. As Manila's capacity
@@ -388,6 +400,11 @@ def service_failure(pool: Pool, services: Sequence[Service]) -> str:
 
 def pool_failure(pool: Pool, request: Request) -> str:
     """The first check that a pool fails, in words; empty when it passes all."""
+    return kind_failure(pool, request) or _capacity_failure(pool, request)
+
+
+def kind_failure(pool: Pool, request: Request) -> str:
+    """The same without the room that it takes."""
     return (
         _zone_failure(pool, request)
         or _affinity_failure(pool, request)
@@ -396,7 +413,6 @@ def pool_failure(pool: Pool, request: Request) -> str:
         or unsatisfied(request.extra_specs, pool.capabilities)
         or unasked(request.extra_specs, pool.capabilities)
         or _network_failure(pool, request)
-        or _capacity_failure(pool, request)
     )
 
 

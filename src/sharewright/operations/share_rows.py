@@ -32,6 +32,7 @@ class ShareRow:
     backend: str | None
     server_id: str | None
     wanted: bool
+    taken_over: bool
     snapshot_id: str | None
     share_group_id: str | None
 
@@ -51,6 +52,7 @@ def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
             share_instances.c.wanted,
+            share_instances.c.taken_over,
             shares.c.snapshot_id,
             shares.c.share_group_id,
         )

@@ -39,6 +39,7 @@ class SnapshotRow:
     status: str
     backend: str | None
     server_id: str | None
+    taken_over: bool
 
 
 def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
@@ -56,6 +57,7 @@ def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
             share_snapshots.c.status,
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
+            share_snapshot_instances.c.taken_over,
         )
         .join(share_snapshot_instances, share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
         .join(share_instances, share_instances.c.id == share_snapshot_instances.c.share_instance_id)

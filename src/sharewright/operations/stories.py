@@ -15,6 +15,7 @@ from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
+from sharewright.operations.manage_share import ManageShare, UnmanageShare
 from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
@@ -30,6 +31,8 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         DeleteShare(store, drivers),
         ExtendShare(store, drivers, settings),
         ShrinkShare(store, drivers),
+        ManageShare(store, drivers, settings),
+        UnmanageShare(store, drivers),
         UpdateAccess(store, drivers),
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),

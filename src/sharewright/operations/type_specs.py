@@ -84,6 +84,15 @@ def check_protocol_specs(extra_specs: Mapping[str, str], protocol: str) -> None:
         )
 
 
+def check_size(specs: Mapping[str, str], size: int) -> None:
+    """The share type's own limits of size, in GiB."""
+    smallest, largest = specs.get("provisioning:min_share_size"), specs.get("provisioning:max_share_size")
+    if smallest and size < int(smallest):
+        raise InvalidInput(f"Share size {size} is less than {smallest} GiB, the share type's minimum.")
+    if largest and size > int(largest):
+        raise InvalidInput(f"Share size {size} is greater than {largest} GiB, the share type's maximum.")
+
+
 def instance_columns(extra_specs: Mapping[str, str]) -> dict[str, str]:
     """What a type says of its shares, as columns of ``share_instances``; the rest is the backend's own choice."""
     named = {spec.column: extra_specs.get(f"{SCOPE}:{name}") for name, spec in TYPE_SPECS.items()}

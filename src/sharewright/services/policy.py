@@ -45,6 +45,7 @@ _ADMIN: Final = _names(
     " share:list_by_host share:list_by_share_server_id share:list_all_projects"
     " share:force_extend share:extend_beyond_max_share_size"
     " share:create_public_share share:create_on_host share:set_public_share share:update_admin_only_metadata"
+    " share:manage share:unmanage"
     " share_instance:index share_instance:show share_instance:reset_status share_instance:force_delete"
     " share_instance_export_location:index share_instance_export_location:show"
     " share_snapshot:manage_snapshot share_snapshot:unmanage_snapshot"

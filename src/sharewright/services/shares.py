@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, f
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
-from sharewright.operations.type_specs import check_protocol_specs, instance_columns
+from sharewright.operations.type_specs import check_protocol_specs, check_size, instance_columns
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.group_members import check_group_has_type, check_named_group, join_group
@@ -82,7 +82,12 @@ def find(
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     """One share, with its metadata."""
     with deployment.store.read() as tx:
-        return _complete(tx, [find(tx, context, identifier)])[0]
+        return read(tx, context, identifier)
+
+
+def read(tx: Connection, context: RequestContext, identifier: str) -> Record:
+    """The same in a transaction."""
+    return _complete(tx, [find(tx, context, identifier)])[0]
 
 
 def list_shares(
@@ -172,7 +177,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 snapshot_id=source.snapshot_id if source is not None else None,
                 share_group_id=values.get("share_group_id") or None,
                 created_at=now,
-                **{name: _is_true(specs, name) for name in _SUPPORT},
+                **{name: _is_true(specs, name) for name in SUPPORT},
             )
         )
         tx.execute(
@@ -308,7 +313,7 @@ def check_admin_metadata(context: RequestContext, values: Mapping[str, Any]) -> 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
-_SUPPORT: Final = (
+SUPPORT: Final = (
     "snapshot_support", "create_share_from_snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support",
 )  # fmt: skip
 
@@ -366,15 +371,6 @@ def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
             )
         )
     return conditions
-
-
-def check_size(specs: Mapping[str, str], size: int) -> None:
-    """The share type's own limits of size, in GiB."""
-    smallest, largest = specs.get("provisioning:min_share_size"), specs.get("provisioning:max_share_size")
-    if smallest and size < int(smallest):
-        raise InvalidInput(f"Share size {size} is less than {smallest} GiB, the share type's minimum.")
-    if largest and size > int(largest):
-        raise InvalidInput(f"Share size {size} is greater than {largest} GiB, the share type's maximum.")
 
 
 def choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:

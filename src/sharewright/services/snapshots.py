@@ -120,7 +120,7 @@ def _insert(
     values: Mapping[str, Any],
     status: str,
 ) -> None:
-    """The rows of a new snapshot, and its quota."""
+    """The rows of a new snapshot, and its quota. One to be managed is not ours before that is done."""
     now = utcnow()
     reserve(
         tx,
@@ -150,7 +150,12 @@ def _insert(
     ).scalar_one()
     tx.execute(
         share_snapshot_instances.insert().values(
-            id=new_id(), snapshot_id=identifier, share_instance_id=instance_id, status=status, created_at=now
+            id=new_id(),
+            snapshot_id=identifier,
+            share_instance_id=instance_id,
+            status=status,
+            taken_over=status != SnapshotStatus.MANAGE_STARTING,
+            created_at=now,
         )
     )
 
@@ -183,15 +188,12 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
         snapshot = find(tx, context, identifier, "share_snapshot:unmanage_snapshot", lock=True)
         _check_servers(share_service.find(tx, context, snapshot["share_id"]), "unmanage_snapshot", servers=servers)
         SNAPSHOT["unmanage"].check("Snapshot", identifier, snapshot["status"])
-        _give_away(tx, deployment, context, snapshot)
+        # When it fails, one that was not taken over still says so.
+        failed = SnapshotStatus.MANAGE_ERROR if snapshot["status"] == SnapshotStatus.MANAGE_ERROR else None
+        write_status(tx, identifier, SnapshotStatus.UNMANAGE_STARTING)
+        payload = {"status": failed} if failed else None
+        submit(tx, deployment, context, "unmanage_snapshot", "share_snapshot", identifier, payload)
     deployment.wake()
-
-
-def _give_away(tx: Connection, deployment: Deployment, context: RequestContext, snapshot: Record) -> None:
-    """When it fails, one that was not taken over is still that: it must not become one that may be deleted."""
-    payload = {"status": SnapshotStatus.MANAGE_ERROR} if snapshot["status"] == SnapshotStatus.MANAGE_ERROR else None
-    write_status(tx, snapshot["id"], SnapshotStatus.UNMANAGE_STARTING)
-    submit(tx, deployment, context, "unmanage_snapshot", "share_snapshot", snapshot["id"], payload)
 
 
 def _check_servers(share: Record, what: str, *, servers: bool) -> None:
@@ -221,11 +223,8 @@ def delete(deployment: Deployment, context: RequestContext, identifier: str, *, 
     with deployment.store.begin() as tx:
         snapshot = find(tx, context, identifier, rule, lock=True)
         SNAPSHOT["force_delete" if force else "delete"].check("Snapshot", identifier, snapshot["status"])
-        if snapshot["status"] == SnapshotStatus.MANAGE_ERROR:
-            _give_away(tx, deployment, context, snapshot)
-        else:
-            write_status(tx, identifier, SnapshotStatus.DELETING)
-            submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
+        write_status(tx, identifier, SnapshotStatus.DELETING)
+        submit(tx, deployment, context, "delete_snapshot", "share_snapshot", identifier)
     deployment.wake()
 
 

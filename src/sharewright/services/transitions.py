@@ -65,6 +65,7 @@ SHARE: Final[Mapping[str, Transition]] = {
         target=ShareStatus.REVERTING,
         refusal=Conflict,
     ),
+    "unmanage": Transition(sources=_RESTING, target=ShareStatus.UNMANAGE_STARTING),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
     ),

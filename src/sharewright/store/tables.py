@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 
 metadata = MetaData(
@@ -236,6 +237,8 @@ share_instances = Table(
     Column("old_volume_id", String(255)),
     Column("old_volume_serial", String(255)),
     Column("clone_of", ID),  # the volume began as a copy of this file system: never to be formatted
+    # False: from a request to manage it until that is done. The volume is somebody else's: given back, never deleted.
+    Column("taken_over", Boolean, nullable=False, default=True, server_default=true()),
     Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it (delete)
     # What the guest said last (guest/document.py, ShareState); null: it does not know.
     Column("bytes_total", BigInteger),
@@ -286,6 +289,7 @@ share_snapshot_instances = Table(
     Column("status", STATE, nullable=False),
     # The driver's memory of it; each is written the moment it is known.
     Column("provider_location", String(255)),  # the cloud's snapshot
+    Column("taken_over", Boolean, nullable=False, default=True, server_default=true()),  # as in share_instances
     Column("consistent", Boolean, nullable=False, default=False),  # false: its moment may not be one of a frozen share
     Column("volume_id", String(255)),  # of which it is a snapshot; the share may have another by now
     Column("volume_size", Integer),  # of that volume at that moment

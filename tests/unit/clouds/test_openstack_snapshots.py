@@ -279,6 +279,18 @@ def test_what_is_not_ours_to_take(
     assert fake.volumes[volume_id] == before
 
 
+def test_one_that_another_machine_has_is_not_taken(fake: FakeOpenStack, volumes: OpenStackVolumes) -> None:
+    machine = new_id()
+    attachments = [{"server_id": machine, "attachment_id": new_id()}]
+    volume_id = fake.add_volume("data", "", metadata={}, status="in-use", attachments=attachments)
+    for holder in (None, new_id()):
+        with pytest.raises(CloudError, match=f"attached to instance {machine}"):
+            volumes.adopt_volume(volume_id, "manila-share-1", TAGS, timeout=SECONDS, holder=holder)
+    assert (fake.volumes[volume_id]["name"], fake.volumes[volume_id]["metadata"]) == ("data", {})
+    adopted = volumes.adopt_volume(volume_id, "manila-share-1", TAGS, timeout=SECONDS, holder=machine)
+    assert adopted.instance_id == machine
+
+
 def test_a_volume_of_our_project_is_adopted(fake: FakeOpenStack, volumes: OpenStackVolumes) -> None:
     volume_id = fake.add_volume("data", "", metadata={}, **{"os-vol-tenant-attr:tenant_id": PROJECT})
     assert volumes.adopt_volume(volume_id, "manila-share-1", TAGS, timeout=SECONDS).id == volume_id

@@ -220,6 +220,12 @@ def test_somebody_elses_volume_is_adopted_with_its_file_system(cloud: SimulatedC
     assert list(cloud.volumes.list_volumes()) == []
     adopted = cloud.volumes.adopt_volume("theirs", "manila-share-1", {}, timeout=5)
     assert (adopted.name, adopted.size) == ("manila-share-1", 3)
+    held = cloud.volumes.add_foreign_volume("held", 2)
+    with cloud.state.transaction() as tx:
+        tx.execute("UPDATE volumes SET instance_id = 'machine' WHERE id = ?", (held,))
+    with pytest.raises(CloudError, match="attached to instance machine"):
+        cloud.volumes.adopt_volume("held", "manila-share-3", {}, timeout=5, holder="another")
+    assert cloud.volumes.adopt_volume("held", "manila-share-3", {}, timeout=5, holder="machine").id == held
     with pytest.raises(CloudError, match="2 volumes are called twin"):
         cloud.volumes.adopt_volume("twin", "manila-share-2", {}, timeout=5)
     with pytest.raises(CloudObjectMissing):

@@ -88,6 +88,9 @@ def test_another_share_s_outlives_what_could_not_take_it_over(world: World) -> N
     world.request_unmanage_snapshot(managed)
     world.run()
     assert world.snapshot(managed).status == "manage_error"
+    world.request_snapshot_delete(managed)  # the row says that it is not ours, whatever its status
+    world.run()
+    assert world.snapshot(managed).status == "error_deleting"
     with world.cloud.state.transaction() as tx:
         tx.execute("DELETE FROM failures")
     world.request_unmanage_snapshot(managed)
@@ -95,6 +98,23 @@ def test_another_share_s_outlives_what_could_not_take_it_over(world: World) -> N
     assert world.rows(share_snapshots) == []
     with world.cloud.state.transaction(write=False) as tx:
         assert tx.execute("SELECT id FROM snapshots WHERE id = ?", (location,)).fetchone() is not None
+
+
+def test_deleted_while_it_is_taken_over(world: World) -> None:
+    """Forced, with a failure to take it over and to give it back on top: the operator's snapshot stays."""
+    share, snapshot = a_snapshot(world)
+    location = given_away(world, snapshot)
+    for failing in (False, True):
+        if failing:
+            world.cloud.fail("disown_snapshot", CloudError, times=3, message="Not now.")
+        managed = world.request_manage_snapshot(share, location)
+        world.request_snapshot_delete(managed)
+        world.run()
+        assert world.rows(share_snapshots, id=managed) == []
+        with world.cloud.state.transaction(write=False) as tx:
+            row = tx.execute("SELECT deployment FROM snapshots WHERE id = ?", (location,)).fetchone()
+        assert row["deployment"] == ""
+    assert world.snapshot_usage() == (0, 0)
 
 
 def test_failures(world: World) -> None:

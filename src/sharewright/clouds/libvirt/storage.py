@@ -161,7 +161,10 @@ class LibvirtVolumes:
 
     # ---- adopting and disowning ----
 
-    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+    def adopt_volume(
+        self, reference: str, name: str, tags: Tags, *, timeout: float, holder: str | None = None
+    ) -> Volume:
+        """No instance of ours can have one that is nobody's, and a file that another VM writes is refused."""
         cloud_calls.count += 1
         stored = tags_to_store(tags, self._layout.deployment, name)
         volume_id = derived_id(self._layout.deployment, "volume", name)

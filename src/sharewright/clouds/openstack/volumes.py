@@ -131,7 +131,9 @@ class OpenStackVolumes(OpenStackSnapshots):
             raise self._not_extended(volume_id, name, size, str(found.status))
         return _volume(found)
 
-    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+    def adopt_volume(
+        self, reference: str, name: str, tags: Tags, *, timeout: float, holder: str | None = None
+    ) -> Volume:
         cloud_calls.count += 1
         stored = tags_to_store(tags, self._deployment, name)
         deadline = Deadline(timeout)
@@ -147,6 +149,7 @@ class OpenStackVolumes(OpenStackSnapshots):
                 deadline=deadline,
             )
             if not self._is_ours(found):
+                _refuse_held(found, besides=holder)
                 self._take_over("volume", found, name, stored, deadline)
             return _volume(self._settled(str(found.id), deadline))
 
@@ -289,8 +292,8 @@ def holders(volume: CinderVolume) -> list[str]:
     return [str(each["server_id"]) for each in volume.attachments or () if each.get("server_id")]
 
 
-def _refuse_held(found: CinderVolume) -> None:
-    held = holders(found)
+def _refuse_held(found: CinderVolume, *, besides: str | None = None) -> None:
+    held = [each for each in holders(found) if each != besides]
     if held:
         raise CloudError(f"Volume {found.name} is attached to instance {held[0]}.", hint="Detach it first.")
 

@@ -25,7 +25,13 @@ _TAKE = {
 
 
 def adopt(
-    tx: sqlite3.Connection, kind: Literal["volume", "snapshot"], reference: str, name: str, tags: Tags
+    tx: sqlite3.Connection,
+    kind: Literal["volume", "snapshot"],
+    reference: str,
+    name: str,
+    tags: Tags,
+    *,
+    holder: str | None = None,
 ) -> sqlite3.Row:
     """The row of what ``reference`` names, now ours under ``name``. Errors as in the contract."""
     deployment = tags[TAG_DEPLOYMENT]
@@ -46,6 +52,8 @@ def adopt(
         raise CloudError(f"The {kind} {reference} is another deployment's.", hint="Have it disowned there first.")
     if ours is not None:
         raise CloudError(f"There is another {kind} {name} of ours.", hint="Delete or disown that first.")
+    if kind == "volume" and row["instance_id"] not in (None, holder):
+        raise CloudError(f"Volume {reference} is attached to instance {row['instance_id']}.", hint="Detach it first.")
     if kind == "snapshot":
         owner = tx.execute("SELECT deployment FROM volumes WHERE id = ?", (row["volume_id"],)).fetchone()
         if owner["deployment"] != deployment:

@@ -34,7 +34,7 @@ from sharewright.errors import (
     StaleDocument,
 )
 from sharewright.guest.contract import Freeze, GuestAddress, round_trips
-from sharewright.guest.document import Document, Share, ShareState, State, Usage
+from sharewright.guest.document import Document, Found, Share, ShareState, State, Usage
 from sharewright.guest.program import extension as default_extension
 from sharewright.identifiers import new_id
 
@@ -115,6 +115,7 @@ class SimulatedGuests:
                 shares=tuple(shares),
                 unmounted=unmounted,
                 busy=busy,
+                found={serial: _look(tx, instance["id"], serial) for serial in document.look},
                 missing_nics=_missing_nics(tx, instance["id"], document),
                 changed=tuple(changed),
                 boot_id=instance["boot_id"],
@@ -154,6 +155,7 @@ class SimulatedGuests:
                 changed=tuple(changed),
                 boot_id=instance["boot_id"],
                 program=PROGRAM,
+                found={serial: _look(tx, instance["id"], serial) for serial in document.look},
                 usage=self._usages.get(document.server_id, Usage()),
             )
 
@@ -455,6 +457,15 @@ def _attached(tx: sqlite3.Connection, instance_id: str, serial: str) -> sqlite3.
         "SELECT * FROM volumes WHERE id = ? AND instance_id = ?", (serial, instance_id)
     ).fetchone()
     return row
+
+
+def _look(tx: sqlite3.Connection, instance_id: str, serial: str) -> Found:
+    volume = _attached(tx, instance_id, serial)
+    if volume is None:
+        return Found(error="device_missing", message=f"No disk with serial {serial} appeared.")
+    if volume["filesystem_uuid"] is None:
+        return Found(error="no_filesystem", message="The disk carries no file system.")
+    return Found(type=volume["filesystem_type"], uuid=volume["filesystem_uuid"])
 
 
 def _filesystem_size(volume: sqlite3.Row) -> int:

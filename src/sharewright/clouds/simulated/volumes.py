@@ -109,10 +109,12 @@ class SimulatedVolumes(SimulatedSnapshots):
             row = self._row(tx, volume_id)
         return _volume(row)
 
-    def adopt_volume(self, reference: str, name: str, tags: Tags, *, timeout: float) -> Volume:
+    def adopt_volume(
+        self, reference: str, name: str, tags: Tags, *, timeout: float, holder: str | None = None
+    ) -> Volume:
         stored = tags_to_store(tags, self._deployment, name)
         with self._state.call("adopt_volume", timeout=timeout), self._state.transaction() as tx:
-            row = adopt(tx, "volume", reference, name, stored)
+            row = adopt(tx, "volume", reference, name, stored, holder=holder)
         return _volume(row)
 
     def disown_volume(self, volume_id: str, *, timeout: float) -> None:

@@ -66,6 +66,7 @@ def build_document(
                 share_instances.c.size,
                 share_instances.c.squash,
                 share_instances.c.clone_of,
+                share_instances.c.taken_over,
                 share_instances.c.old_volume_serial,
                 share_instances.c.status,
                 share_instances.c.volume_attached,
@@ -83,6 +84,9 @@ def build_document(
             )
             .order_by(share_instances.c.created_at, share_instances.c.id)
         ).all()
+        # Volumes that somebody else made: what is on them is not known before the guest has looked.
+        unknown = [row for row in instances if row.filesystem_uuid is None]
+        instances = [row for row in instances if row.filesystem_uuid is not None]
         # Copies that may carry another share's UUID still, whether they are attached already or not.
         doubled = {row.clone_of for row in instances if row.clone_of is not None and not row.filesystem_ready}
         moves = moves_on(tx, server_id)
@@ -122,12 +126,12 @@ def build_document(
             Share(
                 id=row.id,
                 serial=row.volume_serial,
-                # The journal's word that the volume is new is filesystem_ready = false; the guest formats only if the
-                # volume is blank as well, and merely uses one that already carries this UUID.
+                # The journal's word that the volume is new is filesystem_ready = false, and that we made it; the guest
+                # formats only if the volume is blank as well, and merely uses one that already carries this UUID.
                 filesystem=Filesystem(
                     row.filesystem_type,
                     row.filesystem_uuid,
-                    create=not row.filesystem_ready and row.clone_of is None,
+                    create=not row.filesystem_ready and row.clone_of is None and row.taken_over,
                     size=row.size * GIBIBYTE,
                     clone_of="" if row.filesystem_ready else row.clone_of or "",
                 ),
@@ -143,6 +147,7 @@ def build_document(
             for row in instances
             if row.wanted and row.volume_attached
         ),
+        look=tuple(row.volume_serial for row in unknown if row.wanted and row.volume_attached),
     )
 
 

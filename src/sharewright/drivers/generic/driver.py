@@ -8,7 +8,7 @@ number of concurrent changes on a server costs few round trips. What the driver 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, select
 
@@ -18,6 +18,7 @@ from sharewright.drivers.generic.document import SMB_PORT, build_document
 from sharewright.drivers.generic.exports import addresses_for, export_path
 from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
+from sharewright.drivers.generic.managing import VolumeManager, find_reference
 from sharewright.drivers.generic.moves import find_move
 from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
@@ -189,19 +190,7 @@ class GenericDriver:
         if record is None:
             return
         volume = self._volume_of(record)
-        if record.wanted:
-            remember(self._store, progress, share_instance_id, wanted=False)
-        server = self._instances.find(server_id) if server_id is not None else None
-        if server is not None and (record.volume_attached or (volume is not None and volume.instance_id)):
-            with progress.step("release"):
-                release_volume(
-                    self._cloud,
-                    server,
-                    share_instance_id,
-                    converge=lambda: self._converge(server, progress),
-                    force=force,
-                    progress=progress,
-                )
+        self._release(record, volume, server_id, progress, force=force)
         move = find_move(self._store, share_instance_id)
         if move is not None:  # whichever of the two has served: both go, the second one first
             self._shrinker(record, server_id, progress).forget(move)
@@ -229,6 +218,35 @@ class GenericDriver:
         record = find_instance(self._store, share_instance_id)
         if record is not None:
             self._shrinker(record, server_id, progress).cancel(share_instance_id, progress)
+
+    def manage_share(
+        self,
+        share_instance_id: str,
+        server_id: str | None,
+        export_path: str,
+        options: Mapping[str, Any],
+        progress: Progress,
+    ) -> int:
+        record = read_instance(self._store, share_instance_id)
+        reference = find_reference(export_path, options, self._volume_name)
+        server = self._server(server_id or "")
+        manager, name = self._manager(record, server, progress), self._volume_name(record.id)
+        return manager.take(record, reference, name, server.instance_id, progress)
+
+    def unmanage_share(
+        self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
+        record = find_instance(self._store, share_instance_id)
+        if record is None:
+            return
+        if record.wanted and find_move(self._store, share_instance_id) is not None:
+            self.cancel_shrink(share_instance_id, server_id, progress)  # which volume has the data is known after it
+            record = read_instance(self._store, share_instance_id)
+        volume = self._volume_of(record)
+        self._release(record, volume, server_id, progress, force=force, keep=True)
+        self._reverter(record, server_id or "", progress).drop_old(record, progress)
+        self._detach(volume, progress)
+        self._manager(record, None, progress).give_away(record, volume, progress)
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         record = read_instance(self._store, share_instance_id)
@@ -276,6 +294,50 @@ class GenericDriver:
 
     # ---- parts ----
 
+    def _release(
+        self,
+        record: InstanceRecord,
+        volume: Volume | None,
+        server_id: str | None,
+        progress: Progress,
+        *,
+        force: bool,
+        keep: bool = False,
+    ) -> None:
+        """Let the share server go without a share; its volume may be detached then. See release_volume."""
+        if record.wanted:
+            remember(self._store, progress, record.id, wanted=False)
+        server = self._instances.find(server_id) if server_id is not None else None
+        if server is not None and (record.volume_attached or (volume is not None and volume.instance_id)):
+            with progress.step("release"):
+                release_volume(
+                    self._cloud,
+                    server,
+                    record.id,
+                    converge=lambda: self._converge(server, progress),
+                    force=force,
+                    progress=progress,
+                    keep=keep,
+                )
+
+    def _manager(self, record: InstanceRecord, server: ServiceInstance | None, progress: Progress) -> VolumeManager:
+        server_id = server.id if server is not None else ""
+        return VolumeManager(
+            store=self._store,
+            cloud=self._cloud,
+            tags=self._tags(record),
+            seconds=self._settings.volume_seconds,
+            attach=lambda volume_id: self._instances.attach_volume(server_id, volume_id, progress),
+            tell=lambda: self._converge(self._server(server_id), progress),
+        )
+
+    def _tags(self, record: InstanceRecord) -> dict[str, str]:
+        return {
+            TAG_DEPLOYMENT: self._cloud.deployment,
+            TAG_BACKEND: self._backend,
+            TAG_OWNER: f"share_instance:{record.id}",
+        }
+
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
         volume_type = record.volume_type or self._settings.volume_type or None
         source = self._snapshots.source(record.snapshot_id) if record.snapshot_id is not None else None
@@ -312,11 +374,7 @@ class GenericDriver:
             VolumeSpec(
                 name=name,
                 size=size,
-                tags={
-                    TAG_DEPLOYMENT: self._cloud.deployment,
-                    TAG_BACKEND: self._backend,
-                    TAG_OWNER: f"share_instance:{record.id}",
-                },
+                tags=self._tags(record),
                 volume_type=volume_type,
                 availability_zone=record.availability_zone,
                 source_snapshot=source.snapshot_id if source is not None else None,
@@ -420,10 +478,12 @@ class GenericDriver:
         return self._settings.volume_name_template % share_instance_id
 
     def _volume_of(self, record: InstanceRecord) -> Volume | None:
-        """The volume as the cloud knows it. One that was made and not yet recorded is found by its owner tag."""
-        if record.volume_id is not None:
-            return self._cloud.volumes.find_volume(record.volume_id)
+        """The volume as the cloud knows it. One that was made and not yet recorded is found by its owner tag. One that
+        was given away may be another share's by now."""
         owner = f"share_instance:{record.id}"
+        if record.volume_id is not None:
+            volume = self._cloud.volumes.find_volume(record.volume_id)
+            return volume if volume is not None and volume.tags.get(TAG_OWNER, owner) == owner else None
         return next(
             (volume for volume in self._cloud.volumes.list_volumes() if volume.tags.get(TAG_OWNER) == owner), None
         )

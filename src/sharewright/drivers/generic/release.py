@@ -65,8 +65,10 @@ def release_volume(
     converge: Callable[[], State],
     force: bool,
     progress: Progress,
+    keep: bool = False,
 ) -> None:
-    """Return when the volume may be detached. Raises ShareBusy, unless ``force``."""
+    """Return when the volume may be detached. Raises ShareBusy, unless ``force``. ``keep``: what it holds is wanted, so
+    a server that runs and does not answer is an error, too: it may have writes that are not on the volume yet."""
     instance = cloud.compute.find_instance(server.instance_id)
     if instance is None or not instance.running:
         return
@@ -77,6 +79,8 @@ def release_volume(
         try:
             state = converge()
         except (GuestError, NotFound) as error:
+            if keep and not force:
+                raise
             log.warning(
                 "share server does not answer; detaching through the cloud",
                 share_server=server.id, share_instance=share_instance_id, reason=error.message,

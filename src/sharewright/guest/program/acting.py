@@ -15,6 +15,7 @@ from .filesystems import MARKS, finish_format, make_filesystem, mount_options
 from .firewall import SAVED, forbid_forwarding, load
 from .growing import grow
 from .host import MOVES, CommandFailed, Host
+from .looking import look
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
 from .replacing import find_replaced, let_go
 from .revoking import revoke_denied
@@ -274,6 +275,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
         "changed": outcome.changed,
         "timings": outcome.timings,
         "extension": outcome.extension,
+        "found": look(host, desired.look) if desired.look else {},
     }
 
 

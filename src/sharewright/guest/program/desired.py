@@ -152,6 +152,7 @@ class Desired:
         "extension",
         "firewall",
         "generation",
+        "look",
         "network",
         "ports",
         "saved_firewall",
@@ -171,6 +172,7 @@ class Desired:
         network: dict[str, object] | None = None,
         device_timeout: float = 30.0,
         extension: object = None,
+        look: tuple[str, ...] = (),
     ) -> None:
         self.server_id = server_id
         self.generation = generation
@@ -181,6 +183,7 @@ class Desired:
         self.network = network
         self.device_timeout = device_timeout
         self.extension = extension
+        self.look = look
 
     @property
     def moves(self) -> bool:
@@ -198,6 +201,7 @@ class Desired:
             saved_firewall=self.saved_firewall,
             device_timeout=self.device_timeout,
             extension=self.extension,
+            look=self.look,
         )
 
 
@@ -228,7 +232,7 @@ def parse_document(value: object) -> Desired:
         value,
         "document",
         ("server_id", "generation", "shares"),
-        ("firewall", "network", "device_timeout", "extension", "format_version"),
+        ("firewall", "network", "device_timeout", "extension", "look", "format_version"),
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
@@ -256,6 +260,7 @@ def parse_document(value: object) -> Desired:
         network=_network_data(document.get("network")),
         device_timeout=float(timeout),
         extension=_extension(document.get("extension")),
+        look=tuple(_text(serial, "look", SERIAL) for serial in _list(document.get("look", []), "look")),
     )
 
 

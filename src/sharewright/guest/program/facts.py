@@ -58,8 +58,8 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
     would delay every change to the other shares.
     """
     shares = [*desired.shares, *(share.moved() for share in desired.shares if share.successor is not None)]
-    wanted = [share.serial for share in shares]
-    sizes = {share.serial: share.size for share in shares}
+    wanted = [*(share.serial for share in shares), *desired.look]
+    sizes = dict.fromkeys(desired.look, 0) | {share.serial: share.size for share in shares}
     seconds = desired.device_timeout if wait else 0.0
     missed = _missed(host)
     serials: dict[str, str] = {}
