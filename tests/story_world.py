@@ -317,6 +317,36 @@ class World:
                 tx.execute(table.update().where(column == share_id).values(status="unmanage_starting"))
             self._enqueue(tx, "unmanage_share", share_id, payload)
 
+    def request_unmanage_server(self, server_id: str) -> None:
+        """An accepted unmanage of a share server."""
+        (server,) = self.rows(share_servers, id=server_id)
+        payload = {"status": "manage_error"} if server.status == "manage_error" else None
+        with self.store.begin() as tx:
+            tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(status="unmanage_starting"))
+            self._enqueue(tx, "unmanage_share_server", server_id, payload, resource_type="share_server")
+
+    def request_manage_server(self, server_id: str, share_network_id: str = "") -> None:
+        """An accepted POST /share-servers/manage of one that was unmanaged."""
+        network = share_network_id or self.share_network_id
+        (subnet,) = self.rows(share_network_subnets, share_network_id=network)
+        with self.store.begin() as tx:
+            tx.execute(
+                share_servers.update()
+                .where(share_servers.c.id == server_id)
+                .values(
+                    status="manage_starting", share_network_id=network, share_network_subnet_id=subnet.id,
+                    is_auto_deletable=False, taken_over=False,
+                )
+            )  # fmt: skip
+            payload = {"identifier": server_id}
+            self._enqueue(tx, "manage_share_server", server_id, payload, resource_type="share_server")
+
+    def request_server_delete(self, server_id: str) -> None:
+        """An accepted DELETE of a share server."""
+        with self.store.begin() as tx:
+            tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(status="deleting"))
+        self.request_server_operation("delete_share_server", server_id)
+
     def request_revert(self, share_id: str, snapshot_id: str) -> None:
         """An accepted revert."""
         share, snapshot = self.share(share_id), self.snapshot(snapshot_id)

@@ -89,6 +89,12 @@ class ServerStatus:
     ERROR: Final = "error"  # could not be made, or is unreachable and could not be healed
     DELETING: Final = "deleting"
     INACTIVE: Final = "inactive"
+    MANAGE_STARTING: Final = "manage_starting"  # a manage_share_server operation exists
+    MANAGE_ERROR: Final = "manage_error"  # its VM was not taken over; unmanage, and delete as well, leave it there
+    UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_share_server operation exists
+    UNMANAGE_ERROR: Final = "unmanage_error"  # in service as before, but for new shares; unmanage and delete work
+    # The API does not show it: the row keeps what its VM needs to be managed again, and keeps the VM from the sweeper.
+    UNMANAGED: Final = "unmanaged"
 
 
 class NetworkStatus:

@@ -179,6 +179,36 @@ def test_administration_with_the_openstack_client(working_site: Site) -> None:
         assert share("message", "list") == []
 
 
+@pytest.mark.parametrize("working_site", ["builtin"], indirect=True)
+def test_what_is_abandoned_and_adopted_with_the_openstack_client(working_site: Site) -> None:
+    """What its people call unmanage and manage: a share, and its server, leave and come back."""
+    net, subnet = tenant_network(working_site)
+    with command(working_site, "root") as share:
+        network = make_network(share, net, subnet)["id"]
+        share("create", "NFS", "2", "--name", "first", "--share-network", "net", "--wait")
+        shown = share("show", "first")
+        (location,) = share("export", "location", "list", "first")
+        server = share("server", "show", shown["share_server_id"])
+        share("abandon", "first", "--wait")
+        assert share("list") == []
+        share("server", "abandon", shown["share_server_id"], "--wait")
+        assert share("server", "list") == []
+        host = shown["host"].partition("#")[0]
+        machine = next(value for key, value in server.items() if key.endswith("instance_id"))
+        share("server", "adopt", host, network, machine, "--wait")
+        (adopted,) = share("server", "list")
+        assert (adopted["ID"], adopted["Status"]) == (shown["share_server_id"], "active")
+        share(
+            "adopt", shown["host"], "NFS", location["Path"], "--name", "again", "--share-type", "default",
+            "--share-server-id", adopted["ID"], "--wait",
+        )  # fmt: skip
+        again = share("show", "again")
+        assert (again["status"], again["size"]) == ("available", 2)
+        share("delete", "again", "--wait")
+        share("server", "delete", adopted["ID"], "--wait")
+        assert share("server", "list") == []
+
+
 @pytest.mark.parametrize("working_site", ["http_basic", "builtin"], indirect=True)
 def test_the_openstack_client_with_named_users(working_site: Site) -> None:
     net, subnet = tenant_network(working_site)

@@ -470,6 +470,39 @@ def test_killed_while_managing_a_snapshot(sqlite_template: Path) -> None:
     assert kill_everywhere(sqlite_template, prepare, act, examine) > 5
 
 
+def with_empty_server(world: World) -> str:
+    share = with_share(world)
+    server = str(world.share(share).share_server_id)
+    world.request_delete(share)
+    world.run()
+    return server
+
+
+def test_killed_while_unmanaging_a_share_server(sqlite_template: Path) -> None:
+    def examine(ruin: Ruin) -> None:
+        (server,) = ruin.world.rows(share_servers)
+        assert (server.status, server.taken_over, server.share_network_id) == ("unmanaged", False, None)
+        assert len(ruin.world.cloud.compute.list_instances()) == 1
+
+    assert kill_everywhere(sqlite_template, with_empty_server, World.request_unmanage_server, examine) >= 2
+
+
+def test_killed_while_managing_a_share_server(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        server = with_empty_server(world)
+        world.request_unmanage_server(server)
+        world.run()
+        return server
+
+    def examine(ruin: Ruin) -> None:
+        (server,) = ruin.world.rows(share_servers)
+        assert (server.status, server.taken_over) == ("active", True)
+        assert ruin.made() == {"volume": 1, "instance": 1, "port": 2, "subnet": 1, "mkfs": 1}
+        assert ruin.world.messages(server.id) == []
+
+    assert kill_everywhere(sqlite_template, prepare, World.request_manage_server, examine) > 8
+
+
 # ---- many at once ----
 
 

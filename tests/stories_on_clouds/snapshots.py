@@ -17,7 +17,7 @@ from sharewright.settings import load
 from sharewright.store.tables import operations, share_snapshot_instances
 from steady_writer import writing
 from stories_on_clouds.machines import cloud_of, share_instance
-from stories_on_clouds.managed_shares import unmanaged_and_managed_again
+from stories_on_clouds.managed_shares import server_unmanaged_and_managed_again, share_unmanaged_and_managed_again
 from tenants import Shares
 
 
@@ -39,6 +39,18 @@ class Snapshots:
         for snapshot in red.api.share_snapshots():
             delete(red, snapshot.id)
         red.delete(share_id)
+
+    # First, as these need a share server without other shares.
+
+    def test_a_share_that_is_unmanaged_and_managed_again(
+        self, red: Shares, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        share_unmanaged_and_managed_again(red, deployment, cloud)
+
+    def test_a_server_that_is_unmanaged_and_managed_again(
+        self, red: Shares, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        server_unmanaged_and_managed_again(red, deployment, cloud)
 
     def test_snapshot_under_a_client_that_writes(
         self, red: Shares, share: str, deployment: Deployment, cloud: Cloud
@@ -122,11 +134,6 @@ class Snapshots:
         assert old.instance_id is None
         delete(red, snapshot)
         assert cloud.volumes.find_volume(before.volume_id) is None
-
-    def test_a_share_that_is_unmanaged_and_managed_again(
-        self, red: Shares, deployment: Deployment, cloud: Cloud
-    ) -> None:
-        unmanaged_and_managed_again(red, deployment, cloud)
 
     def test_the_controller_dies_while_a_share_stands_still(
         self, red: Shares, share: str, deployment: Deployment

@@ -16,10 +16,14 @@ from sharewright.api.resource import (
     Timestamp,
     Viewer,
     constant,
+    convert,
     timestamp,
+    unwrap,
 )
 from sharewright.api.routing import Call, Route
 from sharewright.api.shares import wanted_status
+from sharewright.errors import InvalidInput, Unprocessable
+from sharewright.services import managed_share_servers as managed
 from sharewright.services import share_servers as service
 from sharewright.services.share_network_subnets import takes_further_subnets
 
@@ -87,9 +91,35 @@ def reset_status(call: Call, share_server_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_server_id, wanted_status(call))
 
 
+def manage(call: Call) -> Any:
+    """Manila's statuses: 422 without the object, 400 for what it lacks or what is wrong."""
+    if not isinstance(call.body.get("share_server"), dict):
+        raise Unprocessable("Share Server entity not found in request body.")
+    body = unwrap(call.body, "share_server")
+    values = {name: convert(body.get(name), Identifier, f"share_server.{name}") for name in _REQUIRED}
+    if "#" in values["host"]:
+        raise InvalidInput("Host parameter should not contain pool.")
+    options = body.get("driver_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidInput("Driver options must be an object; none of them has an effect here.")
+    if call.version >= 51 and body.get("share_network_subnet_id") is not None:
+        values["share_network_subnet_id"] = convert(
+            body["share_network_subnet_id"], Identifier, "share_server.share_network_subnet_id"
+        )
+    return SHARE_SERVER.show(managed.manage(call.deployment, call.context, values), call)
+
+
+def unmanage(call: Call, share_server_id: str) -> None:
+    """``force`` is for drivers that cannot, so it has no effect."""
+    managed.unmanage(call.deployment, call.context, share_server_id)
+
+
+_REQUIRED: Final = ("host", "share_network_id", "identifier")
 _ONE = "/share-servers/{share_server_id}"
 ROUTES: Final = (
     Route("GET", "/share-servers", list_all),
+    Route("POST", "/share-servers/manage", manage, since=49, status=202),
+    Route("POST", f"{_ONE}/action", unmanage, since=49, status=202, action="unmanage"),
     Route("GET", _ONE, show),
     Route("DELETE", _ONE, delete, status=202),
     Route("GET", f"{_ONE}/details", details),

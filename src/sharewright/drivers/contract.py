@@ -188,3 +188,13 @@ class ShareManager(ShareDriver, Protocol):
         """Serve it no more and forget it, with all that it holds. From every state. ``force``: also when its server
         cannot be asked to let go of it."""
         ...
+
+
+@runtime_checkable
+class ShareServerManager(ShareManager, Protocol):
+    """What a driver can do besides whose share servers can be given away and taken over again."""
+
+    def manage_server(self, server_id: str, progress: Progress) -> None:
+        """Look at the VM of a server that was unmanaged: it must be on the subnets of the row's share network, and
+        answer. Nothing is made, and a failure leaves it as it was."""
+        ...

@@ -1,4 +1,5 @@
-"""Story: delete a share server that no share lives on, from every state, with any part of it missing."""
+"""Story: delete a share server that no share lives on, from every state, with any part of it missing. The VM of
+one that was to be managed and is not stays."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.create_share_server import remove_server
+from sharewright.operations.share_servers import give_back_server
 from sharewright.progress import Progress
 from sharewright.states import ServerStatus
 from sharewright.store.database import Store
@@ -30,8 +32,11 @@ class DeleteShareServer(BaseStory):
         with self._store.begin() as tx:
             progress.fence(tx)
             backend = begin_deletion(tx, server_id)
+            owned = tx.execute(select(share_servers.c.taken_over).where(share_servers.c.id == server_id)).scalar()
         if backend is None:
             return Done()
+        if not owned:
+            return Done(lambda tx: give_back_server(tx, server_id))
         find_driver(self._drivers, backend).delete_server(server_id, progress)
         return Done(lambda tx: remove_server(tx, server_id))
 

@@ -86,6 +86,7 @@ class Resource(StrEnum):
     SHARE_SNAPSHOT = "SHARE_SNAPSHOT"
     SECURITY_SERVICE = "SECURITY_SERVICE"
     SHARE_NETWORK_SUBNET = "SHARE_NETWORK_SUBNET"
+    SHARE_SERVER = "SHARE_SERVER"  # ours: Manila has no messages of share servers
 
 
 _ACTIONS = {

@@ -14,6 +14,7 @@ from sharewright.operations.queue import enqueue
 from sharewright.states import OperationState, ServerStatus
 from sharewright.store.tables import (
     operations,
+    service_instances,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -167,4 +168,25 @@ def _creation(tx: Connection, server_id: str, *, seconds: float, context: Reques
         context=context,
         priority=CREATE_SERVER_PRIORITY,
         seconds=seconds,
+    )
+
+
+def give_back_server(tx: Connection, server_id: str) -> None:
+    """Forget a server and leave its VM. The row stays, hidden, with what it takes to manage it again, and says to whom
+    the VM belongs; one that never had a VM goes."""
+    if tx.execute(select(service_instances.c.id).where(service_instances.c.id == server_id)).first() is None:
+        tx.execute(share_servers.delete().where(share_servers.c.id == server_id))
+        return
+    tx.execute(
+        share_servers.update()
+        .where(share_servers.c.id == server_id)
+        .values(
+            status=ServerStatus.UNMANAGED,
+            taken_over=False,
+            share_network_id=None,
+            share_network_subnet_id=None,
+            is_auto_deletable=False,
+            unused_since=None,
+            updated_at=utcnow(),
+        )
     )

@@ -16,6 +16,7 @@ from sharewright.operations.delete_snapshot import DeleteSnapshot
 from sharewright.operations.extend_share import ExtendShare
 from sharewright.operations.heal_server import HealServer
 from sharewright.operations.manage_share import ManageShare, UnmanageShare
+from sharewright.operations.manage_share_server import ManageShareServer, UnmanageShareServer
 from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
@@ -42,6 +43,8 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         UnmanageSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),
         DeleteShareServer(store, drivers),
+        ManageShareServer(store, drivers),
+        UnmanageShareServer(store, drivers),
         HealServer(store, drivers),
         AddSubnet(store, drivers),
     ]

@@ -139,6 +139,11 @@ class ServiceInstances(Protocol):
         """What the store knows, in one statement; None until the cloud has made the VM."""
         ...
 
+    def check(self, server_id: str, networks: Sequence[TenantNetwork], progress: Progress) -> ServiceInstance:
+        """That a VM which nobody looked after for a while is still there, on these tenant networks and no others, and
+        its guest answers; a stopped one is started. Raises CloudObjectMissing, CloudError, GuestUnreachable."""
+        ...
+
     def delete(self, server_id: str, progress: Progress) -> None:
         """Remove everything, whatever state it is in. The VM is gone before anything else is touched (fencing): after
         the step "instance" no volume is written to. Volumes themselves are left alone."""

@@ -321,6 +321,36 @@ class CloudServiceInstances:
             record = records.find(tx, server_id)
         return None if record is None else record.as_service_instance()
 
+    def check(self, server_id: str, networks: Sequence[TenantNetwork], progress: Progress) -> ServiceInstance:
+        with self._store.read() as tx:
+            record = records.find(tx, server_id)
+        server = None if record is None else record.as_service_instance()
+        if record is None or server is None:
+            raise CloudObjectMissing(f"There is no VM of a share server {server_id}.")
+        if record.backend != self._settings.backend:
+            raise CloudError(f"The VM {server.instance_id} is one of backend {record.backend}.", hint="Name its host.")
+        with progress.step("networks"):
+            tenants = {self._find_tenant_subnet(each).id for each in networks}
+            if layouts.is_routed(record.layout):
+                present = {self._subnets.tenant_of(server_id)}
+            else:
+                present = {port.subnet_id for port in record.ports if port.role == "tenant"}
+            if present != tenants:
+                raise CloudError(
+                    f"The VM {server.instance_id} is on subnet {', '.join(sorted(present))}, and the share network on "
+                    f"{', '.join(sorted(tenants))}.",
+                    hint="Name a share network with the subnet that the VM is on.",
+                )
+        with progress.step("running"):
+            instance = self._cloud.compute.find_instance(server.instance_id)
+            if instance is None:
+                raise CloudObjectMissing(f"The cloud has no VM {server.instance_id} any more.")
+            if not instance.running:
+                self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
+            self._guests.hang_up(server_id)
+            self._guests.await_boot(server_id, instance.id, progress)
+        return server
+
     # ---- removed ----
 
     def delete(self, server_id: str, progress: Progress) -> None:

@@ -152,6 +152,16 @@ class ServiceSubnets:
         )
         return block
 
+    def tenant_of(self, server_id: str) -> str:
+        """The cloud's id of the tenant's subnet that a server's block is for; "" when it has none."""
+        query = (
+            select(service_subnets.c.tenant_subnet_id)
+            .join(service_instances, service_instances.c.service_subnet_id == service_subnets.c.id)
+            .where(service_instances.c.id == server_id)
+        )
+        with self._store.read() as tx:
+            return str(tx.execute(query).scalar() or "")
+
     def record(self, block: Block, subnet: Subnet, progress: Progress) -> None:
         """Remember the cloud's ids."""
         if block.cloud_subnet_id == subnet.id:

@@ -63,6 +63,7 @@ _ADMIN: Final = _names(
     " share_group_types_spec:create share_group_types_spec:show share_group_types_spec:index"
     " share_group_types_spec:update share_group_types_spec:delete"
     " share_server:index share_server:show share_server:details share_server:delete share_server:reset_status"
+    " share_server:manage_share_server share_server:unmanage_share_server"
     " service:index service:update scheduler_stats:pools:index scheduler_stats:pools:detail"
     " quota_set:update quota_set:delete quota_class_set:update"
 )

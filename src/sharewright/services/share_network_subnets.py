@@ -170,6 +170,7 @@ def _admit(
         .where(
             share_servers.c.share_network_subnet_id.in_([subnet["id"] for subnet in same]),
             share_servers.c.status != ServerStatus.DELETING,
+            share_servers.c.taken_over,
         ),
     )
     backends = {server["backend"] for server in servers}

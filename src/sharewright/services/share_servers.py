@@ -49,28 +49,33 @@ def list_servers(
         statement = statement.where(false())  # servers are not migrated
     with deployment.store.read() as tx:
         servers = fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_servers.c.id)
-        return _with_subnets(tx, servers)
+        return with_subnets(tx, servers)
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     """A server, with ``backend_details`` of its service instance (no secrets)."""
     authorize(context, "share_server:show")
     with deployment.store.read() as tx:
-        (server,) = _with_subnets(tx, [_find(tx, identifier)])
-        return {**server, "backend_details": _details(tx, server)}
+        return read(tx, identifier)
+
+
+def read(tx: Connection, identifier: str) -> Record:
+    """The same in a transaction."""
+    (server,) = with_subnets(tx, [find(tx, identifier)])
+    return {**server, "backend_details": read_details(tx, server)}
 
 
 def details(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     authorize(context, "share_server:details")
     with deployment.store.read() as tx:
-        return _details(tx, _find(tx, identifier))
+        return read_details(tx, find(tx, identifier))
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
     """Accept the deletion of a server without shares."""
     authorize(context, "share_server:delete")
     with deployment.store.begin() as tx:
-        server = _find(tx, identifier, lock=True)
+        server = find(tx, identifier, lock=True)
         used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
         if tx.execute(used).first() is not None:
             raise Conflict(f"Share server {identifier} is in use: it has shares.", hint="Delete them first.")
@@ -90,7 +95,7 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
     if status not in SHARE_SERVER_STATUSES:
         raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(SHARE_SERVER_STATUSES)}.")
     with deployment.store.begin() as tx:
-        _find(tx, identifier, lock=True)
+        find(tx, identifier, lock=True)
         tx.execute(
             update(share_servers).where(share_servers.c.id == identifier).values(status=status, updated_at=utcnow())
         )
@@ -101,6 +106,7 @@ def _select() -> Select[Any]:
         select(share_servers, share_networks.c.name.label("share_network_name"), service_instances.c.layout)
         .join(share_networks, share_networks.c.id == share_servers.c.share_network_id, isouter=True)
         .join(service_instances, service_instances.c.id == share_servers.c.id, isouter=True)
+        .where(share_servers.c.status != ServerStatus.UNMANAGED)
     )
 
 
@@ -115,7 +121,7 @@ def _is_on(subnet_id: str) -> ColumnElement[bool]:
     )
 
 
-def _with_subnets(tx: Connection, servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_subnets(tx: Connection, servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Attach the ids of the subnets that each server is on, the oldest first."""
     columns = share_network_subnets.c
     networks = {server["share_network_id"] for server in servers}
@@ -132,7 +138,7 @@ def _with_subnets(tx: Connection, servers: list[dict[str, Any]]) -> list[dict[st
     return servers
 
 
-def _find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, Any]:
+def find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, Any]:
     statement = _select().where(share_servers.c.id == identifier)
     if lock:
         statement = statement.with_for_update(of=share_servers)
@@ -142,7 +148,7 @@ def _find(tx: Connection, identifier: str, *, lock: bool = False) -> dict[str, A
     return row
 
 
-def _details(tx: Connection, server: Mapping[str, Any]) -> dict[str, Any]:
+def read_details(tx: Connection, server: Mapping[str, Any]) -> dict[str, Any]:
     """Flat strings, under the names that upstream's generic driver uses where there is one."""
     row = fetch_one(tx, select(service_instances).where(service_instances.c.id == server["id"]))
     if row is None:

@@ -105,9 +105,22 @@ SHARE_GROUP: Final[Mapping[str, Transition]] = {
 
 SHARE_SERVER: Final[Mapping[str, Transition]] = {
     "delete": Transition(
-        sources=frozenset({ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.INACTIVE}),
+        sources=frozenset(
+            {ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.INACTIVE, ServerStatus.MANAGE_ERROR,
+             ServerStatus.UNMANAGE_ERROR}
+        ),
         target=ServerStatus.DELETING,
     ),
-}
-SHARE_SERVER_STATUSES: Final = ("active", "error", "deleting", "creating", "inactive")
+    "unmanage": Transition(
+        sources=frozenset(
+            {ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.MANAGE_ERROR, ServerStatus.UNMANAGE_ERROR}
+        ),
+        target=ServerStatus.UNMANAGE_STARTING,
+        refusal=InvalidInput,
+    ),
+}  # fmt: skip
+SHARE_SERVER_STATUSES: Final = (
+    "active", "error", "deleting", "creating", "inactive", "manage_starting", "manage_error", "unmanage_starting",
+    "unmanage_error",
+)  # fmt: skip
 SHARE_NETWORK_STATUSES: Final = (NetworkStatus.ACTIVE, NetworkStatus.ERROR, NetworkStatus.NETWORK_CHANGE)

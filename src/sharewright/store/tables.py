@@ -401,6 +401,8 @@ share_servers = Table(
     Column("status", STATE, nullable=False),
     Column("flavor", NAME),  # null: the backend's default one; only shares that ask for the same live on it
     Column("is_auto_deletable", Boolean, nullable=False, default=True),
+    # False: from when it is unmanaged until it has been managed again; its VM is kept, and given back after a failure.
+    Column("taken_over", Boolean, nullable=False, default=True, server_default=true()),
     Column("generation", BigInteger, nullable=False, default=0),  # of the last document built; see guest/document.py
     Column("unused_since", DateTime),  # null while a share lives on it
     Column("healthy", Boolean),  # null: not looked at yet

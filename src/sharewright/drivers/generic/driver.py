@@ -134,6 +134,13 @@ class GenericDriver:
             if each.filesystem_ready
         }
 
+    def manage_server(self, server_id: str, progress: Progress) -> None:
+        subnets = server_subnets(self._store, server_id)
+        record_subnets(self._store, self._cloud, subnets, progress)
+        server = self._instances.check(server_id, [each.network for each in subnets], progress)
+        with progress.step("guest"):
+            self._converge(server, progress)
+
     def delete_server(self, server_id: str, progress: Progress) -> None:
         self._instances.delete(server_id, progress)
 

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for table in ("share_instances", "share_snapshot_instances"):
+    for table in ("share_instances", "share_snapshot_instances", "share_servers"):
         with op.batch_alter_table(table, schema=None) as batch_op:
             batch_op.add_column(sa.Column("taken_over", sa.Boolean(), server_default=sa.true(), nullable=False))
     # Until now the status was all that said it; where it leaves a doubt, nothing is deleted.
