@@ -21,6 +21,7 @@ from sharewright.clouds.open import simulated_path
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.guest import SimulatedGuests
 from sharewright.context import RequestContext
+from sharewright.drivers.contract import TidyDriver
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations import leases
 from sharewright.operations.assembly import Assembly, assemble
@@ -38,6 +39,7 @@ from sharewright.store.tables import (
     messages,
     operation_steps,
     operations,
+    retired_volumes,
     share_access_rules,
     share_export_locations,
     share_instances,
@@ -474,6 +476,17 @@ class World:
         self.guests.let_time_pass(passed.total_seconds())
         return True
 
+    def tidy(self) -> None:
+        """What maintenance does from time to time."""
+        for driver in self.assembly.drivers.values():
+            assert isinstance(driver, TidyDriver)
+            driver.tidy()
+
+    def mend(self) -> None:
+        """End all failures that were injected."""
+        with self.cloud.state.transaction() as tx:
+            tx.execute("DELETE FROM failures")
+
     # ---- looking ----
 
     def rows(self, table: Table, **where: Any) -> list[Any]:
@@ -542,11 +555,14 @@ class World:
         """The cloud holds what the rows say, once, and nothing else; the quota is what the rows say."""
         cloud_volumes = self.cloud.volumes.list_volumes()
         instances = {row.id: row for row in self.rows(share_instances)}
-        # The volume that a share had before it was reverted is kept for its snapshots.
-        held = {row.volume_id for row in self.rows(share_snapshot_instances)} - {
-            row.volume_id for row in instances.values()
-        }
-        assert all(volume.instance_id is None for volume in cloud_volumes if volume.id in held)
+        # The volume that a share had before it shrank or was reverted is kept for its snapshots.
+        held = {row.volume_id for row in self.rows(retired_volumes)}
+        used = {row.volume_id for row in instances.values()}
+        assert not held & used, "a volume in use is to be deleted"
+        former = {row.volume_id for row in self.rows(share_snapshot_instances)} - used - {None}
+        assert former <= held, "a former volume is forgotten"
+        stuck = {row.volume_id for row in self.rows(retired_volumes) if row.reason}
+        assert all(volume.instance_id is None for volume in cloud_volumes if volume.id in held - stuck)
         cloud_volumes = [volume for volume in cloud_volumes if volume.id not in held]
         owners = [volume.tags[TAG_OWNER] for volume in cloud_volumes]
         assert len(owners) == len(set(owners)), "a share instance has two volumes"

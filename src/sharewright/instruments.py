@@ -75,7 +75,7 @@ operation_failures: Final = Counter(
 )
 maintenance_duration: Final = Histogram(
     "sharewright_maintenance_duration_seconds",
-    "Time of one round of a task of maintenance (report, reconcile, sweep, purge)",
+    "Time of one round of a task of maintenance (report, reconcile, sweep, tidy, purge)",
     ("task",),
     buckets=SECONDS_OF_WORK,
     registry=REGISTRY,

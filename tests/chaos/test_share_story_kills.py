@@ -30,6 +30,7 @@ from sharewright.store.database import Store
 from sharewright.store.tables import (
     messages,
     operations,
+    retired_volumes,
     share_access_rules,
     share_instance_moves,
     share_networks,
@@ -343,6 +344,39 @@ def test_killed_while_adding_a_subnet(sqlite_template: Path) -> None:
         assert world.cloud.state.violations() == []
 
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 20
+
+
+def test_killed_while_the_cloud_keeps_what_a_share_leaves(sqlite_template: Path) -> None:
+    """Somebody's own snapshot is of the old volume, which goes when that snapshot has gone."""
+
+    def prepare(world: World) -> str:
+        share = world.request_share(4)
+        world.run()
+        world.request_snapshot(share)
+        world.run()
+        (snapshot,) = world.rows(share_snapshots)
+        world.request_unmanage_snapshot(snapshot.id)
+        world.run()
+        return share
+
+    def act(world: World, share: str) -> None:
+        world.request_shrink(share, 2)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.size) == ("available", 2)
+        assert ruin.world.messages(share.id) == []
+        assert ruin.world.rows(share_instance_moves) == []
+        (left,) = ruin.world.rows(retired_volumes)
+        assert ruin.world.cloud.volumes.find_volume(left.volume_id) is not None
+        with ruin.world.cloud.state.transaction() as tx:
+            tx.execute("DELETE FROM snapshots")
+        ruin.world.tidy()
+        (volume,) = ruin.world.cloud.volumes.list_volumes()
+        assert volume.id == ruin.world.instance(share.id).volume_id
+        assert ruin.world.rows(retired_volumes) == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
 
 
 def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:

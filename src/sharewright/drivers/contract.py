@@ -117,6 +117,15 @@ class ShareDriver(Protocol):
 
 
 @runtime_checkable
+class TidyDriver(Protocol):
+    """What a driver can do besides."""
+
+    def tidy(self) -> None:
+        """Called from time to time, by one worker at a time: take away what earlier work had to leave."""
+        ...
+
+
+@runtime_checkable
 class SnapshotDriver(Protocol):
     """What a driver can do besides whose pools report ``snapshot_support``. ``snapshot_instance_id`` is a row's id."""
 

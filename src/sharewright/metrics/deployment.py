@@ -14,13 +14,23 @@ from typing import Any, Final
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Table, case, func, literal_column, or_, select
+from sqlalchemy import Connection, Table, case, exists, func, literal_column, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.states import OperationState
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, pools, share_instances, share_servers, share_snapshots, shares, workers
+from sharewright.store.tables import (
+    operations,
+    pools,
+    retired_volumes,
+    share_instances,
+    share_servers,
+    share_snapshot_instances,
+    share_snapshots,
+    shares,
+    workers,
+)
 
 GIBIBYTE: Final = 2**30
 SERVER: Final = ("share_server_id", "project_id", "backend")
@@ -67,6 +77,17 @@ FAMILIES: Final = {
             "sharewright_share_servers_unhealthy",
             "Share servers that did not answer, or were not wholly as they should be, when last looked at",
             ("backend",),
+        ),
+        Family(
+            "sharewright_retired_volumes",
+            "Volumes that shares have left and that are still to be deleted; state: kept (snapshots of the share need "
+            "it), due (nothing was tried yet), refused (the cloud did not delete it; others' snapshots may be of it)",
+            ("backend", "state"),
+        ),
+        Family(
+            "sharewright_retired_volumes_oldest_age_seconds",
+            "Time since a share left the oldest of them",
+            ("backend", "state"),
         ),
         Family("sharewright_pool_total_bytes", "Capacity of a pool, where the cloud tells it", ("pool",)),
         Family("sharewright_pool_free_bytes", "Free capacity of a pool, where the cloud tells it", ("pool",)),
@@ -269,6 +290,7 @@ def _collect_sums(tx: Connection, answer: _Answer, now: datetime) -> None:
         sick[row.backend] = sick.get(row.backend, 0) + row.unhealthy
     for backend, number in sick.items():
         answer.add("share_servers_unhealthy", (backend,), number)
+    _collect_retired(tx, answer, now)
     for row in tx.execute(select(pools)):
         for what in ("total", "free", "provisioned"):
             capacity = getattr(row, f"{what}_capacity")
@@ -276,6 +298,23 @@ def _collect_sums(tx: Connection, answer: _Answer, now: datetime) -> None:
         answer.add("pool_report_age_seconds", (row.host,), _age(row.reported_at, now))
     for row in tx.execute(select(workers.c.binary, workers.c.host, workers.c.heartbeat_at)):
         answer.add("service_heartbeat_age_seconds", (row.binary, row.host), _age(row.heartbeat_at, now))
+
+
+def _collect_retired(tx: Connection, answer: _Answer, now: datetime) -> None:
+    columns, snapshots = retired_volumes.c, share_snapshot_instances.c
+    kept = exists().where(
+        snapshots.share_instance_id == columns.share_instance_id, snapshots.volume_id == columns.volume_id
+    )
+    state: Any = case((kept, "kept"), (columns.reason.is_not(None), "refused"), else_="due")
+    query = select(
+        columns.backend,
+        state.label("phase"),
+        func.count().label("number"),
+        func.min(columns.created_at).label("oldest"),
+    ).group_by(columns.backend, literal_column("phase"))
+    for row in tx.execute(query):
+        answer.add("retired_volumes", (row.backend, row.phase), row.number)
+        answer.add("retired_volumes_oldest_age_seconds", (row.backend, row.phase), _age(row.oldest, now))
 
 
 # Metric → column of share_instances, or key of share_servers.usage.

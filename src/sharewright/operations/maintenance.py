@@ -1,4 +1,4 @@
-"""What has to be done from time to time, by one worker at a time: reports, reconciling, sweeping, purging."""
+"""What has to be done from time to time, by one worker at a time: reports, reconciling, sweeping, tidying, purging."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import ColumnElement, delete, literal_column, select
 
 from sharewright.clouds.contract import Cloud
-from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.contract import ShareDriver, TidyDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.instruments import maintenance_duration, maintenance_failures
@@ -66,6 +66,7 @@ class Maintenance:
             Task("report", options.stats_seconds, self.report, now),
             Task("reconcile", options.reconcile_seconds, self.reconcile, now),
             Task("sweep", options.sweep_seconds, self._sweeper.sweep, now),
+            Task("tidy", options.sweep_seconds, self.tidy, now),
             Task("purge", PURGE_SECONDS, self.purge, now),
         ]
 
@@ -118,6 +119,15 @@ class Maintenance:
         if made:
             # Looking after every server is routine; anything else was missing work.
             (log.debug if made.keys() == {"heal_server"} else log.info)("reconciled", **made)
+
+    def tidy(self) -> None:
+        """What drivers had to leave. One that cannot do it now keeps no other from it."""
+        for backend, driver in self._drivers.items():
+            if isinstance(driver, TidyDriver):
+                try:
+                    driver.tidy()
+                except SharewrightError as error:
+                    log.warning("a backend cannot be tidied now", backend=backend, error=str(error))
 
     def purge(self) -> None:
         """Remove expired messages and the operations whose retention time is over, in short transactions."""

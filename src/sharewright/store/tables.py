@@ -314,6 +314,17 @@ share_instance_moves = Table(
     Column("volume_attached", Boolean, nullable=False, default=False),
 )
 
+# Volumes that are no share's any more and are still to be deleted (drivers/generic/retired.py); they outlive the share.
+retired_volumes = Table(
+    "retired_volumes",
+    metadata,
+    Column("volume_id", String(255), primary_key=True),
+    Column("backend", NAME, primary_key=True),
+    Column("share_instance_id", ID, nullable=False, index=True),  # whose it was
+    Column("reason", Text),  # why the last attempt to delete it failed
+    Column("created_at", DateTime, nullable=False),
+)
+
 share_export_locations = Table(
     "share_export_locations",
     metadata,

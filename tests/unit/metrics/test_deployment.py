@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from scrapes import Scrape, scrape_registry
 from sharewright.clouds.simulated.cloud import SimulatedCloud
-from sharewright.errors import CloudCapacityExceeded
+from sharewright.errors import CloudCapacityExceeded, CloudError
 from sharewright.guest.document import Usage
 from sharewright.identifiers import utcnow
 from sharewright.metrics.deployment import FAMILIES, DeploymentCollector
@@ -152,6 +152,26 @@ def test_snapshots(world: World) -> None:
     world.request_snapshot(share)
     world.run()
     assert tell(world).sum("sharewright_share_snapshots", status="available") == 1
+
+
+def test_volumes_that_shares_have_left(world: World) -> None:
+    share = world.request_share(2)
+    world.run()
+    snapshot = world.request_snapshot(share)
+    world.run()
+    world.request_revert(share, snapshot)
+    world.run()
+    name = "sharewright_retired_volumes"
+    told = tell(world)
+    assert (told.sum(name, state="kept"), told.sum(name)) == (1, 1)
+    assert told.sum(f"{name}_oldest_age_seconds", backend=BACKEND, state="kept") >= 0
+    world.cloud.fail("delete_volume", CloudError, message="Volume has 1 snapshot.")
+    world.request_snapshot_delete(snapshot)
+    world.run()
+    told = tell(world)
+    assert (told.sum(name, state="refused"), told.sum(name)) == (1, 1)
+    world.tidy()
+    assert tell(world).sum(name) == 0
 
 
 def test_the_queue_by_what_holds_it(world: World) -> None:

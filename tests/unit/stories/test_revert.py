@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from sharewright.drivers.contract import SnapshotDriver
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable, GuestUnreachable
 from sharewright.operations.messages import Action
-from sharewright.store.tables import operations, share_snapshots, shares
-from story_world import World
+from sharewright.progress import NoProgress
+from sharewright.store.tables import operations, retired_volumes, share_snapshots, shares
+from story_world import BACKEND, World
 
 
 def a_snapshot(world: World, size: int = 1) -> tuple[str, str]:
@@ -114,12 +116,12 @@ def test_the_former_volume_goes_with_its_last_snapshot(world: World) -> None:
 
 
 def test_a_former_volume_that_cannot_be_deleted_keeps_neither_snapshot_nor_share(world: World) -> None:
-    """An operator's own snapshot may be of it. It is swept when the share is gone."""
+    """An operator's own snapshot may be of it. It goes when the cloud lets it go."""
     share, snapshot = a_snapshot(world)
     former = world.instance(share).volume_id
     world.request_revert(share, snapshot)
     world.run()
-    world.cloud.fail("delete_volume", CloudError, message="Volume has 1 snapshot.")
+    world.cloud.fail("delete_volume", CloudError, times=2, message="Volume has 1 snapshot.")
     world.request_snapshot_delete(snapshot)
     world.run()
     assert world.rows(share_snapshots) == []
@@ -128,6 +130,32 @@ def test_a_former_volume_that_cannot_be_deleted_keeps_neither_snapshot_nor_share
     world.run()
     assert world.rows(shares) == []
     assert volumes(world) == [former]
+    world.tidy()
+    assert volumes(world) == []
+    assert world.rows(retired_volumes) == []
+
+
+def test_the_last_snapshot_goes_in_the_same_seconds(world: World) -> None:
+    share, snapshot = a_snapshot(world)
+    world.request_revert(share, snapshot)
+    driver = world.assembly.drivers[BACKEND]
+    assert isinstance(driver, SnapshotDriver)
+    served = world.guests.apply
+
+    def apply(*args: Any, **options: Any) -> Any:
+        state = served(*args, **options)
+        if world.instance(share).old_volume_id is not None:  # the new one is there, the old one not gone
+            driver.delete_snapshot(world.snapshot_instance(snapshot).id, NoProgress())
+        return state
+
+    world.guests.apply = apply  # type: ignore[method-assign]
+    world.run()
+    world.request_snapshot_delete(snapshot)
+    world.run()
+    world.tidy()
+    assert world.share(share).status == "available"
+    assert volumes(world) == [world.instance(share).volume_id]
+    world.check_consistent()
 
 
 @pytest.mark.parametrize("then", [1, 3])
@@ -187,7 +215,7 @@ class TestFailures:
 
     def test_faults_that_pass_are_waited_for(self, sqlite_world: World) -> None:
         share, snapshot = a_snapshot(sqlite_world)
-        for method in ("ensure_volume", "attach_volume", "guest.apply", "detach_volume", "find_volume"):
+        for method in ("ensure_volume", "attach_volume", "guest.apply"):
             sqlite_world.cloud.fail(method, CloudUnavailable, message="In a moment.")
         sqlite_world.request_revert(share, snapshot)
         sqlite_world.run()
@@ -195,21 +223,27 @@ class TestFailures:
         assert sqlite_world.messages(share) == []
         sqlite_world.check_consistent()
 
-    def test_an_old_volume_that_cannot_be_taken_away_now(self, sqlite_world: World) -> None:
+    @pytest.mark.parametrize("error", [CloudError, CloudUnavailable])
+    def test_an_old_volume_that_cannot_be_taken_away_now(self, sqlite_world: World, error: type[CloudError]) -> None:
+        """It is nothing to the share."""
         share, snapshot = a_snapshot(sqlite_world)
         old = sqlite_world.instance(share).volume_id
-        sqlite_world.cloud.fail("detach_volume", CloudError, message="It is stuck.")
+        sqlite_world.cloud.fail("detach_volume", error, times=2, message="It is stuck.")
         sqlite_world.request_revert(share, snapshot)
         sqlite_world.run()
         assert sqlite_world.share(share).status == "available"
-        assert sqlite_world.instance(share).old_volume_id == old
-        sqlite_world.request_revert(share, snapshot)
-        sqlite_world.run()
-        assert sqlite_world.instance(share).old_volume_id is None
+        assert sqlite_world.messages(share) == []
+        sqlite_world.tidy()
+        (left,) = sqlite_world.rows(retired_volumes)
+        assert (left.volume_id, "It is stuck." in left.reason) == (old, True)
+        sqlite_world.tidy()
+        found = sqlite_world.cloud.volumes.find_volume(old)
+        assert found is not None  # its snapshot needs it
+        assert found.instance_id is None
         sqlite_world.check_consistent()
 
     def test_a_cloud_that_falls_silent_when_it_is_served(self, world: World) -> None:
-        """The old volume stays until later; size and quota are those of the volume that is served."""
+        """Size and quota are those of the volume that is served."""
         share, snapshot = a_snapshot(world, 2)
         world.request_extend(share, 3)
         world.run()
@@ -217,12 +251,12 @@ class TestFailures:
         world.cloud.fail("detach_volume", CloudUnavailable, times=10_000, message="No answer.")
         world.request_revert(share, snapshot)
         world.run(limit=5000)
-        assert world.share(share).status == "reverting_error"
+        assert world.share(share).status == "available"
         assert is_from(world, share, snapshot)
         assert (world.share(share).size, world.instance(share).size, world.usage()) == (2, 2, (1, 2))
-        assert world.instance(share).old_volume_id == old
-        with world.cloud.state.transaction() as tx:
-            tx.execute("DELETE FROM failures")
+        assert world.instance(share).old_volume_id is None
+        assert [row.volume_id for row in world.rows(retired_volumes)] == [old]
+        world.mend()
         world.request_revert(share, snapshot)
         world.run()
         assert world.share(share).status == "available"

@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from sharewright.drivers.contract import SnapshotDriver
 from sharewright.drivers.generic.moves import find_move
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable
+from sharewright.identifiers import utcnow
 from sharewright.operations.messages import Action, Detail
-from sharewright.store.tables import operations, share_instance_moves, share_instances, share_servers, shares
-from story_world import World
+from sharewright.progress import NoProgress
+from sharewright.store.tables import (
+    operations,
+    retired_volumes,
+    share_instance_moves,
+    share_instances,
+    share_servers,
+    shares,
+)
+from story_world import BACKEND, World
 
 GIBIBYTE = 2**30
 SERVED = [["10.20.0.5/32", "rw"]]
@@ -84,22 +94,82 @@ def test_what_it_costs(sqlite_world: World) -> None:
     assert operation(sqlite_world, share).cloud_calls <= 7
 
 
-def test_the_old_volume_lives_until_the_new_one_serves(sqlite_world: World) -> None:
+@pytest.mark.parametrize("method", ["delete_volume", "detach_volume"])
+@pytest.mark.parametrize("error", [CloudError, CloudUnavailable])
+def test_an_old_volume_that_stays_is_nothing_to_the_share(
+    sqlite_world: World, method: str, error: type[CloudError]
+) -> None:
+    """Somebody else's snapshot may be of it. It goes as soon as the cloud lets it go."""
     share = a_share(sqlite_world)
     old = sqlite_world.instance(share).volume_id
-    sqlite_world.cloud.fail("delete_volume", CloudError, times=99, message="Not now.")
+    sqlite_world.cloud.fail(method, error, times=9999, message="Volume has 1 snapshot.")
     sqlite_world.request_shrink(share, 2)
     sqlite_world.run()
-    assert sqlite_world.cloud.volumes.find_volume(old) is not None
-    # It is smaller all the same, and says that something is left.
-    assert (sqlite_world.share(share).status, sqlite_world.share(share).size) == ("shrinking_error", 2)
+    assert (sqlite_world.share(share).status, sqlite_world.share(share).size) == ("available", 2)
+    assert sqlite_world.messages(share) == []
     assert sqlite_world.usage() == (1, 2)
     assert served_from(sqlite_world, share) == sqlite_world.instance(share).volume_id != old
-    with sqlite_world.cloud.state.transaction() as tx:
-        tx.execute("DELETE FROM failures")
-    sqlite_world.request_shrink(share, 1)
+    assert sqlite_world.rows(share_instance_moves) == []
+    sqlite_world.tidy()
+    assert sqlite_world.cloud.volumes.find_volume(old) is not None
+    (left,) = sqlite_world.rows(retired_volumes)
+    assert (left.volume_id, "Volume has 1 snapshot." in left.reason) == (old, True)
+    sqlite_world.check_consistent()
+    sqlite_world.mend()
+    sqlite_world.tidy()
+    assert sqlite_world.rows(retired_volumes) == []
+    check_shrunk(sqlite_world, share, 2)
+
+
+def test_what_is_left_goes_also_after_the_share(sqlite_world: World) -> None:
+    share = a_share(sqlite_world)
+    old = sqlite_world.instance(share).volume_id
+    sqlite_world.cloud.fail("delete_volume", CloudError, times=1, message="Not now.")
+    sqlite_world.request_shrink(share, 2)
     sqlite_world.run()
-    check_shrunk(sqlite_world, share, 1)
+    sqlite_world.cloud.fail("delete_volume", CloudError, times=1, message="Not now.")
+    sqlite_world.request_delete(share)
+    sqlite_world.run()
+    assert sqlite_world.rows(shares) == []
+    assert [volume.id for volume in sqlite_world.cloud.volumes.list_volumes()] == [old]
+    sqlite_world.tidy()
+    assert list(sqlite_world.cloud.volumes.list_volumes()) == []
+    assert sqlite_world.rows(retired_volumes) == []
+
+
+def test_a_volume_in_use_is_never_taken_away(sqlite_world: World) -> None:
+    """Whatever the row says."""
+    share = a_share(sqlite_world)
+    instance = sqlite_world.instance(share)
+    with sqlite_world.store.begin() as tx:
+        tx.execute(
+            retired_volumes.insert().values(
+                volume_id=instance.volume_id, backend=BACKEND, share_instance_id=instance.id, created_at=utcnow()
+            )
+        )
+    sqlite_world.tidy()
+    assert "a share uses it" in sqlite_world.rows(retired_volumes)[0].reason
+    assert served_from(sqlite_world, share) == instance.volume_serial
+
+
+@pytest.mark.parametrize("runs", range(1, 8))
+def test_the_last_snapshot_goes_in_the_same_seconds(sqlite_world: World, runs: int) -> None:
+    share = a_share(sqlite_world)
+    snapshot = sqlite_world.request_snapshot(share)
+    sqlite_world.run()
+    sqlite_world.request_shrink(share, 2)
+    for _ in range(runs):
+        sqlite_world.run_one("shrink_share") or sqlite_world._let_time_pass()
+    instance = sqlite_world.snapshot_instance(snapshot)
+    progress = NoProgress()
+    driver = sqlite_world.assembly.drivers[BACKEND]
+    assert isinstance(driver, SnapshotDriver)
+    driver.delete_snapshot(instance.id, progress)  # and before the row has gone, the shrinking ends
+    sqlite_world.run()
+    sqlite_world.request_snapshot_delete(snapshot)
+    sqlite_world.run()
+    sqlite_world.tidy()
+    check_shrunk(sqlite_world, share, 2)
 
 
 def test_again_and_then_larger(world: World) -> None:
@@ -152,19 +222,19 @@ class TestRefusals:
         self.check(world, share, volume, "need 3 GiB at least")
 
     def test_the_new_volume_cannot_be_taken_away(self, sqlite_world: World) -> None:
-        """Then it is not as it was, and the next attempt begins with what is left."""
+        """The share is as it was all the same."""
         share = a_share(sqlite_world)
+        volume = sqlite_world.instance(share).volume_id
         sqlite_world.cloud.fail("guest.fit", CloudError, message="the inode numbers in use need 3 GiB at least")
         sqlite_world.cloud.fail("delete_volume", CloudError, times=10, message="Not now.")
         sqlite_world.request_shrink(share, 2)
         sqlite_world.run(limit=5000)
-        assert sqlite_world.share(share).status == "shrinking_error"
-        with sqlite_world.cloud.state.transaction() as tx:
-            tx.execute("DELETE FROM failures")
+        assert len(sqlite_world.cloud.volumes.list_volumes()) == 2
+        self.check(sqlite_world, share, volume, "need 3 GiB at least")
+        sqlite_world.mend()
         sqlite_world.request_shrink(share, 2)
         sqlite_world.run()
         check_shrunk(sqlite_world, share, 2)
-        assert len(sqlite_world.cloud.volumes.list_volumes()) == 1
 
     def test_another_file_system(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)

@@ -31,6 +31,7 @@ from sharewright.drivers.generic.records import (
 )
 from sharewright.drivers.generic.release import release_volume, remove_volume, within
 from sharewright.drivers.generic.resize import grow_volume
+from sharewright.drivers.generic.retired import RetiredVolumes
 from sharewright.drivers.generic.reverting import Reverter
 from sharewright.drivers.generic.servers import ServerSubnet, record_subnets, server_flavor, server_subnets
 from sharewright.drivers.generic.shrink import Shrinker
@@ -80,6 +81,13 @@ class GenericDriver:
         self._instances = instances
         self._convergence = convergence
         self._open_key = open_key
+        self._retired = RetiredVolumes(
+            store=store,
+            cloud=cloud,
+            backend=backend,
+            attach_seconds=settings.attach_seconds,
+            volume_seconds=settings.volume_seconds,
+        )
         self._snapshots = VolumeSnapshots(
             store,
             cloud,
@@ -88,6 +96,7 @@ class GenericDriver:
             name_template=settings.volume_snapshot_name_template,
             seconds=settings.volume_seconds,
             freeze_seconds=settings.snapshot_freeze_seconds,
+            retired=self._retired,
             within=within,
         )
 
@@ -97,6 +106,9 @@ class GenericDriver:
 
     def pools(self) -> Sequence[PoolStats]:
         return pool_stats(self._backend, self._settings, self._cloud)
+
+    def tidy(self) -> None:
+        self._retired.tidy()
 
     # ---- share servers ----
 
@@ -198,9 +210,8 @@ class GenericDriver:
             return
         volume = self._volume_of(record)
         self._release(record, volume, server_id, progress, force=force)
-        move = find_move(self._store, share_instance_id)
-        if move is not None:  # whichever of the two has served: both go, the second one first
-            self._shrinker(record, server_id, progress).forget(move)
+        if find_move(self._store, share_instance_id) is not None:  # whichever of the two has served: both go
+            self._shrinker(record, server_id, progress).forget(share_instance_id, progress)
         self._reverter(record, server_id or "", progress).drop_old(record, progress)
         self._remove_volume(record, volume, progress)
 
@@ -252,7 +263,7 @@ class GenericDriver:
         volume = self._volume_of(record)
         self._release(record, volume, server_id, progress, force=force, keep=True)
         self._reverter(record, server_id or "", progress).drop_old(record, progress)
-        self._detach(volume, progress)
+        self._retired.detach(volume, progress)
         self._manager(record, None, progress).give_away(record, volume, progress)
 
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
@@ -400,8 +411,7 @@ class GenericDriver:
             tell=lambda: self._converge(self._server(server_id), progress),
             attach=lambda volume_id: self._instances.attach_volume(server_id, volume_id, progress),
             serve=lambda volume_id: self._serve(record.id, self._server(server_id), volume_id, progress),
-            detach=lambda volume_id: self._detach(self._cloud.volumes.find_volume(volume_id), progress),
-            delete=lambda volume_id: self._delete(volume_id, progress),
+            retired=self._retired,
             usage=share_usage,
         )
 
@@ -427,7 +437,7 @@ class GenericDriver:
             look=look,
             make=lambda name, size: self._make_volume(record, name, size, record.volume_type, progress),
             attach=lambda volume_id: self._instances.attach_volume(server_id or "", volume_id, progress),
-            remove=lambda volume: self._leave(volume, progress),
+            retired=self._retired,
             find=self._find_volume,
             name=lambda move: f"{self._volume_name(record.id)}-{move.id[:8]}",
         )
@@ -516,24 +526,6 @@ class GenericDriver:
             attach_seconds=options.attach_seconds,
             volume_seconds=options.volume_seconds,
         )
-
-    def _leave(self, volume: Volume, progress: Progress) -> None:
-        """Take away a volume that is a share's no more. One that has snapshots goes with the last of them."""
-        if self._snapshots.are_of(volume.id):
-            self._detach(volume, progress)
-        else:
-            self._remove(volume, progress)
-
-    def _detach(self, volume: Volume | None, progress: Progress) -> None:
-        if volume is not None and volume.instance_id is not None:
-            with progress.step("detach"):
-                self._cloud.compute.detach_volume(
-                    volume.instance_id, volume.id, timeout=within(self._settings.attach_seconds, progress)
-                )
-
-    def _delete(self, volume_id: str, progress: Progress) -> None:
-        with progress.step("delete volume"):
-            self._cloud.volumes.delete_volume(volume_id, timeout=within(self._settings.volume_seconds, progress))
 
 
 def _make(parts: DriverParts) -> GenericDriver:

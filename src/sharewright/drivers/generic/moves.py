@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,8 +129,13 @@ def swap_volumes(store: Store, progress: Progress, record: InstanceRecord, move:
         )
 
 
-def end_move(store: Store, progress: Progress, share_instance_id: str) -> None:
+def end_move(
+    store: Store, progress: Progress, share_instance_id: str, *, leave: Callable[[Connection], None] | None
+) -> None:
+    """``leave`` writes in the same transaction what becomes of the volume that is no part of the share."""
     with store.begin() as tx:
         progress.fence(tx)
         mine = share_instance_moves.c.share_instance_id == share_instance_id
         tx.execute(share_instance_moves.delete().where(mine))
+        if leave is not None:
+            leave(tx)

@@ -1,7 +1,8 @@
 """Revert: a share gets a new volume, made from a snapshot, in the place of the one it has.
 
 The old volume is detached only when the new one serves, and whatever fails before that is undone: then the old one
-serves again. One that has snapshots, at least the one that was reverted to, is kept until its last snapshot goes.
+serves again. One that has snapshots, at least the one that was reverted to, is kept until its last snapshot goes
+(retired.py).
 """
 
 from __future__ import annotations
@@ -10,25 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from sharewright.clouds.contract import Volume
 from sharewright.drivers.generic.records import InstanceRecord, read_instance, remember
+from sharewright.drivers.generic.retired import RetiredVolumes
 from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
-from sharewright.errors import CloudError, CloudUnavailable
 from sharewright.guest.document import ShareState
-from sharewright.identifiers import derived_id, new_id
+from sharewright.identifiers import derived_id, new_id, utcnow
 from sharewright.progress import Progress
 from sharewright.store.database import Store
-
-log = structlog.get_logger()
+from sharewright.store.tables import share_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reverter:
     """What reverting needs of the driver. ``make`` ensures a volume of that name and size from a source, ``find`` finds
     one by name, ``tell`` brings the server its document, ``serve`` also returns the share's state in it, given its
-    volume; ``detach`` and ``delete`` do so wherever the volume is, or is not any more."""
+    volume; ``retired`` takes away those that are no part of the share."""
 
     store: Store
     snapshots: VolumeSnapshots
@@ -38,8 +36,7 @@ class Reverter:
     tell: Callable[[], object]
     attach: Callable[[str], None]
     serve: Callable[[str], ShareState]
-    detach: Callable[[str], None]
-    delete: Callable[[str], None]
+    retired: RetiredVolumes
     usage: Callable[[ShareState], dict[str, Any]]
 
     def revert(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> None:
@@ -54,12 +51,7 @@ class Reverter:
             state = self.serve(volume_id)
             remember(self.store, progress, record.id, filesystem_ready=True, clone_of=None, **self.usage(state))
             progress.record(served=True)
-        try:
-            self.drop_old(read_instance(self.store, record.id), progress)
-        except CloudUnavailable:
-            raise
-        except CloudError as error:  # the share is what it should be; the next revert or its deletion tries again
-            log.warning("the old volume of a reverted share is left", share_instance=record.id, reason=error.message)
+        self.drop_old(read_instance(self.store, record.id), progress)
 
     def undo(self, record: InstanceRecord, progress: Progress) -> None:
         """SnapshotDriver.cancel_revert."""
@@ -84,19 +76,23 @@ class Reverter:
         elif (token := progress.recall("token")) is not None:
             volume = self.find(self._name(token))
             if volume is not None:
-                with progress.step("remove volume"):
-                    self.detach(volume.id)
-                    self.delete(volume.id)
+                with self.store.begin() as tx:
+                    progress.fence(tx)
+                    self.retired.add(tx, record.id, volume.id)
+            with progress.step("remove volume"):
+                self.retired.take_away(record.id, progress)
 
     def drop_old(self, record: InstanceRecord, progress: Progress) -> None:
         """Take away the volume that the share had before; keep one that has snapshots, detached."""
-        if record.old_volume_id is None:
-            return
+        if record.old_volume_id is not None:
+            with self.store.begin() as tx:
+                progress.fence(tx)
+                self.retired.add(tx, record.id, record.old_volume_id)
+                mine = share_instances.c.id == record.id
+                values = {"old_volume_id": None, "old_volume_serial": None, "updated_at": utcnow()}
+                tx.execute(share_instances.update().where(mine).values(values))
         with progress.step("old volume"):
-            self.detach(record.old_volume_id)
-            if not self.snapshots.are_of(record.old_volume_id):
-                self.delete(record.old_volume_id)
-            remember(self.store, progress, record.id, old_volume_id=None, old_volume_serial=None)
+            self.retired.take_away(record.id, progress)
 
     def _prepare(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> str:
         """The new volume, attached and in the rows; the old one is there still."""

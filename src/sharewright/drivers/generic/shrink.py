@@ -32,6 +32,7 @@ from sharewright.drivers.generic.moves import (
     swap_volumes,
 )
 from sharewright.drivers.generic.records import InstanceRecord, read_instance, remember
+from sharewright.drivers.generic.retired import RetiredVolumes
 from sharewright.drivers.generic.usage import share_usage
 from sharewright.errors import GuestError, NotFound, ShrinkRefused
 from sharewright.guest.document import ShareState
@@ -52,7 +53,7 @@ log = structlog.get_logger()
 class Shrinker:
     """What shrinking needs of the driver. ``look`` tells the server its document and returns the share's state in it;
     its argument is how long the answer may take besides. ``make`` ensures a volume of that name and size, ``attach``
-    attaches one, ``remove`` detaches one and deletes it, unless it has snapshots; ``find`` finds one by name."""
+    attaches one, ``find`` finds one by name; ``retired`` takes away those that are no part of the share."""
 
     store: Store
     cloud: Cloud
@@ -60,7 +61,7 @@ class Shrinker:
     look: Callable[[float], ShareState]
     make: Callable[[str, int], Volume]
     attach: Callable[[str], None]
-    remove: Callable[[Volume], None]
+    retired: RetiredVolumes
     find: Callable[[str], Volume | None]
     name: Callable[[Move], str]
 
@@ -71,6 +72,7 @@ class Shrinker:
             self.cancel(record.id, progress)
             record, move = read_instance(self.store, record.id), None
         if record.size <= size and move is None:
+            self.retired.take_away(record.id, progress)  # where an earlier attempt ended in between
             return True
         if move is None:
             self._check(record, size)
@@ -114,15 +116,22 @@ class Shrinker:
                     self.look(0.0)
                 except (GuestError, NotFound) as error:  # nothing that is needed is on it
                     log.warning("share server does not let go", share_instance=share_instance_id, reason=error.message)
-        with progress.step("remove volume"):
-            self.forget(move)
-        end_move(self.store, progress, share_instance_id)
+        self.forget(share_instance_id, progress)
 
-    def forget(self, move: Move) -> None:
-        """Remove the move's volume; one that was made and not yet recorded is found by its name."""
-        found = self.cloud.volumes.find_volume(move.volume_id) if move.volume_id else self.find(self.name(move))
-        if found is not None:
-            self.remove(found)
+    def forget(self, share_instance_id: str, progress: Progress) -> None:
+        """End a move and take its volume away; one that was made and not yet recorded is found by its name."""
+        move = find_move(self.store, share_instance_id)
+        if move is not None:
+            found = self.find(self.name(move)) if move.volume_id is None else None
+            volume_id = found.id if found is not None else move.volume_id
+            end_move(
+                self.store,
+                progress,
+                share_instance_id,
+                leave=(lambda tx: self.retired.add(tx, share_instance_id, volume_id)) if volume_id else None,
+            )
+        with progress.step("remove volume"):
+            self.retired.take_away(share_instance_id, progress)
 
     def _check(self, record: InstanceRecord, size: int) -> None:
         """Refuse what cannot be, before anything is made."""

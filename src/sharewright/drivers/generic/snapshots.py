@@ -6,20 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from sqlalchemy import select
 
 from sharewright.clouds.contract import TAG_OWNER, Cloud, SnapshotSpec, Tags
 from sharewright.drivers.generic.moves import TOLD, find_move
-from sharewright.drivers.generic.records import find_instance, read_instance
+from sharewright.drivers.generic.records import read_instance
+from sharewright.drivers.generic.retired import RetiredVolumes, has_snapshots, is_used
 from sharewright.errors import CloudError, CloudObjectMissing, CloudUnavailable, DeadlineExceeded, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstances
 from sharewright.store.database import Store
 from sharewright.store.tables import share_snapshot_instances
-
-log = structlog.get_logger()
 
 LOOK_SECONDS = 1.0  # at a snapshot that is being copied
 
@@ -62,6 +60,7 @@ class VolumeSnapshots:
         name_template: str,
         seconds: float,
         freeze_seconds: float,
+        retired: RetiredVolumes,
         within: Callable[[float, Progress], float],
     ) -> None:
         self._store = store
@@ -71,6 +70,7 @@ class VolumeSnapshots:
         self._name_template = name_template
         self._seconds = seconds
         self._freeze_seconds = freeze_seconds
+        self._retired = retired
         self._within = within
 
     def create(self, snapshot_instance_id: str, server_id: str, progress: Progress) -> bool:
@@ -145,13 +145,6 @@ class VolumeSnapshots:
             self._cloud.volumes.disown_snapshot(location, timeout=self._within(self._seconds, progress))
             self._remember(progress, record.id, provider_location=None, consistent=False)
 
-    def are_of(self, volume_id: str, *, besides: str = "") -> bool:
-        """Whether there are snapshots of a volume, other than that of the instance ``besides``."""
-        columns = share_snapshot_instances.c
-        query = select(columns.id).where(columns.volume_id == volume_id, columns.id != besides).limit(1)
-        with self._store.read() as tx:
-            return tx.execute(query).first() is not None
-
     def source(self, snapshot_id: str) -> Source:
         """Raises NotFound when a snapshot is gone, or is not to be had."""
         columns = share_snapshot_instances.c
@@ -218,21 +211,18 @@ class VolumeSnapshots:
 
     def _drop_former(self, record: SnapshotRecord, progress: Progress) -> None:
         """Delete the volume that the share had when the snapshot was taken, if it has another now and this was the last
-        snapshot of the former."""
-        if record.volume_id is None or self.are_of(record.volume_id, besides=record.id):
+        snapshot of the former. One that the share is leaving just now is retired by whoever does that; if he saw this
+        snapshot still, it is taken away later."""
+        if record.volume_id is None:
             return
-        share = find_instance(self._store, record.share_instance_id)
-        if share is None or record.volume_id in (share.volume_id, share.old_volume_id):
-            return
+        with self._store.begin() as tx:
+            progress.fence(tx)
+            mine = record.share_instance_id, record.volume_id
+            if has_snapshots(tx, *mine, besides=record.id) or is_used(tx, *mine):
+                return
+            self._retired.add(tx, record.share_instance_id, record.volume_id)
         with progress.step("former volume"):
-            try:
-                self._cloud.volumes.delete_volume(record.volume_id, timeout=self._within(self._seconds, progress))
-            except CloudUnavailable:
-                raise
-            except (
-                CloudError
-            ) as error:  # it may have somebody else's snapshot; the sweeper tries when the share is gone
-                log.warning("a share's former volume is left", share_instance=share.id, reason=error.message)
+            self._retired.take_away(record.share_instance_id, progress, besides=record.id)
 
     def _discard(self, record: SnapshotRecord, progress: Progress, *, thorough: bool = False) -> None:
         """Remove the cloud's snapshot. One that was made and not yet recorded is found by its owner tag; ``thorough``
