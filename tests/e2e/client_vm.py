@@ -12,6 +12,7 @@ from pathlib import Path
 import paramiko
 
 import probes
+from deployment import PATIENCE
 from sharewright.cli.client_machine import ClientMachine
 from sharewright.clouds.contract import Cloud, Subnet
 
@@ -52,7 +53,7 @@ class ClientVm:
 
     def wait(self, seconds: float = 240) -> ClientVm:
         """Connect, as soon as sshd answers."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while True:
             try:
                 self._connect()
@@ -60,13 +61,15 @@ class ClientVm:
             except (OSError, paramiko.SSHException, EOFError):
                 if time.monotonic() > end:
                     log = self.cloud.compute.console_log(self.machine.instance_id)
-                    raise TimeoutError(f"The client did not boot in {seconds} s. Its console:\n{log}") from None
+                    raise TimeoutError(
+                        f"The client did not boot in {seconds * PATIENCE:g} s. Its console:\n{log}"
+                    ) from None
                 time.sleep(0.5)
 
     def run(self, command: str, *, timeout: float = 120, check: bool = True) -> str:
         """The output (both streams) of a shell command."""
         # No quotes of ours reach the forced command's shell unquoted: it evaluates this one word.
-        _, stdout, _ = self._connected().exec_command(f"{{ {command}\n}} 2>&1", timeout=timeout)
+        _, stdout, _ = self._connected().exec_command(f"{{ {command}\n}} 2>&1", timeout=timeout * PATIENCE)
         output = stdout.read().decode(errors="replace")
         code = stdout.channel.recv_exit_status()
         if check and code != 0:
@@ -85,7 +88,7 @@ class ClientVm:
         """CommandFailed when it is refused, or when nothing answers for that long."""
         self.run(
             f"mkdir -p {shlex.quote(path)} && "
-            f"timeout {seconds} mount -t nfs -o {options} {shlex.quote(export)} {shlex.quote(path)}"
+            f"timeout {seconds * PATIENCE:g} mount -t nfs -o {options} {shlex.quote(export)} {shlex.quote(path)}"
         )
 
     def unmount(self, path: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from bed import Bed, Services
 from cloud_deployment import FLAVOR, IMAGE, CloudDeployment, deployed, offer_image, tenant_with_client
 from databases import PostgresCluster
-from deployment import wait_for
+from deployment import PATIENCE, wait_for
 from sharewright.image.build import build_image
 from stories_on_clouds.machines import service_instance
 from stories_on_clouds.share_types import make_share_types
@@ -32,16 +32,19 @@ reconcile_seconds = 5
 sweep_seconds = 20
 stats_seconds = 10
 unused_server_seconds = 3600
+operation_seconds = {900 * PATIENCE}
 
 [backends.two_nics]
 cloud = "openstack"
 flavor = "{FLAVOR}"
+boot_seconds = {300 * PATIENCE}
 service_network_cidr = "10.251.0.0/18"
 volume_types = ["VOLUME_TYPE"]
 
 [backends.one_nic]
 cloud = "openstack"
 flavor = "{FLAVOR}"
+boot_seconds = {300 * PATIENCE}
 connect_share_server_to_tenant_network = false
 service_network_cidr = "10.251.64.0/18"
 """
