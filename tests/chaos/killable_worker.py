@@ -7,6 +7,7 @@ from a server that has everything imported, so that hundreds of them are afforda
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -15,12 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
+import sharewright.drivers.generic.driver  # noqa: F401 - otherwise imported by every process anew, and late
 from sharewright.clouds.simulated.state import SimulatedState
 from sharewright.operations.assembly import assemble
 from sharewright.operations.worker import Worker
@@ -30,7 +33,22 @@ from story_world import make_settings
 LEASE_SECONDS = 1.0
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["killable_worker"])
+context.set_forkserver_preload(["pytest", "killable_worker"])
+
+
+@functools.cache
+def start_server() -> None:
+    """Start the fork server where it finds what it is to import: Python 3.11 does not tell it our ``sys.path``, and it
+    keeps quiet about a module that it does not find; then every worker imports everything, which takes it 0.7 s."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 class Boundaries:
@@ -91,6 +109,7 @@ class Victim:
 
     def __init__(self, url: str, state_dir: Path, kill_at: int = 0) -> None:
         self._kill_at = kill_at
+        start_server()
         self._count = context.Value("i", 0)
         self._process: ForkServerProcess = context.Process(
             target=work, args=(url, str(state_dir), kill_at, self._count), daemon=True
