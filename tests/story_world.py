@@ -46,7 +46,9 @@ from sharewright.store.tables import (
     share_network_subnets,
     share_networks,
     share_servers,
+    share_snapshot_access_rules,
     share_snapshot_instances,
+    share_snapshot_mounts,
     share_snapshots,
     share_type_extra_specs,
     share_types,
@@ -268,6 +270,27 @@ class World:
             self._enqueue(tx, kind, snapshot_id, payload, resource_type="share_snapshot")
         return snapshot_id
 
+    def request_snapshot_rule(self, snapshot_id: str, access_to: str, kind: str = "ip", key: str | None = None) -> str:
+        """An accepted allow_access of a snapshot."""
+        rule_id = new_id()
+        with self.store.begin() as tx:
+            tx.execute(
+                share_snapshot_access_rules.insert().values(
+                    id=rule_id, snapshot_id=snapshot_id, access_type=kind, access_to=access_to, access_key=key,
+                    state="queued_to_apply", created_at=utcnow(),
+                )
+            )  # fmt: skip
+            self._request_update(tx, snapshot_id, "update_snapshot_access", "share_snapshot")
+        return rule_id
+
+    def request_snapshot_deny(self, rule_id: str) -> None:
+        """An accepted deny_access of a snapshot."""
+        columns = share_snapshot_access_rules.c
+        (rule,) = self.rows(share_snapshot_access_rules, id=rule_id)
+        with self.store.begin() as tx:
+            tx.execute(update(share_snapshot_access_rules).where(columns.id == rule_id).values(state="queued_to_deny"))
+            self._request_update(tx, rule.snapshot_id, "update_snapshot_access", "share_snapshot")
+
     def request_manage_snapshot(self, share_id: str, reference: str) -> str:
         """An accepted POST /snapshots/manage."""
         payload = {"reference": reference}
@@ -396,16 +419,18 @@ class World:
         with self.store.begin() as tx:
             return enqueue(tx, kind, resource_type="share_server", resource_id=server_id, seconds=60.0)
 
-    def _request_update(self, tx: Any, share_id: str) -> None:
+    def _request_update(
+        self, tx: Any, resource_id: str, kind: str = "update_access", resource_type: str = "share"
+    ) -> None:
         queued = tx.execute(
             select(operations.c.id).where(
-                operations.c.resource_id == share_id,
-                operations.c.kind == "update_access",
+                operations.c.resource_id == resource_id,
+                operations.c.kind == kind,
                 operations.c.state == OperationState.QUEUED,
             )
         ).first()
         if queued is None:
-            self._enqueue(tx, "update_access", share_id)
+            self._enqueue(tx, kind, resource_id, resource_type=resource_type)
 
     def _enqueue(
         self,
@@ -516,6 +541,11 @@ class World:
         """access_to → state."""
         return {row.access_to: row.state for row in self.rows(share_access_rules, share_id=share_id)}
 
+    def snapshot_rules(self, snapshot_id: str) -> dict[str, str]:
+        """access_to → state."""
+        rows = self.rows(share_snapshot_access_rules, snapshot_id=snapshot_id)
+        return {row.access_to: row.state for row in rows}
+
     def messages(self, share_id: str) -> list[Any]:
         return self.rows(messages, resource_id=share_id)
 
@@ -542,11 +572,17 @@ class World:
 
     def exports(self, share_id: str) -> list[list[str]] | None:
         """What clients may mount of a share now; None: it is not exported."""
-        instance = self.instance(share_id)
+        return self._exports(self.instance(share_id).id)
+
+    def snapshot_exports(self, snapshot_id: str) -> list[list[str]] | None:
+        """The same of a snapshot."""
+        return self._exports(self.snapshot_instance(snapshot_id).id)
+
+    def _exports(self, instance_id: str) -> list[list[str]] | None:
         for server in self.cloud.compute.list_instances():
             exports = self.guests.exports(server.id)
-            if instance.id in exports:
-                return exports[instance.id]
+            if instance_id in exports:
+                return exports[instance_id]
         return None
 
     # ---- nothing lost, nothing left over ----
@@ -567,13 +603,14 @@ class World:
         owners = [volume.tags[TAG_OWNER] for volume in cloud_volumes]
         assert len(owners) == len(set(owners)), "a share instance has two volumes"
         known = {f"share_instance:{row.id}": row.volume_id for row in instances.values() if row.volume_id}
+        mounts = self.rows(share_snapshot_mounts)
+        known |= {f"share_snapshot_mount:{row.id}": row.volume_id for row in mounts if row.volume_id}
         found = {volume.tags[TAG_OWNER]: volume.id for volume in cloud_volumes}
         assert found.items() <= known.items(), "a volume is left over"
         # A deletion that stopped half-way may have lost the answer to its last call.
-        missing = (
-            known.keys() - found.keys() - {f"share_instance:{row.id}" for row in instances.values() if not row.wanted}
-        )
-        assert not missing, "a volume is lost"
+        leaving = {f"share_instance:{row.id}" for row in instances.values() if not row.wanted}
+        leaving |= {f"share_snapshot_mount:{row.id}" for row in mounts if not row.wanted}
+        assert not known.keys() - found.keys() - leaving, "a volume is lost"
         servers = {row.id: row for row in self.rows(share_servers)}
         server_owners = [instance.tags[TAG_OWNER] for instance in self.cloud.compute.list_instances()]
         assert sorted(server_owners) == sorted(f"share_server:{server}" for server in servers)
@@ -587,6 +624,10 @@ class World:
         for row in instances.values():
             if row.volume_attached and row.wanted:
                 assert attached[row.volume_id] is not None
+        ruled = {row.snapshot_id for row in self.rows(share_snapshot_access_rules) if row.state == "active"}
+        mounted = {row.id for row in mounts if row.wanted and attached[row.volume_id] is not None}
+        for row in self.rows(share_snapshot_instances):
+            assert row.snapshot_id not in ruled or row.id in mounted, "a snapshot with a rule in force is not mounted"
         self.check_snapshots()
         foreign = {row.share_id for row in instances.values() if not row.taken_over}
         sizes = [row.size for row in self.rows(shares) if row.id not in foreign]

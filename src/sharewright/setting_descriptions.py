@@ -311,6 +311,8 @@ DESCRIPTIONS: dict[str, str] = {
     "backends.NAME.max_over_subscription_ratio": (
         "How far the sizes promised may exceed the capacity. Upstream: the same name."
     ),
-    "backends.NAME.max_shares_per_share_server": ("Most shares on one server; -1: no limit. Upstream: the same name."),
+    "backends.NAME.max_shares_per_share_server": (
+        "Most shares, and snapshots that clients mount, on one server; -1: no limit. Upstream: the same name."
+    ),
     "backends.NAME.max_share_server_size": "Most GiB on one server; -1: no limit. Upstream: the same name.",
 }

@@ -10,12 +10,18 @@ from site_for_tests import Site
 from sqlalchemy import select
 
 from sharewright.api.app import ROUTES
+from sharewright.drivers.contract import ExportLocation
+from sharewright.drivers.locations import write_snapshot_locations
+from sharewright.identifiers import utcnow
 from sharewright.operations.messages import Action, write_message
 from sharewright.store.tables import (
     operations,
     share_access_rules,
     share_groups,
     share_networks,
+    share_snapshot_access_rules,
+    share_snapshot_export_locations,
+    share_snapshot_instances,
     share_snapshots,
     shares,
 )
@@ -57,6 +63,11 @@ URLS: list[tuple[str, str, Any]] = [
     ("PUT", "/v2/snapshots/{snapshot}/metadata", {"metadata": {"k": "b"}}),
     ("GET", "/v2/snapshots/{snapshot}/metadata/k", None),
     ("DELETE", "/v2/snapshots/{snapshot}/metadata/k", None),
+    ("GET", "/v2/snapshots/{snapshot}/access-list", None),
+    ("POST", "/v2/snapshots/{snapshot}/action", {"allow_access": {"access_type": "ip", "access_to": "10.6.6.6"}}),
+    ("POST", "/v2/snapshots/{snapshot}/action", {"deny_access": {"access_id": "{snapshot_rule}"}}),
+    ("GET", "/v2/snapshots/{snapshot}/export-locations", None),
+    ("GET", "/v2/snapshots/{snapshot}/export-locations/{snapshot_location}", None),
     ("GET", "/v2/share-groups/{group}", None),
     ("PUT", "/v2/share-groups/{group}", {"share_group": {"name": "taken"}}),
     ("DELETE", "/v2/share-groups/{group}", None),
@@ -84,7 +95,9 @@ def belongings(site: Site) -> dict[str, str]:
     """One of everything that alice's project can have."""
     network = site.network()
     specs = f"/v2/types/{site.expect(200, 'GET', '/v2/types/default')['share_type']['id']}/extra_specs"
-    site.expect(200, "POST", specs, {"extra_specs": {"snapshot_support": "True"}}, user="root")
+    site.expect(
+        200, "POST", specs, {"extra_specs": {"snapshot_support": "True", "mount_snapshot_support": "True"}}, user="root"
+    )
     share = site.served_share(network=network["id"], metadata={"k": "v"})
     body = {"allow_access": {"access_type": "ip", "access_to": "10.1.1.1", "metadata": {"k": "v"}}}
     rule = site.expect(200, "POST", f"/v2/shares/{share['id']}/action", body)["access"]
@@ -96,6 +109,16 @@ def belongings(site: Site) -> dict[str, str]:
     group = site.expect(202, "POST", "/v2/share-groups", body)["share_group"]
     location = site.expect(200, "GET", f"/v2/shares/{share['id']}/export_locations")["export_locations"][0]
     with site.store.begin() as tx:
+        instance = tx.execute(select(share_snapshot_instances.c.id)).scalar_one()
+        write_snapshot_locations(tx, instance, [ExportLocation(path="10.0.0.5:/shares/share-x")])
+        snapshot_location = tx.execute(select(share_snapshot_export_locations.c.id)).scalar_one()
+        snapshot_rule = str(uuid.uuid4())
+        tx.execute(
+            share_snapshot_access_rules.insert().values(
+                id=snapshot_rule, snapshot_id=snapshot["id"], access_type="ip", access_to="10.1.1.1", state="active",
+                created_at=utcnow(),
+            )
+        )  # fmt: skip
         message = write_message(tx, None, project_id="blue", resource_id=share["id"], action=Action.CREATE, error="x")
     return {
         "network": network["id"],
@@ -103,6 +126,8 @@ def belongings(site: Site) -> dict[str, str]:
         "share": share["id"],
         "rule": rule["id"],
         "snapshot": snapshot["id"],
+        "snapshot_rule": snapshot_rule,
+        "snapshot_location": snapshot_location,
         "group": group["id"],
         "location": location["id"],
         "message": message,
@@ -113,7 +138,15 @@ def contents(site: Site) -> Any:
     with site.store.read() as tx:
         return [
             [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key.columns))]
-            for table in (shares, share_networks, share_snapshots, share_groups, share_access_rules, operations)
+            for table in (
+                shares,
+                share_networks,
+                share_snapshots,
+                share_groups,
+                share_access_rules,
+                share_snapshot_access_rules,
+                operations,
+            )
         ]
 
 

@@ -35,6 +35,8 @@ from sharewright.store.tables import (
     share_instance_moves,
     share_networks,
     share_servers,
+    share_snapshot_access_rules,
+    share_snapshot_mounts,
     share_snapshots,
     shares,
 )
@@ -274,6 +276,69 @@ def test_killed_while_reverting_a_share(sqlite_template: Path) -> None:
         assert ruin.world.messages(share.id) == []
 
     assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
+
+
+def a_mountable_snapshot(world: World) -> str:
+    share = world.request_share(mount_snapshot_support=True)
+    world.request_rule(share, "10.20.0.99", "ro")
+    world.run()
+    snapshot = world.request_snapshot(share)
+    world.run()
+    return snapshot
+
+
+def a_mounted_snapshot(world: World) -> str:
+    snapshot = a_mountable_snapshot(world)
+    world.request_snapshot_rule(snapshot, "10.20.0.7")
+    world.run()
+    return snapshot
+
+
+def test_killed_while_mounting_a_snapshot(sqlite_template: Path) -> None:
+    def act(world: World, snapshot: str) -> None:
+        world.request_snapshot_rule(snapshot, "10.20.0.7")
+
+    def examine(ruin: Ruin) -> None:
+        world = ruin.world
+        (snapshot,) = world.rows(share_snapshots)
+        assert world.snapshot_rules(snapshot.id) == {"10.20.0.7": "active"}
+        assert world.snapshot_exports(snapshot.id) == [["10.20.0.7/32", "ro"]]
+        assert world.exports(snapshot.share_id) == [["10.20.0.99/32", "ro"]]
+        assert ruin.made()["volume"] == 2
+        assert ruin.made()["mkfs"] == 2  # the share's, and the copy's UUID once
+        assert world.cloud.state.violations() == []
+        assert world.messages(snapshot.id) == []
+
+    assert kill_everywhere(sqlite_template, a_mountable_snapshot, act, examine) > 12
+
+
+def test_killed_while_the_last_rule_of_a_snapshot_goes(sqlite_template: Path) -> None:
+    def act(world: World, snapshot: str) -> None:
+        (rule,) = world.rows(share_snapshot_access_rules)
+        world.request_snapshot_deny(rule.id)
+
+    def examine(ruin: Ruin) -> None:
+        world = ruin.world
+        (snapshot,) = world.rows(share_snapshots)
+        assert snapshot.status == "available"
+        assert world.rows(share_snapshot_access_rules) == []
+        assert world.rows(share_snapshot_mounts) == []
+        assert len(world.cloud.volumes.list_volumes()) == 1
+        assert world.cloud.state.violations() == []
+        assert world.messages(snapshot.id) == []
+
+    assert kill_everywhere(sqlite_template, a_mounted_snapshot, act, examine) > 8
+
+
+def test_killed_while_deleting_a_mounted_snapshot(sqlite_template: Path) -> None:
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(share_snapshots) == []
+        assert ruin.world.rows(share_snapshot_mounts) == []
+        assert list(ruin.world.cloud.volumes.list_snapshots()) == []
+        assert len(ruin.world.cloud.volumes.list_volumes()) == 1
+        assert ruin.world.snapshot_usage() == (0, 0)
+
+    assert kill_everywhere(sqlite_template, a_mounted_snapshot, World.request_snapshot_delete, examine) > 10
 
 
 def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:

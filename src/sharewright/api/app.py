@@ -39,6 +39,7 @@ from sharewright.api import (
     share_sizes,
     share_types,
     shares,
+    snapshot_access,
     snapshot_instances,
     snapshots,
 )
@@ -76,6 +77,7 @@ ROUTES: Final[Sequence[Route]] = (
     *share_instances.ROUTES,
     *access_rules.ROUTES,
     *snapshots.ROUTES,
+    *snapshot_access.ROUTES,
     *snapshot_instances.ROUTES,
     *share_networks.ROUTES,
     *share_network_subnets.ROUTES,

@@ -161,6 +161,22 @@ class RevertDriver(SnapshotDriver, Protocol):
 
 
 @runtime_checkable
+class MountDriver(SnapshotDriver, Protocol):
+    """What a driver can do besides whose pools report ``mount_snapshot_support``."""
+
+    def snapshot_locations(self, snapshot_instance_id: str, server_id: str) -> Sequence[ExportLocation]:
+        """Where clients find the snapshot that the rules in the store let in. No guest is asked."""
+        ...
+
+    def update_snapshot_access(
+        self, snapshot_instance_id: str, server_id: str, progress: Progress
+    ) -> Sequence[RuleOutcome]:
+        """Make access to the snapshot equal to the rules in the store, for reading only whatever they say. What that
+        takes on the server and in the cloud is there from the first rule on, and gone with the last."""
+        ...
+
+
+@runtime_checkable
 class SnapshotManager(SnapshotDriver, Protocol):
     """What a driver can do besides: take over snapshots that somebody else took, and give them away."""
 

@@ -1,20 +1,32 @@
-"""The rows of a share instance's export locations."""
+"""The rows of export locations, of share instances and of snapshots that clients may mount."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, Table, select
 
 from sharewright.drivers.contract import ExportLocation
 from sharewright.identifiers import derived_id, new_id, utcnow
-from sharewright.store.tables import share_export_locations
+from sharewright.store.tables import share_export_locations, share_snapshot_export_locations
 
 
 def write_locations(tx: Connection, share_instance_id: str, locations: Sequence[ExportLocation]) -> None:
     """Make the rows those of ``locations``. Where a path takes another's place, the row and its id stay."""
     table = share_export_locations
-    rows = tx.execute(select(table).where(table.c.share_instance_id == share_instance_id).order_by(table.c.id)).all()
+    _write(tx, table, table.c.share_instance_id, share_instance_id, locations)
+
+
+def write_snapshot_locations(tx: Connection, snapshot_instance_id: str, locations: Sequence[ExportLocation]) -> None:
+    """The same for a snapshot instance."""
+    table = share_snapshot_export_locations
+    _write(tx, table, table.c.share_snapshot_instance_id, snapshot_instance_id, locations)
+
+
+def _write(
+    tx: Connection, table: Table, owner: Column[str], owner_id: str, locations: Sequence[ExportLocation]
+) -> None:
+    rows = tx.execute(select(table).where(owner == owner_id).order_by(table.c.id)).all()
     ids = {row.id for row in rows}
     now = utcnow()
     for admins in (False, True):
@@ -30,11 +42,11 @@ def write_locations(tx: Connection, share_instance_id: str, locations: Sequence[
         for row in stale[len(new) :]:
             tx.execute(table.delete().where(table.c.id == row.id))
         for each in new[len(stale) :]:
-            identifier = derived_id("export_location", share_instance_id, each.path)
+            identifier = derived_id("export_location", owner_id, each.path)
             tx.execute(
                 table.insert().values(
+                    **{owner.name: owner_id},
                     id=new_id() if identifier in ids else identifier,  # a row that has had this path has another now
-                    share_instance_id=share_instance_id,
                     path=each.path,
                     is_admin_only=admins,
                     preferred=each.preferred,

@@ -88,7 +88,8 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first. Protocol ``NONE``: only mounted, for a driver's extension of the guest program to serve; it has no rules.
     ``encryption`` is for CIFS; "" leaves it to the client. ``by_serial``: another disk may carry the same UUID for now,
     so a boot must not find this one by its UUID. ``replaces``: serial of the disk that the share had before it was
-    reverted; where that is mounted, it is unmounted for ``serial``, and clients lose what they have open there."""
+    reverted; where that is mounted, it is unmounted for ``serial``, and clients lose what they have open there.
+    ``read_only``: nobody ever writes to it, whatever its rules say; it is mounted so, and exported so."""
 
     id: str
     serial: str
@@ -100,6 +101,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encryption: SmbEncryption | Literal[""] = ""
     successor: Successor | None = None
     replaces: str = ""
+    read_only: bool = False
 
 
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -14,12 +14,12 @@ healings whose rows are there already, for they may have looked before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, exists, select
 
-from sharewright.drivers.contract import ExportLocation, ShareDriver
-from sharewright.drivers.locations import write_locations
+from sharewright.drivers.contract import ExportLocation, MountDriver, ShareDriver
+from sharewright.drivers.locations import write_locations, write_snapshot_locations
 from sharewright.errors import CloudCapacityExceeded, SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
@@ -30,9 +30,23 @@ from sharewright.operations.share_servers import open_creation
 from sharewright.progress import Progress
 from sharewright.states import NetworkStatus, OperationState, ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import operations, share_instances, share_network_subnets, share_networks, share_servers
+from sharewright.store.tables import (
+    operations,
+    share_instances,
+    share_network_subnets,
+    share_networks,
+    share_servers,
+    share_snapshot_export_locations,
+    share_snapshot_instances,
+)
 
-Locations = dict[str, Sequence[ExportLocation]]
+
+@dataclass(frozen=True, slots=True)
+class Locations:
+    """Export locations by share instance, and by instance of snapshots that clients may mount."""
+
+    shares: dict[str, Sequence[ExportLocation]] = field(default_factory=dict)
+    snapshots: dict[str, Sequence[ExportLocation]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +119,16 @@ class AddSubnet(BaseStory):
 
     def _update(self, servers: Sequence[Server], progress: Progress) -> Locations:
         """A server that is in error gets its NIC when it is healed."""
-        found: Locations = {}
+        found = Locations()
         for server in servers:
-            if server.status == ServerStatus.ACTIVE:
-                found |= find_driver(self._drivers, server.backend).update_server_networks(server.id, progress)
+            if server.status != ServerStatus.ACTIVE:
+                continue
+            driver = find_driver(self._drivers, server.backend)
+            found.shares.update(driver.update_server_networks(server.id, progress))
+            if isinstance(driver, MountDriver):
+                with self._store.read() as tx:
+                    snapshots = located_snapshots(tx, server.id)
+                found.snapshots.update({each: driver.snapshot_locations(each, server.id) for each in snapshots})
         return found
 
 
@@ -142,16 +162,34 @@ def servers_of(tx: Connection, operation: Operation) -> list[Server]:
     return [Server(*row) for row in rows]
 
 
+def located_snapshots(tx: Connection, server_id: str) -> list[str]:
+    """Snapshot instances of shares on a server that have export locations."""
+    snapshots = share_snapshot_instances
+    query = (
+        select(snapshots.c.id)
+        .join(share_instances, share_instances.c.id == snapshots.c.share_instance_id)
+        .where(
+            share_instances.c.share_server_id == server_id,
+            exists().where(share_snapshot_export_locations.c.share_snapshot_instance_id == snapshots.c.id),
+        )
+    )
+    return list(tx.execute(query.order_by(snapshots.c.id)).scalars())
+
+
 def finish(tx: Connection, operation: Operation, locations: Locations) -> None:
     write_all(tx, locations)
     activate(tx, operation.resource_id)
 
 
 def write_all(tx: Connection, locations: Locations) -> None:
-    """A share may have been deleted meanwhile."""
-    alive = set(tx.execute(select(share_instances.c.id).where(share_instances.c.id.in_(locations))).scalars())
-    for instance_id in sorted(alive):
-        write_locations(tx, instance_id, locations[instance_id])
+    """A share or a snapshot may have been deleted meanwhile."""
+    for table, found, write in (
+        (share_instances, locations.shares, write_locations),
+        (share_snapshot_instances, locations.snapshots, write_snapshot_locations),
+    ):
+        alive = set(tx.execute(select(table.c.id).where(table.c.id.in_(found))).scalars())
+        for instance_id in sorted(alive):
+            write(tx, instance_id, found[instance_id])
 
 
 def activate(tx: Connection, share_network_id: str) -> None:

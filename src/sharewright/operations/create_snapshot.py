@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.locations import write_snapshot_locations
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater, WaitFor
 from sharewright.operations.messages import Action
 from sharewright.operations.queue import enqueue
 from sharewright.operations.share_rows import is_delete_queued
-from sharewright.operations.snapshot_drivers import find_snapshot_driver
+from sharewright.operations.snapshot_drivers import Locations, find_locations, find_snapshot_driver
 from sharewright.operations.snapshot_rows import (
     SnapshotRow,
     fail_snapshot,
@@ -75,7 +76,8 @@ class CreateSnapshot(_Creation):
         if snapshot.server_id is None:
             raise SharewrightError("The share is not served by any share server, so it has no state to keep.")
         whole = driver.create_snapshot(snapshot.instance_id, snapshot.server_id, progress)
-        return Done(lambda tx: fix_moment(tx, operation, whole=whole))
+        locations = find_locations(self._drivers, snapshot)
+        return Done(lambda tx: fix_moment(tx, operation, locations, whole=whole))
 
 
 class FinishSnapshot(_Creation):
@@ -92,12 +94,14 @@ class FinishSnapshot(_Creation):
         return Done(lambda tx: finish(tx, operation, whole=True))
 
 
-def fix_moment(tx: Connection, operation: Operation, *, whole: bool) -> None:
-    """Write that the moment is fixed. The share may have grown since the request; a revert gives the share the size
-    that the snapshot counts, so that must be no less than what is in it."""
+def fix_moment(tx: Connection, operation: Operation, locations: Locations, *, whole: bool) -> None:
+    """Write that the moment is fixed, and where clients will find it. The share may have grown since the request; a
+    revert gives the share the size that the snapshot counts, so that must be no less than what is in it."""
     snapshot = read_snapshot(tx, operation.resource_id)
     if snapshot is not None and snapshot.share_size > snapshot.size:
         write_snapshot_size(tx, snapshot, snapshot.share_size)
+    if snapshot is not None:
+        write_snapshot_locations(tx, snapshot.instance_id, locations)
     finish(tx, operation, whole=whole)
 
 

@@ -1,8 +1,8 @@
 """Story: delete a snapshot. Works from every state, whatever is left of it and of its share's server.
 
-The cloud's snapshot → the rows and the quota in one transaction. A failure leaves ``error_deleting`` with a user
-message; deleting may be asked for again. Shares that were made from it live on. One that was to be taken over and was
-not is the property of somebody else: it is given back.
+Its access rules → what mounting it took → the cloud's snapshot → the rows and the quota in one transaction. A failure
+leaves ``error_deleting`` with a user message; deleting may be asked for again. Shares that were made from it live on.
+One that was to be taken over and was not is the property of somebody else: it is given back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.messages import Action
 from sharewright.operations.snapshot_drivers import find_snapshot_driver
-from sharewright.operations.snapshot_rows import fail_snapshot, read_snapshot
+from sharewright.operations.snapshot_rows import deny_everybody, fail_snapshot, read_snapshot
 from sharewright.progress import Progress
 from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
@@ -32,8 +32,10 @@ class DeleteSnapshot(BaseStory):
         self._drivers = drivers
 
     def run(self, operation: Operation, progress: Progress) -> Outcome:
-        with self._store.read() as tx:
+        with self._store.begin() as tx:
+            progress.fence(tx)
             snapshot = read_snapshot(tx, operation.resource_id)
+            deny_everybody(tx, operation.resource_id)
         if snapshot is None:
             return Done()
         if snapshot.backend is not None:

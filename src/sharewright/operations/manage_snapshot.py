@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.locations import write_snapshot_locations
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.delete_snapshot import finish as remove_rows
 from sharewright.operations.messages import Action
 from sharewright.operations.share_rows import is_delete_queued
-from sharewright.operations.snapshot_drivers import find_snapshot_manager
+from sharewright.operations.snapshot_drivers import Locations, find_locations, find_snapshot_manager
 from sharewright.operations.snapshot_rows import (
+    deny_everybody,
     fail_snapshot,
     read_snapshot,
     write_snapshot_size,
@@ -45,7 +47,8 @@ class ManageSnapshot(BaseStory):
             return Done()
         manager = find_snapshot_manager(self._drivers, snapshot.backend)
         size = manager.manage_snapshot(snapshot.instance_id, str(operation.payload["reference"]), progress)
-        return Done(lambda tx: finish(tx, operation.resource_id, size))
+        locations = find_locations(self._drivers, snapshot)
+        return Done(lambda tx: finish(tx, operation.resource_id, size, locations))
 
     def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
         """One that was taken over and is not kept is given away again: deleting ours must not delete it."""
@@ -68,8 +71,10 @@ class UnmanageSnapshot(BaseStory):
         self._drivers = drivers
 
     def run(self, operation: Operation, progress: Progress) -> Outcome:
-        with self._store.read() as tx:
+        with self._store.begin() as tx:
+            progress.fence(tx)
             snapshot = read_snapshot(tx, operation.resource_id)
+            deny_everybody(tx, operation.resource_id)
         if snapshot is None:
             return Done()
         manager = find_snapshot_manager(self._drivers, snapshot.backend)
@@ -81,9 +86,10 @@ class UnmanageSnapshot(BaseStory):
         fail_snapshot(tx, operation, error, status=status, action=Action.DELETE)
 
 
-def finish(tx: Connection, snapshot_id: str, size: int) -> None:
-    """Write that it is ours and available, with its own size. Raises SharewrightError, which gives it back, when
-    somebody wants it deleted by now: that must not depend on who came first."""
+def finish(tx: Connection, snapshot_id: str, size: int, locations: Locations) -> None:
+    """Write that it is ours and available, with its own size, and where clients will find it. Raises
+    SharewrightError, which gives it back, when somebody wants it deleted by now: that must not depend on who came
+    first."""
     tx.execute(select(share_snapshots.c.id).where(share_snapshots.c.id == snapshot_id).with_for_update())
     snapshot = read_snapshot(tx, snapshot_id)
     if snapshot is None:
@@ -91,6 +97,7 @@ def finish(tx: Connection, snapshot_id: str, size: int) -> None:
     if is_delete_queued(tx, snapshot_id, "delete_snapshot"):
         raise SharewrightError("The snapshot was deleted while it was being taken over, so it was given back.")
     write_snapshot_size(tx, snapshot, size)
+    write_snapshot_locations(tx, snapshot.instance_id, locations)
     tx.execute(
         share_snapshot_instances.update()
         .where(share_snapshot_instances.c.id == snapshot.instance_id)

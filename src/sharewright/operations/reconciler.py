@@ -27,6 +27,9 @@ from sharewright.store.tables import (
     share_access_rules,
     share_instances,
     share_servers,
+    share_snapshot_access_rules,
+    share_snapshot_instances,
+    share_snapshot_mounts,
     share_snapshots,
     shares,
 )
@@ -41,6 +44,7 @@ def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> d
     enqueued: dict[str, int] = {}
     rules = (
         round_.update_access,
+        round_.update_snapshot_access,
         round_.continue_shares,
         round_.continue_snapshots,
         round_.delete_servers,
@@ -84,6 +88,40 @@ class _Round:
         for row in rows:
             self._enqueue(tx, "update_access", "share", row.id, context=_owner(row))
         return ["update_access"] * len(rows)
+
+    def update_snapshot_access(self, tx: Connection) -> list[str]:
+        """The same for snapshots that clients mount; and what mounting took, where no rule lets anybody in."""
+        rules, mounts = share_snapshot_access_rules.c, share_snapshot_mounts.c
+        waiting = (
+            select(rules.snapshot_id)
+            .where(rules.state != literal_column(f"'{AccessState.ACTIVE}'"), rules.state.in_(AccessState.TRANSITIONAL))
+            .scalar_subquery()
+        )
+        idle = (
+            select(share_snapshot_instances.c.snapshot_id)
+            .join(share_snapshot_mounts, mounts.id == share_snapshot_instances.c.id)
+            .where(
+                ~exists().where(
+                    rules.snapshot_id == share_snapshot_instances.c.snapshot_id,
+                    rules.state.in_((*AccessState.TRANSITIONAL, AccessState.ACTIVE)),
+                )
+            )
+            .scalar_subquery()
+        )
+        columns = share_snapshots.c
+        rows = tx.execute(
+            select(columns.id, columns.project_id, columns.user_id)
+            .where(
+                columns.status == SnapshotStatus.AVAILABLE,
+                or_(columns.id.in_(waiting), columns.id.in_(idle)),
+                ~_attended(columns.id, ("update_snapshot_access",), self._quiet),
+            )
+            .limit(AT_ONCE)
+            .with_for_update(of=share_snapshots)
+        ).all()
+        for row in rows:
+            self._enqueue(tx, "update_snapshot_access", "share_snapshot", row.id, context=_owner(row))
+        return ["update_snapshot_access"] * len(rows)
 
     def continue_shares(self, tx: Connection) -> list[str]:
         """Shares being created or deleted whose operation ended without saying so in the share."""

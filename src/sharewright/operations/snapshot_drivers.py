@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-from sharewright.drivers.contract import RevertDriver, ShareDriver, SnapshotDriver, SnapshotManager
+from sharewright.drivers.contract import (
+    ExportLocation,
+    MountDriver,
+    RevertDriver,
+    ShareDriver,
+    SnapshotDriver,
+    SnapshotManager,
+)
 from sharewright.errors import SharewrightError, Unsupported
 from sharewright.operations.create_share import find_driver
+from sharewright.operations.snapshot_rows import SnapshotRow
+
+Locations: TypeAlias = Sequence[ExportLocation]
 
 
 def find_snapshot_driver(drivers: Mapping[str, ShareDriver], backend: str | None) -> SnapshotDriver:
@@ -33,9 +44,27 @@ def find_revert_driver(drivers: Mapping[str, ShareDriver], backend: str | None) 
     return driver
 
 
+def find_mount_driver(drivers: Mapping[str, ShareDriver], backend: str | None) -> MountDriver:
+    """As :func:`find_snapshot_driver`, of one whose snapshots clients can mount."""
+    driver = find_snapshot_driver(drivers, backend)
+    if not isinstance(driver, MountDriver):
+        raise Unsupported(
+            f"The driver of backend {backend} cannot let clients mount snapshots.",
+            hint="A share type that says mount_snapshot_support = True keeps its shares off such backends.",
+        )
+    return driver
+
+
 def find_snapshot_manager(drivers: Mapping[str, ShareDriver], backend: str | None) -> SnapshotManager:
     """As :func:`find_snapshot_driver`, of one that takes over snapshots and gives them away."""
     driver = find_snapshot_driver(drivers, backend)
     if not isinstance(driver, SnapshotManager):
         raise Unsupported(f"The driver of backend {backend} does not manage snapshots that somebody else took.")
     return driver
+
+
+def find_locations(drivers: Mapping[str, ShareDriver], snapshot: SnapshotRow) -> Locations:
+    """Where clients will find a snapshot; nowhere where they may not mount it."""
+    if not snapshot.mountable or snapshot.server_id is None:
+        return ()
+    return find_mount_driver(drivers, snapshot.backend).snapshot_locations(snapshot.instance_id, snapshot.server_id)

@@ -16,6 +16,7 @@ from sharewright.store.quotas import count_size_change
 from sharewright.store.tables import (
     operations,
     share_instances,
+    share_snapshot_access_rules,
     share_snapshot_instances,
     share_snapshots,
     shares,
@@ -25,7 +26,7 @@ from sharewright.store.tables import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRow:
     """A snapshot, its instance, and where its share lives. ``size`` in GiB; ``share_size`` is what the share's volume
-    has been given by now."""
+    has been given by now. ``mountable``: whether its share's type lets clients mount it."""
 
     id: str
     instance_id: str
@@ -40,6 +41,7 @@ class SnapshotRow:
     backend: str | None
     server_id: str | None
     taken_over: bool
+    mountable: bool
 
 
 def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
@@ -58,6 +60,7 @@ def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
             share_snapshot_instances.c.taken_over,
+            shares.c.mount_snapshot_support.label("mountable"),
         )
         .join(share_snapshot_instances, share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
         .join(share_instances, share_instances.c.id == share_snapshot_instances.c.share_instance_id)
@@ -97,6 +100,12 @@ def write_snapshot_size(tx: Connection, snapshot: SnapshotRow, size: int) -> Non
     tx.execute(
         share_snapshots.update().where(share_snapshots.c.id == snapshot.id).values(size=size, updated_at=utcnow())
     )
+
+
+def deny_everybody(tx: Connection, snapshot_id: str) -> None:
+    """A snapshot that goes has no access rules any more, whatever comes of its going."""
+    rules = share_snapshot_access_rules
+    tx.execute(rules.delete().where(rules.c.snapshot_id == snapshot_id))
 
 
 def find_copying(tx: Connection, snapshot: SnapshotRow, operation_id: str) -> str | None:

@@ -21,6 +21,7 @@ from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnaps
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
+from sharewright.operations.update_snapshot_access import UpdateSnapshotAccess
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 
@@ -38,6 +39,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),
+        UpdateSnapshotAccess(store, drivers),
         RevertToSnapshot(store, drivers),
         ManageSnapshot(store, drivers),
         UnmanageSnapshot(store, drivers),

@@ -46,7 +46,7 @@ def allow(
         _check_state(share, "allow_access", "New access rules cannot be applied")
         access_to = check_access_to(kind, share["protocol"], values["access_to"])
         if kind == "ip" and ":" in access_to:
-            _check_ipv6(tx, share_id, access_to, ipv6=ipv6)
+            check_ipv6(tx, share_id, access_to, ipv6=ipv6)
         check_cifs_rule(tx, share, kind, level)
         same = _same(tx, deployment, share_id, kind, access_to)
         key = sealed_key(tx, deployment, share, access_to) if kind == "user" else None
@@ -203,7 +203,7 @@ def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, addr
     return None if found.id is None else str(found.id)
 
 
-def _check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> None:
+def check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> None:
     """A rule for clients that can never reach the share would be shown as active and mean nothing."""
     if not ipv6:
         raise InvalidInput(f"Invalid IP access: IPv6 address {address} needs API microversion 2.38 or later.")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, or_, select
 from sharewright.errors import InvalidInput
 from sharewright.services.validation import check_address
 from sharewright.states import AccessState
-from sharewright.store.tables import share_access_rules, share_instances
+from sharewright.store.tables import share_access_rules, share_instances, share_snapshot_access_rules
 
 _BY_PROTOCOL: Final[Mapping[str, tuple[str, ...]]] = {"CIFS": ("ip", "user")}
 _OTHERS: Final = ("ip",)
@@ -40,15 +40,34 @@ def check_user(value: str) -> str:
     return name
 
 
+def check_cifs_snapshot_rule(tx: Connection, share: Mapping[str, Any], snapshot_id: str, kind: str) -> None:
+    """The same for a rule of a CIFS share's snapshot; all of those are for reading. The snapshot's row is locked."""
+    if share["protocol"] != "CIFS":
+        return
+    _check_guests(tx, share["id"], kind)
+    rules = share_snapshot_access_rules.c
+    other = tx.execute(
+        select(rules.access_type, rules.access_to)
+        .where(
+            rules.snapshot_id == snapshot_id,
+            rules.state.not_in((*AccessState.LEAVING, AccessState.ERROR)),
+            rules.access_type != kind,
+        )
+        .limit(1)
+    ).first()
+    if other is not None:
+        raise InvalidInput(
+            f"A CIFS share's snapshot has rules of one type, and {other.access_type}:{other.access_to} is of another.",
+            hint="Deny those rules first.",
+        )
+
+
 def check_cifs_rule(tx: Connection, share: Mapping[str, Any], kind: str, level: str) -> None:
     """Refuse a rule that a CIFS share cannot honour, as it is or beside those it has. Samba gives all guests of a share
     one level, and a share that some open with a password must not be open to guests. The share's row is locked."""
     if share["protocol"] != "CIFS":
         return
-    if kind == "ip" and _requires_encryption(tx, share["id"]):
-        raise InvalidInput(
-            "The share's type requires encryption, which guests cannot do.", hint="Give access to users instead."
-        )
+    _check_guests(tx, share["id"], kind)
     rules = share_access_rules.c
     unlike = rules.access_type != kind
     other = tx.execute(
@@ -72,6 +91,13 @@ def check_cifs_rule(tx: Connection, share: Mapping[str, Any], kind: str, level: 
         f" {other.access_level}.",
         hint=hint,
     )
+
+
+def _check_guests(tx: Connection, share_id: str, kind: str) -> None:
+    if kind == "ip" and _requires_encryption(tx, share_id):
+        raise InvalidInput(
+            "The share's type requires encryption, which guests cannot do.", hint="Give access to users instead."
+        )
 
 
 def _requires_encryption(tx: Connection, share_id: str) -> bool:

@@ -26,6 +26,7 @@ _READER: Final = _names(
     " share_group_type:show share_group_type:index share_group_type:default"
     " share_group:get share_group:get_all"
     " share_snapshot:get_snapshot share_snapshot:get_all_snapshots share_snapshot:get_metadata"
+    " share_snapshot:access_list share_snapshot_export_location:index share_snapshot_export_location:show"
     " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
 )
 _MEMBER: Final = _names(
@@ -33,6 +34,7 @@ _MEMBER: Final = _names(
     " share:allow_access share:deny_access share:extend share:shrink"
     " share:create_snapshot share:delete_snapshot share:snapshot_update share:revert_to_snapshot"
     " share_snapshot:update_metadata share_snapshot:delete_metadata"
+    " share_snapshot:allow_access share_snapshot:deny_access"
     " share_access_metadata:update share_access_metadata:delete"
     " share_network:create share_network:update share_network:delete share_network:subnet_create_check"
     " share_network_subnet:create share_network_subnet:delete"
@@ -52,6 +54,7 @@ _ADMIN: Final = _names(
     " share_snapshot:force_delete share_snapshot:reset_status share_snapshot:list_all_projects"
     " share_snapshot_instance:index share_snapshot_instance:detail share_snapshot_instance:show"
     " share_snapshot_instance:reset_status"
+    " share_snapshot_instance_export_location:index share_snapshot_instance_export_location:show"
     " share_network:get_all_share_networks share_network:reset_status"
     " share_type:create share_type:update share_type:delete share_type:list_project_access"
     " share_type:add_project_access share_type:remove_project_access"

@@ -84,6 +84,7 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
     "revert": Transition(
         sources=frozenset({SnapshotStatus.AVAILABLE}), target=SnapshotStatus.RESTORING, refusal=Conflict
     ),
+    "allow_access": Transition(sources=frozenset({SnapshotStatus.AVAILABLE}), target=None, refusal=InvalidInput),
     "unmanage": Transition(
         sources=frozenset(
             {SnapshotStatus.AVAILABLE, SnapshotStatus.ERROR, SnapshotStatus.ERROR_DELETING,

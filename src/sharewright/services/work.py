@@ -41,7 +41,14 @@ def submit(
 
 
 def submit_together(
-    tx: Connection, deployment: Deployment, context: RequestContext, kind: str, resource_type: str, resource_id: str
+    tx: Connection,
+    deployment: Deployment,
+    context: RequestContext,
+    kind: str,
+    resource_type: str,
+    resource_id: str,
+    *,
+    more_seconds: float = 0.0,
 ) -> None:
     """Enqueue unless an operation of the kind is queued already, which will then do this work too.
 
@@ -62,7 +69,16 @@ def submit_together(
         .with_for_update()
     ).first()
     if queued is None:
-        submit(tx, deployment, context, kind, resource_type, resource_id, quiet_seconds=quiet)
+        submit(
+            tx,
+            deployment,
+            context,
+            kind,
+            resource_type,
+            resource_id,
+            quiet_seconds=quiet,
+            more_seconds=more_seconds,
+        )
     elif not queued.attempts:  # otherwise it waits for its next attempt, which depends on nothing that comes here
         latest = queued.created_at + timedelta(seconds=options.gather_seconds)
         put_off(tx, queued.id, quiet_seconds=quiet, latest=latest)

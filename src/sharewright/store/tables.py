@@ -299,6 +299,54 @@ share_snapshot_instances = Table(
     _partial("ix_share_snapshot_instances_unsettled", "status", where="status <> 'available'"),
 )
 
+# The generic driver's memory of a snapshot that clients mount (drivers/generic/mounting.py): a volume made from it, on
+# its share's server, for as long as it has rules.
+share_snapshot_mounts = Table(
+    "share_snapshot_mounts",
+    metadata,
+    Column("id", ID, ForeignKey("share_snapshot_instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("share_server_id", ID, ForeignKey("share_servers.id"), nullable=False, index=True),
+    Column("volume_id", String(255)),
+    Column("volume_serial", String(255)),
+    Column("volume_attached", Boolean, nullable=False, default=False),
+    Column("filesystem_ready", Boolean, nullable=False, default=False),  # false: it may carry its share's UUID still
+    Column("wanted", Boolean, nullable=False, default=True),  # false: the guest must let go of it
+    *_times(),
+)
+
+share_snapshot_export_locations = Table(
+    "share_snapshot_export_locations",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column(
+        "share_snapshot_instance_id",
+        ID,
+        ForeignKey("share_snapshot_instances.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("path", Text, nullable=False),
+    Column("is_admin_only", Boolean, nullable=False, default=False),
+    Column("preferred", Boolean, nullable=False, default=False),
+    Column("metadata", JSON, nullable=False, default=dict),
+    *_times(),
+)
+
+share_snapshot_access_rules = Table(  # who may mount a snapshot: never to write
+    "share_snapshot_access_rules",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("access_type", String(16), nullable=False),
+    Column("access_to", String(255), nullable=False),  # canonical form
+    Column("access_key", String(255)),
+    Column("state", STATE, nullable=False),
+    Column("error", Text),
+    *_times(),
+    UniqueConstraint("snapshot_id", "access_type", "access_to", name="uq_share_snapshot_access_rules_client"),
+    _partial("ix_share_snapshot_access_rules_unsettled", "snapshot_id", where="state <> 'active'"),
+)
+
 # The generic driver's memory of a second volume of an instance (drivers/generic/moves.py); one at a time.
 share_instance_moves = Table(
     "share_instance_moves",

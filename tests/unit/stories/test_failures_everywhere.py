@@ -18,7 +18,15 @@ import pytest
 from sharewright.clouds.simulated.state import SimulatedState
 from sharewright.errors import CloudError, CloudUnavailable, SharewrightError
 from sharewright.store.database import Store
-from sharewright.store.tables import metadata, share_access_rules, share_servers, share_snapshots, shares
+from sharewright.store.tables import (
+    metadata,
+    share_access_rules,
+    share_servers,
+    share_snapshot_access_rules,
+    share_snapshot_mounts,
+    share_snapshots,
+    shares,
+)
 from story_world import World, make_world
 
 Moment = Literal["before", "after"]
@@ -364,6 +372,101 @@ def test_clone_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) ->
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_clone_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
     assert laboratory.run(a_share_with_a_snapshot, act_clone, CloudUnavailable, moment, examine_clone) >= 4
+
+
+# ---- snapshots that clients mount ----
+
+
+def a_mountable_snapshot(world: World) -> str:
+    share = world.request_share(mount_snapshot_support=True)
+    world.request_rule(share, "10.20.0.99", "ro")
+    world.run()
+    world.request_snapshot(share)
+    world.run()
+    (snapshot,) = world.rows(share_snapshots)
+    return str(snapshot.id)
+
+
+def a_mounted_snapshot(world: World) -> str:
+    snapshot = a_mountable_snapshot(world)
+    act_mount(world, snapshot)
+    world.run()
+    return snapshot
+
+
+def act_mount(world: World, snapshot: str) -> None:
+    world.request_snapshot_rule(snapshot, "10.20.0.7")
+
+
+def act_deny(world: World, snapshot: str) -> None:
+    (rule,) = world.rows(share_snapshot_access_rules)
+    world.request_snapshot_deny(rule.id)
+
+
+def examine_mounted(world: World, snapshot: str) -> None:
+    assert world.snapshot_rules(snapshot) == {"10.20.0.7": "active"}
+    assert world.snapshot_exports(snapshot) == [["10.20.0.7/32", "ro"]]
+    assert world.messages(snapshot) == []
+
+
+def examine_mounted_or_error(world: World, snapshot: str) -> None:
+    """In error nothing is left of it; and whatever was, the next rule mounts it."""
+    if world.snapshot_rules(snapshot) == {"10.20.0.7": "error"}:
+        assert "Sabotage" in world.messages(snapshot)[0].detail
+        assert world.rows(share_snapshot_mounts) == []
+        assert world.snapshot_exports(snapshot) is None
+        world.request_snapshot_rule(snapshot, "10.20.0.8")
+        world.run()
+        assert world.snapshot_exports(snapshot) == [["10.20.0.8/32", "ro"]]
+    else:
+        examine_mounted(world, snapshot)
+    assert world.snapshot(snapshot).status == "available"
+
+
+def examine_denied(world: World, snapshot: str) -> None:
+    assert world.snapshot_rules(snapshot) == {}
+    assert world.snapshot_exports(snapshot) is None
+    assert world.rows(share_snapshot_mounts) == []
+
+
+def examine_denied_or_error(world: World, snapshot: str) -> None:
+    if world.snapshot_rules(snapshot):
+        assert world.snapshot_rules(snapshot) == {"10.20.0.7": "error"}
+        assert "Sabotage" in world.messages(snapshot)[0].detail
+        assert world.snapshot_exports(snapshot) is None
+        act_deny(world, snapshot)
+        world.run()
+    examine_denied(world, snapshot)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_mount_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_mountable_snapshot, act_mount, CloudError, moment, examine_mounted_or_error) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_mount_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_mountable_snapshot, act_mount, CloudUnavailable, moment, examine_mounted) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_end_of_a_mount_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_mounted_snapshot, act_deny, CloudError, moment, examine_denied_or_error) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_end_of_a_mount_with_a_call_that_fails_for_a_moment(laboratory: Laboratory, moment: Moment) -> None:
+    assert laboratory.run(a_mounted_snapshot, act_deny, CloudUnavailable, moment, examine_denied) >= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_delete_of_a_mounted_snapshot_with_a_call_that_fails(laboratory: Laboratory, moment: Moment) -> None:
+    run = laboratory.run
+    assert run(a_mounted_snapshot, delete_it, CloudError, moment, examine_snapshot_deleted_or_error) >= 5
+
+
+def delete_it(world: World, snapshot: str) -> None:
+    world.request_snapshot_delete(snapshot)
 
 
 # ---- shrink ----

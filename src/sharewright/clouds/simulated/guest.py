@@ -496,11 +496,12 @@ def _rules(share: Share) -> tuple[list[list[str]], dict[str, str]]:
     rules: list[list[str]] = []
     wrong: dict[str, str] = {}
     for rule in share.rules:
+        level = "ro" if share.read_only else rule.access_level
         if rule.access_type == "user":
-            rules.append([rule.access_to, rule.access_level])
+            rules.append([rule.access_to, level])
             continue
         try:
-            rules.append([str(ip_network(rule.access_to)), rule.access_level])
+            rules.append([str(ip_network(rule.access_to)), level])
         except ValueError as error:
             wrong[rule.id] = f"not an address: {error}"
     return sorted(rules), wrong

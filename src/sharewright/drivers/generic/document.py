@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import structlog
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Connection, and_, or_, select
 
+from sharewright.drivers.generic.mounts import Mount, mounts_on, rules_in_force
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.errors import ConfigurationError, NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
 from sharewright.states import AccessState, ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_access_rules, share_instances, share_servers, shares
+from sharewright.store.tables import (
+    share_access_rules,
+    share_instances,
+    share_servers,
+    share_snapshot_access_rules,
+    shares,
+)
 
 log = structlog.get_logger()
 GIBIBYTE: Final = 2**30
@@ -89,6 +96,10 @@ def build_document(
         instances = [row for row in instances if row.filesystem_uuid is not None]
         # Copies that may carry another share's UUID still, whether they are attached already or not.
         doubled = {row.clone_of for row in instances if row.clone_of is not None and not row.filesystem_ready}
+        mounts = mounts_on(tx, server_id)
+        doubled |= {mount.parent_uuid for mount in mounts if not mount.filesystem_ready}
+        served = [mount for mount in mounts if mount.is_served]
+        snapshot_rules = _snapshot_rules(tx, served, open_key)
         moves = moves_on(tx, server_id)
         rules_by_share: dict[str, list[Rule]] = defaultdict(list)
         for rule in tx.execute(
@@ -146,9 +157,41 @@ def build_document(
             )
             for row in instances
             if row.wanted and row.volume_attached
-        ),
+        )
+        + tuple(_snapshot_share(mount, snapshot_rules.get(mount.snapshot_id, ())) for mount in served),
         look=tuple(row.volume_serial for row in unknown if row.wanted and row.volume_attached),
     )
+
+
+def _snapshot_share(mount: Mount, rules: Sequence[Rule]) -> Share:
+    """A snapshot that clients mount. It began as a copy, so it is never formatted; and nobody writes to it."""
+    return Share(
+        id=mount.id,
+        serial=str(mount.volume_serial),
+        filesystem=Filesystem(
+            mount.filesystem_type,  # type: ignore[arg-type]
+            mount.filesystem_uuid,
+            clone_of="" if mount.filesystem_ready else mount.parent_uuid,
+        ),
+        protocol=mount.protocol,  # type: ignore[arg-type]
+        rules=tuple(rules),
+        squash=mount.squash,  # type: ignore[arg-type]
+        encryption=mount.smb_encryption or "",  # type: ignore[arg-type]
+        read_only=True,
+    )
+
+
+def _snapshot_rules(
+    tx: Connection, mounts: Sequence[Mount], open_key: Callable[[str], str]
+) -> Mapping[str, Sequence[Rule]]:
+    """Snapshot → its rules."""
+    found: dict[str, list[Rule]] = defaultdict(list)
+    snapshots = [mount.snapshot_id for mount in mounts]
+    rows = rules_in_force(tx, share_snapshot_access_rules.c.snapshot_id.in_(snapshots)) if snapshots else []
+    for row in rows:
+        key = _opened(row, open_key)
+        found[row.snapshot_id].append(Rule(row.id, row.access_to, "ro", access_type=row.access_type, access_key=key))
+    return found
 
 
 def _opened(rule: Any, open_key: Callable[[str], str]) -> str:

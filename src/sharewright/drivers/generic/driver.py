@@ -15,10 +15,12 @@ from sqlalchemy import Connection, select
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Cloud, Volume, VolumeSpec
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
 from sharewright.drivers.generic.document import SMB_PORT, build_document
-from sharewright.drivers.generic.exports import addresses_for, export_path
+from sharewright.drivers.generic.exports import export_locations
 from sharewright.drivers.generic.failures import share_failure
 from sharewright.drivers.generic.healing import heal
 from sharewright.drivers.generic.managing import VolumeManager, find_reference
+from sharewright.drivers.generic.mounting import OWNER as MOUNT_OWNER
+from sharewright.drivers.generic.mounting import Mounter
 from sharewright.drivers.generic.moves import find_move
 from sharewright.drivers.generic.placement import least_loaded
 from sharewright.drivers.generic.pools import pool_stats
@@ -35,7 +37,7 @@ from sharewright.drivers.generic.retired import RetiredVolumes
 from sharewright.drivers.generic.reverting import Reverter
 from sharewright.drivers.generic.servers import ServerSubnet, record_subnets, server_flavor, server_subnets
 from sharewright.drivers.generic.shrink import Shrinker
-from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
+from sharewright.drivers.generic.snapshots import SnapshotRecord, Source, VolumeSnapshots
 from sharewright.drivers.generic.usage import share_usage
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.errors import (
@@ -141,7 +143,7 @@ class GenericDriver:
                 hint="If it stays so, see the kernel's messages on its console.",
             )
         return {
-            each.id: self._export_locations(each.id, each.protocol, server)
+            each.id: export_locations(each.id, each.protocol, server)
             for each in instances_on(self._store, server_id)
             if each.filesystem_ready
         }
@@ -167,7 +169,7 @@ class GenericDriver:
             make_again=lambda: self._ensure_service_instance(
                 server_id, server_subnets(self._store, server_id), progress
             ),
-            locations=self._export_locations,
+            locations=export_locations,
             progress=progress,
         )
 
@@ -200,7 +202,7 @@ class GenericDriver:
         with progress.step("guest"):
             state = self._serve(share_instance_id, server, volume_id, progress)
             remember(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
-        return self._export_locations(record.id, record.protocol, server)
+        return export_locations(record.id, record.protocol, server)
 
     def delete_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
@@ -290,12 +292,14 @@ class GenericDriver:
         return self._snapshots.is_whole(snapshot_instance_id, progress)
 
     def delete_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        self._mounter(progress).release(snapshot_instance_id, progress, force=True)
         self._snapshots.delete(snapshot_instance_id, progress)
 
     def manage_snapshot(self, snapshot_instance_id: str, reference: str, progress: Progress) -> int:
         return self._snapshots.manage(snapshot_instance_id, reference, progress)
 
     def unmanage_snapshot(self, snapshot_instance_id: str, progress: Progress) -> None:
+        self._mounter(progress).release(snapshot_instance_id, progress, force=True)
         self._snapshots.unmanage(snapshot_instance_id, progress)
 
     def revert_to_snapshot(
@@ -309,6 +313,15 @@ class GenericDriver:
         record = find_instance(self._store, share_instance_id)
         if record is not None:
             self._reverter(record, server_id, progress).undo(record, progress)
+
+    def snapshot_locations(self, snapshot_instance_id: str, server_id: str) -> Sequence[ExportLocation]:
+        record = read_instance(self._store, self._snapshots.read(snapshot_instance_id).share_instance_id)
+        return export_locations(snapshot_instance_id, record.protocol, self._server(server_id))
+
+    def update_snapshot_access(
+        self, snapshot_instance_id: str, server_id: str, progress: Progress
+    ) -> Sequence[RuleOutcome]:
+        return self._mounter(progress).update(snapshot_instance_id, server_id, progress)
 
     # ---- parts ----
 
@@ -356,6 +369,31 @@ class GenericDriver:
             TAG_OWNER: f"share_instance:{record.id}",
         }
 
+    def _mounter(self, progress: Progress) -> Mounter:
+        def make(snapshot: SnapshotRecord, source: Source) -> Volume:
+            share = read_instance(self._store, snapshot.share_instance_id)
+            return self._make_volume(
+                share,
+                self._volume_name(snapshot.id),
+                source.size,
+                share.volume_type,
+                progress,
+                source,
+                owner=f"{MOUNT_OWNER}:{snapshot.id}",
+            )
+
+        return Mounter(
+            store=self._store,
+            cloud=self._cloud,
+            instances=self._instances,
+            snapshots=self._snapshots,
+            max_shares=self._settings.max_shares_per_share_server,
+            make=make,
+            tell=lambda server: self._converge(server, progress),
+            serve=lambda name, server, volume: self._serve(name, self._server(server), volume, progress),
+            remove=lambda volume: self._remove(volume, progress),
+        )
+
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
         volume_type = record.volume_type or self._settings.volume_type or None
         source = self._snapshots.source(record.snapshot_id) if record.snapshot_id is not None else None
@@ -387,12 +425,14 @@ class GenericDriver:
         volume_type: str | None,
         progress: Progress,
         source: Source | None = None,
+        *,
+        owner: str = "",
     ) -> Volume:
         return self._cloud.volumes.ensure_volume(
             VolumeSpec(
                 name=name,
                 size=size,
-                tags=self._tags(record),
+                tags=self._tags(record) | ({TAG_OWNER: owner} if owner else {}),
                 volume_type=volume_type,
                 availability_zone=record.availability_zone,
                 source_snapshot=source.snapshot_id if source is not None else None,
@@ -477,19 +517,6 @@ class GenericDriver:
         if server is None:
             raise NotFound(f"Share server {server_id} has no service instance.", hint="Create the share again.")
         return server
-
-    @staticmethod
-    def _export_locations(share_instance_id: str, protocol: str, server: ServiceInstance) -> Sequence[ExportLocation]:
-        return [
-            *(
-                ExportLocation(path=export_path(protocol, address, share_instance_id), preferred=position == 0)
-                for position, address in enumerate(addresses_for(protocol, server.export_addresses))
-            ),
-            *(
-                ExportLocation(path=export_path(protocol, address, share_instance_id), is_admin_only=True)
-                for address in addresses_for(protocol, server.admin_addresses)
-            ),
-        ]
 
     def _volume_name(self, share_instance_id: str) -> str:
         return self._settings.volume_name_template % share_instance_id

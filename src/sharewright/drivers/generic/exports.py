@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sharewright.drivers.contract import ExportLocation
+from sharewright.service_instance.contract import ServiceInstance
+
 
 def export_path(protocol: str, address: str, share_instance_id: str) -> str:
     """``address:/shares/share-<id>`` for NFS, ``\\\\address\\share-<id>`` for CIFS, as Manila writes them."""
@@ -19,3 +22,17 @@ def addresses_for(protocol: str, addresses: Sequence[str]) -> Sequence[str]:
     if protocol != "CIFS":
         return addresses
     return [address for address in addresses if ":" not in address]
+
+
+def export_locations(share_instance_id: str, protocol: str, server: ServiceInstance) -> Sequence[ExportLocation]:
+    """Of a share instance, or of the instance of a snapshot that clients mount."""
+    return [
+        *(
+            ExportLocation(path=export_path(protocol, address, share_instance_id), preferred=position == 0)
+            for position, address in enumerate(addresses_for(protocol, server.export_addresses))
+        ),
+        *(
+            ExportLocation(path=export_path(protocol, address, share_instance_id), is_admin_only=True)
+            for address in addresses_for(protocol, server.admin_addresses)
+        ),
+    ]

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from sqlalchemy import select
 
 from sharewright.clouds.contract import Cloud
 from sharewright.drivers.contract import ExportLocation
+from sharewright.drivers.generic.mounts import mounts_on
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.drivers.generic.records import instances_on
 from sharewright.drivers.generic.servers import network_changes, server_subnets
 from sharewright.drivers.generic.usage import changed_usage, write_usage
-from sharewright.drivers.locations import write_locations
+from sharewright.drivers.locations import write_locations, write_snapshot_locations
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
 from sharewright.guest.document import Document, State
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstance, ServiceInstances
 from sharewright.service_instance.layouts import is_routed
 from sharewright.store.database import Store
-from sharewright.store.tables import share_export_locations, share_instances, shares
+from sharewright.store.tables import (
+    share_export_locations,
+    share_instances,
+    share_snapshot_export_locations,
+    share_snapshot_instances,
+    shares,
+)
 
 log = structlog.get_logger()
 
@@ -123,7 +130,8 @@ def _serves(state: State) -> bool:
 
 
 def _volumes_on(store: Store, server_id: str) -> list[tuple[str, str]]:
-    """Share instance and volume of all that should be attached, those included that shares move to."""
+    """Share instance and volume of all that should be attached: those that shares move to, and those of snapshots that
+    clients mount, included."""
     volumes = [
         (record.id, record.volume_id)
         for record in instances_on(store, server_id)
@@ -131,6 +139,8 @@ def _volumes_on(store: Store, server_id: str) -> list[tuple[str, str]]:
     ]
     with store.read() as tx:
         moves = moves_on(tx, server_id)
+        mounts = mounts_on(tx, server_id)
+    volumes += [(mount.id, mount.volume_id) for mount in mounts if mount.is_served and mount.volume_id is not None]
     return volumes + [(instance, move.volume_id) for instance, move in moves.items() if move.volume_id is not None]
 
 
@@ -182,25 +192,50 @@ def _record(
 ) -> None:
     """Keep what is in use; make export locations agree with the server's addresses. Of shares and locations only what
     differs is written."""
+    table, of_snapshots, snapshots = share_export_locations, share_snapshot_export_locations, share_snapshot_instances
     with store.read() as tx:
         usage = changed_usage(tx, state)
-        present: dict[tuple[str, str], set[str]] = {}
-        for row in tx.execute(
-            select(share_export_locations.c.share_instance_id, share_export_locations.c.path, shares.c.protocol)
-            .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
-            .join(shares, shares.c.id == share_instances.c.share_id)
-            .where(share_instances.c.share_server_id == server.id)
-        ):
-            present.setdefault((row.share_instance_id, row.protocol), set()).add(row.path)
-    changed: dict[str, Sequence[ExportLocation]] = {}
-    for (instance_id, protocol), paths in present.items():
-        wanted = locations(instance_id, protocol, server)
-        if {location.path for location in wanted} != paths:
-            changed[instance_id] = wanted
-    if not usage and not changed and state.usage is None:
+        of_shares = _changed_locations(
+            tx.execute(
+                select(table.c.share_instance_id, shares.c.protocol, table.c.path)
+                .join(share_instances, share_instances.c.id == table.c.share_instance_id)
+                .join(shares, shares.c.id == share_instances.c.share_id)
+                .where(share_instances.c.share_server_id == server.id)
+            ).all(),
+            locations,
+            server,
+        )
+        mountable = _changed_locations(
+            tx.execute(
+                select(snapshots.c.id, shares.c.protocol, of_snapshots.c.path)
+                .join(snapshots, snapshots.c.id == of_snapshots.c.share_snapshot_instance_id)
+                .join(share_instances, share_instances.c.id == snapshots.c.share_instance_id)
+                .join(shares, shares.c.id == share_instances.c.share_id)
+                .where(share_instances.c.share_server_id == server.id)
+            ).all(),
+            locations,
+            server,
+        )
+    if not usage and not of_shares and not mountable and state.usage is None:
         return
     with store.begin() as tx:
         progress.fence(tx)
         write_usage(tx, server.id, usage, state)
-        for instance_id, value in changed.items():
+        for instance_id, value in of_shares.items():
             write_locations(tx, instance_id, value)
+        for instance_id, value in mountable.items():
+            write_snapshot_locations(tx, instance_id, value)
+
+
+def _changed_locations(
+    rows: Sequence[Any], locations: Locations, server: ServiceInstance
+) -> dict[str, Sequence[ExportLocation]]:
+    """Instance → its export locations, where they are not those of the rows (instance, protocol, path)."""
+    present: dict[tuple[str, str], set[str]] = {}
+    for instance_id, protocol, path in rows:
+        present.setdefault((instance_id, protocol), set()).add(path)
+    found = {
+        instance_id: (locations(instance_id, protocol, server), paths)
+        for (instance_id, protocol), paths in present.items()
+    }
+    return {key: wanted for key, (wanted, paths) in found.items() if {each.path for each in wanted} != paths}

@@ -27,6 +27,7 @@ class SnapshotRecord:
     """The driver's memory of one snapshot instance: the columns of that name."""
 
     id: str
+    snapshot_id: str
     share_instance_id: str
     provider_location: str | None
     consistent: bool
@@ -158,7 +159,7 @@ class VolumeSnapshots:
                 ).where(columns.snapshot_id == snapshot_id, columns.consistent.is_(True))
             ).one_or_none()
         if row is None or row.provider_location is None:
-            raise NotFound(f"Snapshot {snapshot_id}, which the share was to be made from, does not exist any more.")
+            raise NotFound(f"Snapshot {snapshot_id}, of which a volume was to be made, does not exist any more.")
         return Source(
             snapshot_id=row.provider_location,
             size=row.volume_size,

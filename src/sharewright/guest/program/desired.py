@@ -69,6 +69,7 @@ class Share:
         "id",
         "judged",
         "protocol",
+        "read_only",
         "replaces",
         "rules",
         "serial",
@@ -95,6 +96,7 @@ class Share:
         protocol: str = "NFS",
         encryption: str = "",
         replaces: str = "",
+        read_only: bool = False,
     ) -> None:
         self.id = id
         self.serial = serial
@@ -114,6 +116,7 @@ class Share:
         )
         self.encryption = encryption
         self.replaces = replaces
+        self.read_only = read_only
 
     @property
     def path(self) -> str:
@@ -333,7 +336,7 @@ def _share(value: object) -> Share:
         value,
         "share",
         ("id", "serial", "filesystem", "protocol"),
-        ("rules", "squash", "encryption", "successor", "by_serial", "replaces"),
+        ("rules", "squash", "encryption", "successor", "by_serial", "replaces", "read_only"),
     )
     filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
     create = filesystem.get("create", False)
@@ -349,13 +352,22 @@ def _share(value: object) -> Share:
     by_serial = table.get("by_serial", False)
     if not isinstance(by_serial, bool):
         _wrong("share.by_serial", by_serial, "true or false")
+    read_only = table.get("read_only", False)
+    if not isinstance(read_only, bool):
+        _wrong("share.read_only", read_only, "true or false")
+    if read_only and (create or filesystem.get("size") or replaces or table.get("successor") is not None):
+        raise Refusal("invalid", "A read-only share is not made, grown, moved or reverted.")
+    rules = tuple(_rule(item, protocol) for item in _list(table.get("rules", []), "rules"))
+    if read_only:
+        for rule in rules:
+            rule.access_level = "ro"
     return Share(
         _text(table["id"], "share.id", UUID),
         _text(table["serial"], "share.serial", SERIAL),
         _one_of(filesystem["type"], "filesystem.type", FILESYSTEMS),
         _text(filesystem["uuid"], "filesystem.uuid", UUID),
         create=create,
-        rules=tuple(_rule(item, protocol) for item in _list(table.get("rules", []), "rules")),
+        rules=rules,
         squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
         size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
         protocol=protocol,
@@ -364,6 +376,7 @@ def _share(value: object) -> Share:
         clone_of=_text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
         by_serial=by_serial,
         replaces=_text(replaces, "share.replaces", SERIAL) if replaces else "",
+        read_only=read_only,
     )
 
 

@@ -111,7 +111,8 @@ def find_mounts(host: Host) -> dict[str, Mount]:
         fields = line.split(" ")
         share_id = share_of(fields[4]) if len(fields) > 5 else None
         if share_id is not None:
-            mounts[share_id] = Mount(fields[2], alive=host.exists(f"/sys/dev/block/{fields[2]}"))
+            alive = host.exists(f"/sys/dev/block/{fields[2]}")
+            mounts[share_id] = Mount(fields[2], alive=alive, read_only="ro" in fields[5].split(","))
     return mounts
 
 

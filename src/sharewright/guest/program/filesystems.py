@@ -18,6 +18,7 @@ MARKS = f"{STATE}/formatting"  # one file per format in progress
 # noatime: a client's read costs no write on the volume; NFS clients get access times only by chance anyway.
 # nosuid, nodev: what a tenant stores never gains rights on the server (its clients decide for themselves).
 MOUNT_OPTIONS = "rw,nosuid,nodev,noatime"
+READ_ONLY_OPTIONS = "ro,nosuid,nodev,noatime"
 FORMAT_SECONDS = 900.0
 # A disk or a file system may stay that much below the size asked for: an encrypted volume keeps room for its header,
 # xfs drops a last allocation group that would be too small. Shares differ by whole GiB.
@@ -77,7 +78,8 @@ class Disk:
 
 
 def mount_options(share: Share) -> str:
-    return MOUNT_OPTIONS + (",errors=remount-ro" if share.filesystem == "ext4" else "")
+    options = READ_ONLY_OPTIONS if share.read_only else MOUNT_OPTIONS
+    return options + (",errors=remount-ro" if share.filesystem == "ext4" else "")
 
 
 # ---- finding ---------------------------------------------------------------------------------------------------------

@@ -15,13 +15,15 @@ STILL_SERVED = ("disk_small", "grow_failed")
 
 
 class Mount:
-    """A mount at a share's place. ``number`` is its device's major:minor; ``alive``: that device still exists."""
+    """A mount at a share's place. ``number`` is its device's major:minor; ``alive``: that device still exists;
+    ``read_only``: nothing can be written through it."""
 
-    __slots__ = ("alive", "number")
+    __slots__ = ("alive", "number", "read_only")
 
-    def __init__(self, number: str, *, alive: bool = True) -> None:
+    def __init__(self, number: str, *, alive: bool = True, read_only: bool = False) -> None:
         self.number = number
         self.alive = alive
+        self.read_only = read_only
 
 
 class Facts:
@@ -186,6 +188,8 @@ def _plan_share(facts: Facts, share: Share, plan: Plan, serials: dict[str, list[
             "filesystem_mismatch",
             f"Device {mount.number} is mounted at {share.path}, not {disk.device} ({disk.number}).",
         )
+    if mount is not None and mount.alive and share.read_only and not mount.read_only:
+        return "filesystem_mismatch", f"{disk.device} is mounted at {share.path} for writing, and should not be."
     begun = facts.marks.get(share.id) == (share.serial, share.uuid)
     found = disk.superblock
     ours = found is not None and found.type == share.filesystem and found.uuid == share.uuid
