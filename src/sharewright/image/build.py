@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sharewright.errors import NotFound, SharewrightError
@@ -30,6 +30,7 @@ from sharewright.image.recipe import (
     Recipe,
     sources_for,
 )
+from sharewright.image.trees import OWN_MOUNTS, remove_tree
 
 Progress = Callable[[str], None]
 
@@ -40,6 +41,7 @@ TOOLS = {  # program → Debian package
     "qemu-img": "qemu-utils",
     "chroot": "coreutils",
     "tar": "tar",
+    "unshare": "util-linux",
 }
 NAMESPACE = uuid.UUID("3a0f6f5e-9f1c-5d0b-8a53-5b1e2f1f7c11")  # for the root file system's UUID, made from the hash
 MIRROR_VARIABLE = "SHAREWRIGHT_DEBIAN_MIRROR"  # in the environment: the archive to use when the caller names none
@@ -135,7 +137,7 @@ class _Builder:
 
     def build(self) -> ImageManifest:
         for stale in self.target.parent.glob(f".{self.target.name}.build-*"):
-            shutil.rmtree(stale)  # we hold the lock: whoever made it is gone
+            remove_tree(stale)  # we hold the lock: whoever made it is gone
         self.work.mkdir(mode=0o755)
         try:
             manifest = self._make()
@@ -145,7 +147,8 @@ class _Builder:
                 self.log.replace(self.target.parent / f"{self.target.name}-failed-build.log")
             raise
         finally:
-            shutil.rmtree(self.work, ignore_errors=True)
+            with suppress(SharewrightError, OSError):  # the next build deletes it, or says why it cannot
+                remove_tree(self.work)
         self._say(f"The service image is ready in {self.target} ({self.hash[:12]})")
         return manifest
 
@@ -203,7 +206,7 @@ class _Builder:
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                command,
+                [*OWN_MOUNTS, *command],
                 stdin=given,
                 stdout=subprocess.DEVNULL if script else log,
                 stderr=subprocess.STDOUT,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from sharewright.image.recipe import EXCLUDED_PATHS, INCLUDED_PATHS, SUITE, Recipe
+from sharewright.image.trees import remove_tree
 
 KEPT_SECONDS: Final = 24 * 3600.0  # the archive it came from has new security updates now and then
 PREFIX: Final = ".packages."
@@ -41,7 +41,7 @@ def install_packages(root: Path, recipe: Recipe, directory: Path, run: Run, *, f
     unpack = ["tar", "--extract", f"--file={kept}", *TAR]
     if recipe.additions.packages:
         if not there:
-            shutil.rmtree(root)
+            remove_tree(root)
         run("Installing more Debian packages", more_command(root, recipe, unpack), {"INITRD": "No"})
     elif there:
         root.mkdir(mode=0o755)
