@@ -41,6 +41,10 @@ DESCRIPTIONS: dict[str, str] = {
         "URL under which clients reach the API (`https://shares.example.org`), for links and the service catalogue. "
         "Empty: taken from each request."
     ),
+    "api.policy_file": (
+        "A policy.yaml in the syntax of oslo.policy, with rules that replace the defaults; empty: none. Upstream: "
+        "`[oslo_policy] policy_file`."
+    ),
     "api.enable_forwarded_headers": (
         "Believe `X-Forwarded-Proto`, `-Host` and `-Prefix`. Only behind a proxy that sets them itself. Upstream: "
         "`enable_proxy_headers_parsing`."
@@ -136,6 +140,9 @@ DESCRIPTIONS: dict[str, str] = {
         "`reconcile_seconds` servers they take turns; those in trouble come first."
     ),
     "worker.sweep_seconds": "How often cloud objects of ours without an owner are looked for and removed.",
+    "worker.soft_deleted_share_seconds": (
+        "How long a share stays in the recycle bin before it is deleted. Upstream: `soft_deleted_share_retention_time`."
+    ),
     "worker.stats_seconds": "How often each backend reports its capacity to the scheduler.",
     "worker.operation_seconds": "Deadline of an operation, counted from its request.",
     "worker.gather_quiet_seconds": (
@@ -218,6 +225,7 @@ DESCRIPTIONS: dict[str, str] = {
     ),
     "simulated.capacity": "GiB that the simulated cloud claims to have.",
     "simulated.delay_seconds": "Time that each call to the simulated cloud takes.",
+    "simulated.any_network": "Every network that a share network names exists: for suites that name some of their own.",
     "backends.NAME.driver": (
         "Share driver: `generic`, or that of another package, by the name it is registered with or as "
         "`package.module:NAME` ([write-a-driver.md](write-a-driver.md))."
@@ -263,6 +271,14 @@ DESCRIPTIONS: dict[str, str] = {
         "none. Upstream: the same name."
     ),
     "backends.NAME.admin_subnet_id": "The subnet of the admin network, by its id. Upstream: the same name.",
+    "backends.NAME.default_network_id": (
+        "Network of those share networks that name none, by its id: all of them are on it, so it is for deployments "
+        "whose projects need no networks of their own. Empty: a share on such a share network ends in `error`. "
+        "Upstream: `StandaloneNetworkPlugin`."
+    ),
+    "backends.NAME.default_subnet_ids": (
+        "The subnets of the default network, by their ids: one, or an IPv4 and an IPv6 one."
+    ),
     "backends.NAME.service_network_cidr": "Pool that service subnets are carved from. Upstream: the same name.",
     "backends.NAME.service_network_division_mask": ("Prefix length of each service subnet. Upstream: the same name."),
     "backends.NAME.boot_seconds": (

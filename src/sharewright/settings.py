@@ -60,6 +60,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_limit: Annotated[int, Meta(ge=1, le=10000)] = 1000
     max_access_rules: Annotated[int, Meta(ge=1)] = 2000
     base_url: str = ""
+    policy_file: str = ""
     enable_forwarded_headers: bool = False
     drain_seconds: Annotated[float, Meta(ge=0)] = 5.0
 
@@ -69,6 +70,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).netloc
         ):
             raise ValueError("base_url: expected http://… or https://…")
+        _check_path("policy_file", self.policy_file)
 
 
 class Metrics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,6 +155,7 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     reconcile_seconds: Seconds = 30.0
     looks_per_second: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     sweep_seconds: Seconds = 300.0
+    soft_deleted_share_seconds: Seconds = 604800.0
     stats_seconds: Seconds = 60.0
     operation_seconds: Seconds = 900.0
     gather_quiet_seconds: Annotated[float, Meta(ge=0)] = 0.1
@@ -254,6 +257,7 @@ class OpenStack(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Simulated(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     capacity: float = 100000.0
     delay_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    any_network: bool = False
 
 
 class ServerFlavor(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -281,6 +285,8 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     connect_share_server_to_tenant_network: bool = True
     admin_network_id: str = ""
     admin_subnet_id: str = ""
+    default_network_id: str = ""
+    default_subnet_ids: tuple[str, ...] = ()
     service_network_cidr: str = "10.254.0.0/16"
     service_network_division_mask: Annotated[int, Meta(ge=16, le=29)] = 28
     boot_seconds: Seconds = 300.0
@@ -319,7 +325,10 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 "service_network_cidr: expected an IPv4 network that holds at least one subnet of"
                 f" service_network_division_mask (/{self.service_network_division_mask})"
             )
-        for name, other in (("admin_network_id", "admin_subnet_id"), ("admin_subnet_id", "admin_network_id")):
+        for name, other in (
+            ("admin_network_id", "admin_subnet_id"),
+            ("admin_subnet_id", "admin_network_id"),
+        ):
             if getattr(self, name) and not is_id(getattr(self, name)):
                 raise ValueError(f"{name}: expected a UUID")
             if getattr(self, name) and not getattr(self, other):
@@ -327,6 +336,14 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for name, what in (("volume_name_template", "share"), ("volume_snapshot_name_template", "snapshot")):
             if getattr(self, name).count("%s") != 1 or getattr(self, name).count("%") != 1:
                 raise ValueError(f"{name}: expected exactly one %s, where the {what} instance's id goes")
+        if self.default_network_id and not is_id(self.default_network_id):
+            raise ValueError("default_network_id: expected a UUID")
+        if bool(self.default_network_id) != bool(self.default_subnet_ids):
+            raise ValueError("default_subnet_ids: expected together with default_network_id, or neither")
+        if not all(is_id(each) for each in self.default_subnet_ids):
+            raise ValueError("default_subnet_ids: expected UUIDs")
+        if self.default_network_id and self.default_network_id == self.admin_network_id:
+            raise ValueError("default_network_id: expected another network than admin_network_id, which is no tenant's")
         for name in ("max_shares_per_share_server", "max_share_server_size"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise ValueError(f"{name}: expected a whole number ≥ 1, or -1 for no limit")

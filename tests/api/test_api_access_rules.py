@@ -209,7 +209,7 @@ def test_listing_rules(site: Site) -> None:
     path = f"/v2/share-access-rules?share_id={share['id']}"
     with site.statements() as seen:
         rules = site.expect(200, "GET", path)["access_list"]
-    assert len(seen) == 3
+    assert len(seen) == 4
     assert [rule["access_to"] for rule in rules] == ["10.1.1.3", "10.1.1.1", "10.1.1.2"]
     assert "share_id" not in rules[0]
     found = site.expect(200, "GET", f"{path}&metadata={{'number': '1'}}")["access_list"]

@@ -259,7 +259,8 @@ def test_services(any_site: Site) -> None:
         return list(any_site.expect(200, "GET", f"/v2/services?{query}", user="root")["services"])
 
     share, scheduler = services()
-    assert set(share) == {"id", "binary", "host", "zone", "status", "state", "updated_at"}
+    new = {"disabled_reason", "ensuring"}
+    assert set(share) == {"id", "binary", "host", "zone", "status", "state", "updated_at"} | new
     assert (share["binary"], share["host"], share["status"], share["state"]) == (
         "manila-share", "node1@one", "enabled", "up",
     )  # fmt: skip
@@ -268,7 +269,7 @@ def test_services(any_site: Site) -> None:
     assert services("zone=nowhere") == services("state=down") == services("host=x") == []
     body = {"host": "node1@one", "binary": "manila-share"}
     answer = any_site.expect(200, "PUT", "/v2/services/disable", body, user="root")
-    assert answer == {**body, "disabled": True}
+    assert answer == {**body, "status": "disabled", "disabled_reason": None}
     assert [found["id"] for found in services("status=disabled")] == [share["id"]]
     any_site.expect(200, "PUT", "/v2/os-services/enable", body, user="root", version="2.6")
     assert services("status=disabled") == []

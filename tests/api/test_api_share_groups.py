@@ -54,6 +54,7 @@ def test_a_share_group(any_site: Site) -> None:
         "source_share_group_snapshot_id": None,
         "consistent_snapshot_support": None,
         "availability_zone": None,
+        "host": None,
     }
     one = f"{PATH}/{made['id']}"
     assert site.expect(200, "GET", one)["share_group"] == made | {"links": links}

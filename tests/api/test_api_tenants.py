@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from site_for_tests import Site
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from sharewright.api.app import ROUTES
 from sharewright.drivers.contract import ExportLocation
@@ -16,13 +16,18 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.messages import Action, write_message
 from sharewright.store.tables import (
     operations,
+    resource_locks,
+    security_services,
     share_access_rules,
+    share_export_locations,
     share_groups,
+    share_network_security_services,
     share_networks,
     share_snapshot_access_rules,
     share_snapshot_export_locations,
     share_snapshot_instances,
     share_snapshots,
+    share_transfers,
     shares,
 )
 
@@ -42,6 +47,7 @@ URLS: list[tuple[str, str, Any]] = [
     ("POST", "/v2/shares/{share}/action", {"deny_access": {"access_id": "{rule}"}}),
     ("GET", "/v2/share-access-rules?share_id={share}", None),
     ("GET", "/v2/share-access-rules/{rule}", None),
+    ("PUT", "/v2/share-access-rules/{rule}", {"update_access": {"access_level": "ro"}}),
     ("PUT", "/v2/share-access-rules/{rule}/metadata", {"metadata": {"a": "b"}}),
     ("DELETE", "/v2/share-access-rules/{rule}/metadata/k", None),
     ("GET", "/v2/share-networks/{network}", None),
@@ -72,6 +78,23 @@ URLS: list[tuple[str, str, Any]] = [
     ("PUT", "/v2/share-groups/{group}", {"share_group": {"name": "taken"}}),
     ("DELETE", "/v2/share-groups/{group}", None),
     ("POST", "/v2/share-groups/{group}/action", {"force_delete": None}),
+    ("GET", "/v2/security-services/{security}", None),
+    ("PUT", "/v2/security-services/{security}", {"security_service": {"name": "taken"}}),
+    ("DELETE", "/v2/security-services/{security}", None),
+    ("POST", "/v2/share-networks/{network}/action", {"add_security_service": {"security_service_id": "{security}"}}),
+    ("POST", "/v2/share-networks/{network}/action", {"remove_security_service": {"security_service_id": "{security}"}}),
+    ("GET", "/v2/resource-locks/{lock}", None),
+    ("PUT", "/v2/resource-locks/{lock}", {"resource_lock": {"lock_reason": "taken"}}),
+    ("DELETE", "/v2/resource-locks/{lock}", None),
+    ("GET", "/v2/share-transfers/{transfer}", None),
+    ("DELETE", "/v2/share-transfers/{transfer}", None),
+    ("GET", "/v2/shares/{share}/export_locations/{location}/metadata", None),
+    ("POST", "/v2/shares/{share}/export_locations/{location}/metadata", {"metadata": {"k": "v"}}),
+    ("PUT", "/v2/shares/{share}/export_locations/{location}/metadata", {"metadata": {"k": "v"}}),
+    ("GET", "/v2/shares/{share}/export_locations/{location}/metadata/k", None),
+    ("DELETE", "/v2/shares/{share}/export_locations/{location}/metadata/k", None),
+    ("POST", "/v2/shares/{share}/action", {"soft_delete": None}),
+    ("POST", "/v2/shares/{share}/action", {"restore": None}),
     ("GET", "/v2/messages/{message}", None),
     ("DELETE", "/v2/messages/{message}", None),
 ]  # fmt: skip
@@ -107,7 +130,18 @@ def belongings(site: Site) -> dict[str, str]:
     kind = site.expect(200, "POST", "/v2/share-group-types", kind, user="root")["share_group_type"]
     body = {"share_group": {"share_group_type_id": kind["id"], "share_network_id": network["id"]}}
     group = site.expect(202, "POST", "/v2/share-groups", body)["share_group"]
+    body = {"security_service": {"type": "ldap"}}
+    security = site.expect(200, "POST", "/v2/security-services", body)["security_service"]
+    body = {"resource_lock": {"resource_id": share["id"]}}
+    lock = site.expect(200, "POST", "/v2/resource-locks", body)["resource_lock"]
+    offered = site.served_share(network=network["id"])["id"]
+    with site.store.begin() as tx:  # as a share of a backend without share servers
+        tx.execute(update(shares).where(shares.c.id == offered).values(share_network_id=None))
+    body = {"transfer": {"share_id": offered}}
+    transfer = site.expect(202, "POST", "/v2/share-transfers", body)["transfer"]
     location = site.expect(200, "GET", f"/v2/shares/{share['id']}/export_locations")["export_locations"][0]
+    path = f"/v2/shares/{share['id']}/export_locations/{location['id']}/metadata"
+    site.expect(200, "POST", path, {"metadata": {"k": "v"}})
     with site.store.begin() as tx:
         instance = tx.execute(select(share_snapshot_instances.c.id)).scalar_one()
         write_snapshot_locations(tx, instance, [ExportLocation(path="10.0.0.5:/shares/share-x")])
@@ -129,24 +163,34 @@ def belongings(site: Site) -> dict[str, str]:
         "snapshot_rule": snapshot_rule,
         "snapshot_location": snapshot_location,
         "group": group["id"],
+        "security": security["id"],
+        "lock": lock["id"],
+        "transfer": transfer["id"],
         "location": location["id"],
         "message": message,
     }
 
 
+TABLES = (
+    shares,
+    share_networks,
+    share_snapshots,
+    share_groups,
+    share_access_rules,
+    operations,
+    security_services,
+    share_network_security_services,
+    resource_locks,
+    share_transfers,
+    share_export_locations,
+    share_snapshot_access_rules,
+)
+
+
 def contents(site: Site) -> Any:
     with site.store.read() as tx:
         return [
-            [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key.columns))]
-            for table in (
-                shares,
-                share_networks,
-                share_snapshots,
-                share_groups,
-                share_access_rules,
-                share_snapshot_access_rules,
-                operations,
-            )
+            [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key.columns))] for table in TABLES
         ]
 
 
@@ -157,7 +201,8 @@ def test_other_projects_things_do_not_exist(site: Site) -> None:
     for method, url, body in URLS:
         seen = site.ask(method, put_in(url, mine), put_in(body, mine), user="bob")
         absent = site.ask(method, put_in(url, nothing), put_in(body, nothing), user="bob")
-        assert seen.status_code == absent.status_code == 404, f"{method} {url}: {seen.text}"
+        wanted = 403 if body == {"force_delete": None} else 404  # administrators' actions, refused before a look
+        assert seen.status_code == absent.status_code == wanted, f"{method} {url}: {seen.text}"
         # Not a letter tells them apart, but for the id that was asked for.
         text, other = seen.text, absent.text
         for name in mine:
@@ -247,13 +292,15 @@ def test_every_route_of_a_project_is_in_these_tests() -> None:
     tested = {(method, shape(url)) for method, url in listed}
     others = (
         "/types", "/share-group-types", "/share-servers", "/snapshot-instances", "/share_instances",
-        "/quota", "/os-", "/services", "/extensions", "/scheduler",
+        "/quota", "/os-", "/services", "/extensions", "/scheduler", "/qos-types", "/share-replicas", "/share-backups",
     )  # fmt: skip
     missing = {
         (route.method, shape(route.path)) for route in ROUTES if "{" in route.path and not route.path.startswith(others)
     } - tested
     assert missing == {
-        ("GET", "/shares/*/instances"),  # for admins
+        ("GET", "/shares/*/instances"), ("GET", "/shares/*/migration-progress"),  # for admins
+        ("POST", "/share-transfers/*/accept"),  # for others
+        ("POST", "/shares/*/export_locations/*/metadata/*"), ("PUT", "/shares/*/export_locations/*/metadata/*"),
         ("POST", "/shares/*/metadata/*"), ("PUT", "/shares/*/metadata/*"),  # as without a key
         ("POST", "/snapshots/*/metadata/*"), ("PUT", "/snapshots/*/metadata/*"),
         ("POST", "/share-networks/*/subnets/*/metadata"),

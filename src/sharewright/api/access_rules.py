@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from sharewright.api.metadata import all_items
 from sharewright.api.resource import (
+    Computed,
     Field,
     Filter,
+    Flag,
     Identifier,
     Name,
     Record,
@@ -15,6 +17,7 @@ from sharewright.api.resource import (
     StringMap,
     Timestamp,
     Viewer,
+    convert,
     timestamp,
     unwrap,
 )
@@ -24,6 +27,7 @@ from sharewright.services import access_rules as service
 from sharewright.states import AccessState
 
 IPV6_SINCE: Final = 38
+LOCKS_SINCE: Final = 82
 
 
 def _old_state(record: Record, viewer: Viewer) -> str:
@@ -31,6 +35,15 @@ def _old_state(record: Record, viewer: Viewer) -> str:
     if record["state"] in AccessState.LEAVING:
         return "deleting"
     return "new" if record["state"] in AccessState.TRANSITIONAL else str(record["state"])
+
+
+def _visible(name: str) -> Computed:
+    """A field that a visibility lock covers."""
+
+    def compute(record: Record, viewer: Viewer) -> Any:
+        return "******" if record["restricted"] else record[name]
+
+    return compute
 
 
 ACCESS_RULE: Final = Resource(
@@ -41,16 +54,25 @@ ACCESS_RULE: Final = Resource(
         Field("id", Identifier, summary=True),
         Field("share_id", Identifier),
         Field("access_type", Identifier, summary=True, create=True, required=True),
-        Field("access_to", Identifier, summary=True, create=True, required=True),
+        Field("access_to", Identifier, source=_visible("access_to"), summary=True, create=True, required=True),
         Field("access_level", Name, summary=True, create=True),
         Field("state", str, source=_old_state, until=27, summary=True),
         Field("state", str, since=28, summary=True),
-        Field("access_key", Name, since=21, summary=True),
+        Field("access_key", Name, source=_visible("access_key"), since=21, summary=True),
         Field("created_at", Timestamp, source=timestamp("created_at"), since=33, summary=True),
         Field("updated_at", Timestamp | None, source=timestamp("updated_at"), since=33, summary=True),
         Field("metadata", StringMap, since=45, summary=True, create=True, accepts=StringMap | None),
+        Field("lock_visibility", Flag, since=82, shown=False, create=True),
+        Field("lock_deletion", Flag, since=82, shown=False, create=True),
+        Field("lock_reason", str | None, since=82, shown=False, create=True),
     ),
-    filters=(Filter("metadata", kind="map", since=45),),
+    filters=(
+        Filter("metadata", kind="map", since=45),
+        Filter("access_type", since=82),
+        Filter("access_to", since=82),
+        Filter("access_level", since=82),
+        Filter("access_key", since=82),
+    ),
 )
 
 
@@ -62,10 +84,12 @@ def allow(call: Call, share_id: str) -> Any:
 
 
 def deny(call: Call, share_id: str) -> None:
-    access_id = unwrap(call.body, "deny_access", "os-deny_access").get("access_id")
+    body = unwrap(call.body, "deny_access", "os-deny_access")
+    access_id = body.get("access_id")
     if not isinstance(access_id, str) or not access_id:
         raise InvalidInput("access_id is required.")
-    service.deny(call.deployment, call.context, share_id, access_id)
+    unrestrict = call.version >= LOCKS_SINCE and convert(body.get("unrestrict", False), bool, "unrestrict")
+    service.deny(call.deployment, call.context, share_id, access_id, unrestrict=unrestrict)
 
 
 def list_of_share(call: Call, share_id: str) -> Any:
@@ -77,13 +101,22 @@ def list_all(call: Call) -> Any:
     share_id = call.query.get("share_id", "")
     if not share_id:
         raise InvalidInput("The field 'share_id' has to be specified.")
-    metadata = call.filters(ACCESS_RULE).get("metadata")
-    records = service.list_rules(call.deployment, call.context, share_id, metadata=metadata)
+    records = service.list_rules(call.deployment, call.context, share_id, call.filters(ACCESS_RULE))
     return ACCESS_RULE.show_all(records, call, summary=True)
 
 
 def show(call: Call, access_id: str) -> Any:
     return ACCESS_RULE.show(service.show(call.deployment, call.context, access_id), call)
+
+
+def update(call: Call, access_id: str) -> Any:
+    level = unwrap(call.body, "update_access").get("access_level")
+    if not level:
+        raise InvalidInput("Invalid input. Missing 'access_level' in update request.")
+    changed = service.change_level(
+        call.deployment, call.context, access_id, convert(level, Identifier, "update_access.access_level")
+    )
+    return ACCESS_RULE.show(changed, call)
 
 
 def write_metadata(call: Call, access_id: str) -> Any:
@@ -105,6 +138,7 @@ ROUTES: Final = (
     Route("POST", _ACTION, list_of_share, since=7, until=44, action="access_list"),
     Route("GET", "/share-access-rules", list_all, since=45),
     Route("GET", "/share-access-rules/{access_id}", show, since=45),
+    Route("PUT", "/share-access-rules/{access_id}", update, since=88),
     Route("PUT", "/share-access-rules/{access_id}/metadata", write_metadata, since=45),
     Route("DELETE", "/share-access-rules/{access_id}/metadata/{key}", delete_metadata, since=45),
 )

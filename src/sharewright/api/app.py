@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -20,12 +21,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sharewright.api import (
     access_rules,
     availability_zones,
+    export_location_metadata,
     export_locations,
     extensions,
+    incapable,
     limits,
     managed_shares,
     messages,
+    openapi,
+    qos_types,
     quota_sets,
+    recycle_bin,
+    resource_locks,
     scheduler_stats,
     security_services,
     services,
@@ -33,17 +40,19 @@ from sharewright.api import (
     share_groups,
     share_instances,
     share_metadata,
+    share_migrations,
     share_network_subnets,
     share_networks,
     share_servers,
     share_sizes,
+    share_transfers,
     share_types,
     shares,
     snapshot_access,
     snapshot_instances,
     snapshots,
 )
-from sharewright.api.faults import BROKEN, NOT_FOUND, fault, status_of
+from sharewright.api.faults import BROKEN, NOT_FOUND, NoSuchResource, fault, status_of
 from sharewright.api.identity.builtin import BuiltinIdentity
 from sharewright.api.identity.contract import Credentials, Identity, Unauthorized
 from sharewright.api.identity.keystone_api import KeystoneApi
@@ -51,6 +60,7 @@ from sharewright.api.identity.modes import open_identity
 from sharewright.api.routing import Call, Endpoint, Route
 from sharewright.api.versions import (
     EXPERIMENTAL_HEADER,
+    MAXIMUM,
     VERSION_HEADER,
     VersionNotSupported,
     document,
@@ -63,6 +73,7 @@ from sharewright.identifiers import new_id
 from sharewright.instruments import http_request_duration, http_requests
 from sharewright.logging import bound
 from sharewright.services.deployment import Deployment
+from sharewright.services.policy_file import PolicyFile
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 
@@ -73,7 +84,12 @@ ROUTES: Final[Sequence[Route]] = (
     *managed_shares.ROUTES,
     *share_metadata.ROUTES,
     *share_sizes.ROUTES,
+    *recycle_bin.ROUTES,
+    *share_migrations.ROUTES,
+    *incapable.ROUTES,
+    *share_transfers.ROUTES,
     *export_locations.ROUTES,
+    *export_location_metadata.ROUTES,
     *share_instances.ROUTES,
     *access_rules.ROUTES,
     *snapshots.ROUTES,
@@ -91,7 +107,9 @@ ROUTES: Final[Sequence[Route]] = (
     *availability_zones.ROUTES,
     *limits.ROUTES,
     *quota_sets.ROUTES,
+    *qos_types.ROUTES,
     *messages.ROUTES,
+    *resource_locks.ROUTES,
     *extensions.ROUTES,
 )
 COLLECTIONS: Final = frozenset(route.path.split("/")[1] for route in ROUTES)
@@ -121,6 +139,7 @@ def create_app(
     app.add_error_handler(falcon.HTTPError, front.on_http_error)
     app.add_route("/", Public(front.versions, "300 Multiple Choices"))
     app.add_route("/v2", Public(front.versions, "200 OK"))
+    app.add_route("/openapi.json", Public(_describe, "200 OK"))
     app.add_route("/healthcheck", Public(lambda request: "OK", "200 OK"))
     endpoints: dict[str, Endpoint] = {}
     for route in ROUTES:
@@ -133,6 +152,12 @@ def create_app(
     if isinstance(identity, BuiltinIdentity):
         KeystoneApi(identity, front.base_url).add_routes(app, IDENTITY_PATH)
     return app
+
+
+def _describe(request: falcon.Request) -> dict[str, Any]:
+    """The OpenAPI document for a microversion (``?version=2.N``), the newest if none is named."""
+    named = request.get_param("version")
+    return openapi.document(tuple(ROUTES), negotiate(named) if named else MAXIMUM)
 
 
 class Public:
@@ -161,6 +186,7 @@ class Front:
         self._deployment = deployment
         self._identity = identity
         self._api = deployment.settings.api
+        self._policy = PolicyFile(Path(self._api.policy_file)) if self._api.policy_file else None
 
     # ---- Falcon's hooks ----------------------------------------------------------------------------------------------
 
@@ -172,9 +198,11 @@ class Front:
         request.context.version = None
         request.context.prefix = "/v2"
         path = request.path
+        if path in ("/v2", "/v2/"):  # the document is for everybody, at the microversion asked for
+            request.context.version = negotiate(request.get_header(VERSION_HEADER))
         if "%00" in request.env.get("RAW_URI", "") or "\x00" in path or "%00" in request.query_string:
             raise InvalidInput("Malformed request url")
-        if path == "/v2" or not path.startswith("/v2/"):
+        if path in ("/v2", "/v2/") or not path.startswith("/v2/"):
             return
         project, rest = _split_project(path)
         request.context.caller = self._identity.authenticate(
@@ -188,6 +216,8 @@ class Front:
             )
         )
         request.context.version = negotiate(request.get_header(VERSION_HEADER))
+        if request.env.get("PATH_INFO", "").endswith("/"):  # an id that is empty: nothing, and not the list
+            raise NoSuchResource()
         if project:
             if project != request.context.caller.project_id:
                 raise InvalidInput("Malformed request url")
@@ -258,6 +288,7 @@ class Front:
             user_id=caller.user_id,
             roles=caller.roles,
             request_id=request.context.request_id,
+            checks=self._policy.checks if self._policy else {},
         )
         call = Call(
             deployment=self._deployment,

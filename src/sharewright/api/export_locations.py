@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Flag, Identifier, Resource, StringMap, Timestamp, timestamp
+from sharewright.api.resource import Field, Flag, Identifier, Record, Resource, StringMap, Timestamp, Viewer, timestamp
 from sharewright.api.routing import Call, Route
 from sharewright.services import export_locations as service
+
+
+def _changed_at(record: Record, viewer: Viewer) -> str:
+    """Clients expect a time here, also of one that never changed."""
+    value: datetime = record["updated_at"] or record["created_at"]
+    return value.isoformat(timespec="microseconds")
+
 
 EXPORT_LOCATION: Final = Resource(
     name="export_location",
     plural="export_locations",
     collection="export_locations",
     fields=(
-        # Until 2.13 the id was "uuid", and lists had the times too.
-        Field("uuid", Identifier, source="id", until=13, summary=True),
-        Field("id", Identifier, since=14, summary=True),
+        Field("id", Identifier, summary=True),
         Field("path", str, summary=True),
-        Field("created_at", Timestamp, source=timestamp("created_at"), until=13, summary=True),
-        Field("updated_at", Timestamp | None, source=timestamp("updated_at"), until=13, summary=True),
         Field("preferred", Flag, since=14, summary=True),
         Field("share_instance_id", Identifier, admin=True, summary=True),
         Field("is_admin_only", Flag, admin=True, summary=True),
-        Field("created_at", Timestamp, source=timestamp("created_at"), since=14),
-        Field("updated_at", Timestamp | None, source=timestamp("updated_at"), since=14),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        Field("updated_at", Timestamp, source=_changed_at),
         Field("metadata", StringMap, since=87, summary=True),
     ),
 )

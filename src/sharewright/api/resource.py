@@ -133,6 +133,7 @@ class Resource:
     filters: Sequence[Filter] = ()
     sort_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # query value → the services' name
     linked: bool = False  # has links to itself
+    lenient: bool = False  # keys that it never had are left out, as Manila does where it has no schema
 
     def view(self, viewer: Viewer, *, summary: bool = False) -> View:
         """The function that renders a record for this viewer."""
@@ -161,6 +162,8 @@ class Resource:
         known, settable = _inputs(self, version, action)
         parsed: dict[str, Any] = {}
         for key, value in values.items():
+            if key not in known and self.lenient:
+                continue
             if key not in known:
                 raise InvalidInput(
                     f"Additional properties are not allowed ('{printable(key)}' was unexpected) in {self.name}.",

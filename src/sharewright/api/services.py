@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Filter, Name, Resource, Timestamp, convert, timestamp
+from sharewright.api.resource import Field, Filter, Flag, Name, Resource, Timestamp, convert, timestamp, unwrap
 from sharewright.api.routing import Call, Route
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import system
@@ -23,9 +23,20 @@ SERVICE: Final = Resource(
         Field("state", str),
         Field("updated_at", Timestamp, source=timestamp("heartbeat_at")),
         Field("disabled_reason", Name, since=83),
+        Field("ensuring", Flag, since=86),
     ),
-    filters=(Filter("host"), Filter("binary"), Filter("zone"), Filter("state"), Filter("status")),
+    filters=(
+        Filter("host"),
+        Filter("binary"),
+        Filter("zone"),
+        Filter("state"),
+        Filter("status"),
+        Filter("ensuring", kind="flag", since=93),
+    ),
 )
+
+
+REASON_SINCE: Final = 83
 
 
 def list_all(call: Call) -> Any:
@@ -41,8 +52,21 @@ def update(call: Call, change: str) -> Any:
         raise InvalidInput("The body needs host and binary, and nothing else.")
     host = convert(call.body["host"], Text255, "host")
     binary = convert(call.body["binary"], Text255, "binary")
-    system.enable_service(call.deployment, call.context, host=host, binary=binary, enabled=change == "enable")
-    return {"host": host, "binary": binary, "disabled": change == "disable"}
+    reason = convert(call.body.get("disabled_reason"), Name, "disabled_reason")
+    if reason and call.version < REASON_SINCE:
+        raise InvalidInput("'disabled_reason' is not supported by this microversion. Use 2.83 or greater.")
+    reason = reason.strip() or None if reason else None
+    enabled = change == "enable"
+    system.enable_service(call.deployment, call.context, host=host, binary=binary, enabled=enabled, reason=reason)
+    shown: dict[str, Any] = {"host": host, "binary": binary}
+    if call.version < REASON_SINCE:
+        return shown | {"disabled": not enabled}
+    return shown | {"status": "enabled" if enabled else "disabled", "disabled_reason": None if enabled else reason}
+
+
+def ensure_shares(call: Call) -> None:
+    host = convert(unwrap(call.body, "ensure_shares").get("host"), Text255, "ensure_shares.host")
+    system.ensure_shares(call.deployment, call.context, host)
 
 
 ROUTES: Final = (
@@ -50,4 +74,5 @@ ROUTES: Final = (
     Route("PUT", "/os-services/{change}", update, until=6),
     Route("GET", "/services", list_all, since=7),
     Route("PUT", "/services/{change}", update, since=7),
+    Route("POST", "/services/ensure-shares", ensure_shares, since=86, status=202),
 )

@@ -23,7 +23,7 @@ SHARE_GROUP: Final = Resource(
         Field("status", str),
         Field("created_at", Timestamp, source=timestamp("created_at")),
         Field("project_id", str),
-        Field("host", Name, admin=True),
+        Field("host", Name),
         Field("share_group_type_id", Identifier | None, create=True),
         Field("share_types", list[Identifier], create=True, accepts=list[Identifier] | None),
         Field("share_network_id", Identifier | None, create=True),

@@ -35,7 +35,6 @@ SHARE_INSTANCE: Final = Resource(
     name="share_instance",
     plural="share_instances",
     collection="share_instances",
-    linked=True,
     fields=(
         Field("id", Identifier),
         Field("share_id", Identifier),

@@ -23,6 +23,7 @@ SUBNET: Final = Resource(
     plural="share_network_subnets",
     collection="subnets",
     # The summary is how a share network shows its subnets.
+    lenient=True,
     fields=(
         Field("id", Identifier, summary=True),
         Field("availability_zone", Name, summary=True, create=True),

@@ -56,6 +56,7 @@ SHARE_NETWORK: Final = Resource(
     name="share_network",
     plural="share_networks",
     collection="share-networks",
+    lenient=True,
     fields=(
         Field("id", Identifier, summary=True),
         Field("name", Name, summary=True, create=True, update=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.lists import names_unknown
 from sharewright.api.resource import (
     Field,
     Filter,
@@ -71,6 +72,8 @@ SHARE_SERVER: Final = Resource(
 
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_SERVER)
+    if names_unknown(call, SHARE_SERVER):
+        return SHARE_SERVER.show_all([], call)
     records = service.list_servers(call.deployment, call.context, call.filters(SHARE_SERVER), page)
     return SHARE_SERVER.show_all(records, call, summary=True) | call.next_page(SHARE_SERVER, records, page)
 

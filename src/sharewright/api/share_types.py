@@ -58,6 +58,9 @@ SHARE_TYPE: Final = Resource(
 )  # fmt: skip
 
 
+DESCRIPTION_SINCE: Final = 41
+
+
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_TYPE)
     extra_specs = parse_map(call.query["extra_specs"], "extra_specs") if _filters_specs(call) else None
@@ -95,7 +98,10 @@ def show_default(call: Call) -> Any:
 
 
 def create(call: Call) -> Any:
-    values = SHARE_TYPE.parse_values(unwrap(call.body, "share_type", "volume_type"), call.version, "create")
+    body = unwrap(call.body, "share_type", "volume_type")
+    if call.version < DESCRIPTION_SINCE and body.get("description"):
+        raise InvalidInput("'description' key is not supported by this microversion. Use 2.41 or greater.")
+    values = SHARE_TYPE.parse_values(body, call.version, "create")
     implied = call.version < 24
     return _both(service.create(call.deployment, call.context, values, implied_snapshots=implied), call)
 

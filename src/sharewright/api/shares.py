@@ -79,7 +79,7 @@ SHARE: Final = Resource(
             "consistency_group_id", Name, source=constant(None), since=4, until=30, key="share_group_id", create=True
         ),
         Field("source_cgsnapshot_member_id", Name, source=constant(None), since=4, until=30),
-        Field("task_state", Name, source=constant(None), since=5),
+        Field("task_state", Name, since=5),
         Field("access_rules_status", str, source=_old_rules_status, since=10, until=27),
         Field("access_rules_status", str, since=28),
         Field("replication_type", Name, source=constant(None), since=11),
@@ -91,12 +91,13 @@ SHARE: Final = Resource(
         Field("mount_snapshot_support", Flag, since=32),
         Field("progress", Name, since=54),
         Field("scheduler_hints", StringMap | None, since=65, shown=False, create=True),
-        Field("is_soft_deleted", Flag, source=constant(False), since=69),
-        Field("scheduled_to_be_deleted_at", Timestamp | None, source=constant(None), since=69),
+        Field("is_soft_deleted", Flag, since=69),
+        Field("scheduled_to_be_deleted_at", Timestamp | None, source=timestamp("scheduled_to_be_deleted_at"), since=69),
         Field("source_backup_id", Name, source=constant(None), since=80),
-        # Of later microversions: known, so that they are not refused as unknown, but without an effect here.
-        Field("mount_point_name", Name, source=constant(None), since=84),
-        Field("encryption_key_ref", Name, source=constant(None), since=90),
+        # What no backend has the capability for: a request that sets them is refused.
+        Field("mount_point_name", Name, since=84, shown=False, create=True),
+        Field("encryption_key_ref", Name, source=constant(None), since=90, create=True),
+        Field("snapshot_inherit_share_access_support", Flag, source=constant(False), since=99),
     ),
     filters=(
         Filter("name", kind="like"),
@@ -118,6 +119,8 @@ SHARE: Final = Resource(
         Filter("export_location_id", since=35),
         Filter("export_location_path", kind="like", since=35),
         Filter("is_soft_deleted", kind="flag", since=69),
+        Filter("mount_point_name", since=84),
+        Filter("availability_zone", since=97),
         Filter("project_id", admin=True),
     ),
     sort_keys={
@@ -172,14 +175,6 @@ def reset_status(call: Call, share_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_id, wanted_status(call))
 
 
-def reset_task_state(call: Call, share_id: str) -> None:
-    """Shares are not migrated yet, so the only task state there is is none; clients set it along with other things."""
-    values = unwrap(call.body, "reset_task_state")
-    if set(values) != {"task_state"} or values["task_state"] is not None:
-        raise InvalidInput("Invalid task state: shares are not migrated here, so the only one is null.")
-    service.reset_task_state(call.deployment, call.context, share_id)
-
-
 def wanted_status(call: Call) -> str:
     """The status in a reset_status action, under its new or old name."""
     values = unwrap(call.body, "reset_status", "os-reset_status")
@@ -200,8 +195,4 @@ ROUTES: Final = (
     Route("POST", "/shares/{share_id}/action", reset_status, since=7, status=202, action="reset_status"),
     Route("POST", "/shares/{share_id}/action", force_delete, until=6, status=202, action="os-force_delete"),
     Route("POST", "/shares/{share_id}/action", force_delete, since=7, status=202, action="force_delete"),
-    Route(
-        "POST", "/shares/{share_id}/action", reset_task_state, since=22, status=202, action="reset_task_state",
-        experimental=True,
-    ),
 )  # fmt: skip

@@ -249,7 +249,8 @@ class Networks(Protocol):
         """A tenant's subnet by Manila's neutron_net_id and neutron_subnet_id (None: the network's first).
 
         None also when the project may not use the network, by owning it or because it is shared: tenants name networks
-        by ids, and another tenant's would let them into it. ``project_id`` None: anybody's.
+        by ids, and another tenant's would let them into it. ``project_id`` None: anybody's. What is
+        no UUID names nothing.
         """
         ...
 

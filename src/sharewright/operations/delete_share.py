@@ -21,7 +21,7 @@ from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
 from sharewright.store.quotas import release
-from sharewright.store.tables import shares
+from sharewright.store.tables import resource_locks, share_access_rules, shares
 
 
 class DeleteShare(BaseStory):
@@ -71,6 +71,9 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     ).one_or_none()
     if row is None:
         return
+    rules = select(share_access_rules.c.id).where(share_access_rules.c.share_id == share_id)
+    locks = resource_locks.c.resource_id
+    tx.execute(resource_locks.delete().where((locks == share_id) | locks.in_(rules)))
     tx.execute(shares.delete().where(shares.c.id == share_id))  # its instances, rules, … go with it (cascade)
     if all(instance.taken_over for instance in instances):
         release(

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, delete, literal_column, select
+from sqlalchemy import ColumnElement, and_, delete, literal_column, select
 
 from sharewright.clouds.contract import Cloud
+from sharewright.context import RequestContext
 from sharewright.drivers.contract import ShareDriver, TidyDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.instruments import maintenance_duration, maintenance_failures
 from sharewright.operations import leases, reconciler
+from sharewright.operations.queue import enqueue
 from sharewright.operations.scheduler import write_pools
+from sharewright.operations.share_rows import write_status
 from sharewright.operations.sweeper import Sweeper
 from sharewright.settings import Settings
-from sharewright.states import OperationState
+from sharewright.states import OperationState, ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import messages, operations, pools
+from sharewright.store.tables import messages, operations, pools, shares
 
 log = structlog.get_logger()
 
@@ -67,6 +70,7 @@ class Maintenance:
             Task("reconcile", options.reconcile_seconds, self.reconcile, now),
             Task("sweep", options.sweep_seconds, self._sweeper.sweep, now),
             Task("tidy", options.sweep_seconds, self.tidy, now),
+            Task("bin", options.reconcile_seconds, self.empty_bin, now),
             Task("purge", PURGE_SECONDS, self.purge, now),
         ]
 
@@ -128,6 +132,30 @@ class Maintenance:
                     driver.tidy()
                 except SharewrightError as error:
                     log.warning("a backend cannot be tidied now", backend=backend, error=str(error))
+
+    def empty_bin(self) -> None:
+        """Ask for the deletion of shares whose time in the recycle bin is over."""
+        columns = shares.c
+        due = and_(
+            columns.scheduled_to_be_deleted_at.is_not(None),
+            columns.scheduled_to_be_deleted_at <= utcnow(),
+            columns.status.in_((ShareStatus.AVAILABLE, ShareStatus.ERROR, "inactive")),
+        )
+        query = select(columns.id, columns.project_id, columns.user_id).where(due).limit(_BATCH)
+        with self._store.begin() as tx:
+            for share in tx.execute(query.with_for_update()).all():
+                context = RequestContext(project_id=share.project_id, user_id=share.user_id)
+                write_status(tx, share.id, ShareStatus.DELETING)
+                enqueue(
+                    tx,
+                    "delete_share",
+                    resource_type="share",
+                    resource_id=share.id,
+                    context=context,
+                    payload={"force": False},
+                    seconds=self._settings.worker.operation_seconds,
+                )
+                log.info("share has been in the recycle bin for its time", share=share.id)
 
     def purge(self) -> None:
         """Remove expired messages and the operations whose retention time is over, in short transactions."""

@@ -106,7 +106,7 @@ _ACTIONS = {
     Action.RESTORE_BACKUP: "restore backup",
 }
 
-_NO_STORAGE = "No storage could be found for this share"
+_NO_STORAGE = "No storage could be allocated for this share request"
 _DETAILS = {
     Detail.UNKNOWN_ERROR: "It failed.",
     Detail.NO_VALID_HOST: f"{_NO_STORAGE}; another size or share type may fit.",

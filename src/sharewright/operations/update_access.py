@@ -21,7 +21,7 @@ from sharewright.operations.share_rows import ShareRow, read_share, write_access
 from sharewright.progress import Progress
 from sharewright.states import AccessRulesStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_access_rules, shares
+from sharewright.store.tables import resource_locks, share_access_rules, shares
 
 NOT_SERVED = "The share is not served, so there is nothing to allow or deny."
 
@@ -78,6 +78,11 @@ def finish(tx: Connection, share_id: str, changes: Changes, outcomes: Sequence[R
     """Write what became of the rules."""
     tx.execute(select(shares.c.id).where(shares.c.id == share_id).with_for_update())
     rule_states.end(tx, share_access_rules, changes, outcomes)
+    gone = list(changes.denying)
+    if gone:
+        left = select(share_access_rules.c.id).where(share_access_rules.c.id.in_(gone))
+        locks = resource_locks.c.resource_id
+        tx.execute(resource_locks.delete().where(locks.in_(gone), locks.not_in(left)))
     write_access_rules_status(tx, share_id)
 
 

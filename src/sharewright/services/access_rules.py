@@ -14,10 +14,11 @@ from sharewright.services import shares as share_service
 from sharewright.services.access_keys import sealed_key, show_keys
 from sharewright.services.access_types import check_access_to, check_cifs_rule
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.locks import drop, insert_for_rule, is_restricted, leave_rule, locks_of
 from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE
-from sharewright.services.validation import check_access_level, check_access_type, check_metadata
+from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState
 from sharewright.store.tables import (
@@ -34,12 +35,16 @@ _OWNER = share_access_metadata.c.access_id
 def allow(
     deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any], *, ipv6: bool = True
 ) -> Record:
-    """Add a rule: access_type, access_to, access_level (default rw), metadata. ``ipv6``: whether the caller may know
+    """Add a rule: access_type, access_to, access_level (default rw), metadata; lock_visibility, lock_deletion and
+    lock_reason. ``ipv6``: whether the caller may know
     of IPv6 rules. A rule for the same client that is being removed gives way: the client keeps its access, at the new
     level from the next update on."""
     kind = check_access_type(values["access_type"])
     level = check_access_level(values.get("access_level"))
     metadata = check_metadata(values.get("metadata") or {})
+    locked = {name: bool(values.get(f"lock_{name}")) for name in ("deletion", "visibility")}
+    if values.get("lock_reason") and not any(locked.values()):
+        raise InvalidInput("A lock_reason needs lock_visibility or lock_deletion.")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, share_id, "share:allow_access", lock=True)
@@ -65,12 +70,16 @@ def allow(
             )
         )
         write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
+        insert_for_rule(tx, context, share_id, identifier, reason=values.get("lock_reason"), **locked)
         _begin_change(tx, deployment, context, share_id)
         return _find(tx, deployment, context, identifier)
 
 
-def deny(deployment: Deployment, context: RequestContext, share_id: str, access_id: str) -> None:
-    """Remove a rule. One that is being removed already stays so."""
+def deny(
+    deployment: Deployment, context: RequestContext, share_id: str, access_id: str, *, unrestrict: bool = False
+) -> None:
+    """Remove a rule. One that is being removed already stays so. ``unrestrict``: with locks that the caller may take
+    away."""
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, share_id, "share:deny_access", lock=True)
         rule = fetch_one(
@@ -84,6 +93,7 @@ def deny(deployment: Deployment, context: RequestContext, share_id: str, access_
         _check_state(share, "deny_access", "Access rules cannot be denied")
         if rule["state"] in AccessState.LEAVING:
             return
+        leave_rule(tx, context, share_id, access_id, unrestrict=unrestrict)
         tx.execute(
             update(share_access_rules)
             .where(share_access_rules.c.id == access_id)
@@ -92,28 +102,74 @@ def deny(deployment: Deployment, context: RequestContext, share_id: str, access_
         _begin_change(tx, deployment, context, share_id)
 
 
+def deny_all(tx: Connection, deployment: Deployment, context: RequestContext, share_id: str) -> None:
+    """Remove every rule of a share, and what locks them: for a project that takes it over. Its row is locked."""
+    rules = share_access_rules.c
+    found = list(tx.scalars(select(rules.id).where(rules.share_id == share_id)))
+    if found:
+        drop(tx, found)
+        tx.execute(
+            update(share_access_rules)
+            .where(rules.share_id == share_id)
+            .values(state=AccessState.QUEUED_TO_DENY, updated_at=utcnow())
+        )
+        _begin_change(tx, deployment, context, share_id)
+
+
+def change_level(deployment: Deployment, context: RequestContext, access_id: str, level: str | None) -> Record:
+    """Give a rule another access level, in place: its client keeps its access."""
+    wanted = check_access_level(level)
+    with deployment.store.begin() as tx:
+        rule = _find(tx, deployment, context, access_id, "share_access_rule:update")
+        if rule["access_level"] == wanted:
+            return rule
+        share = share_service.find(tx, context, rule["share_id"], lock=True)
+        _check_state(share, "allow_access", "Access rules cannot be updated")
+        check_cifs_rule(tx, share, rule["access_type"], wanted, but=access_id)
+        changed = tx.execute(
+            update(share_access_rules)
+            .where(share_access_rules.c.id == access_id, share_access_rules.c.state.not_in(AccessState.LEAVING))
+            .values(access_level=wanted, state=AccessState.QUEUED_TO_APPLY, updated_at=utcnow())
+        )
+        if not changed.rowcount:
+            raise InvalidInput(f"Access rule {access_id} is being removed.")
+        _begin_change(tx, deployment, context, share["id"])
+        return _find(tx, deployment, context, access_id)
+
+
 def list_rules(
     deployment: Deployment,
     context: RequestContext,
     share_id: str,
+    filters: Mapping[str, Any] | None = None,
     *,
-    metadata: Mapping[str, str] | None = None,
     rule: str = "share_access_rule:index",
 ) -> list[dict[str, Any]]:
-    """The rules of a share, oldest first, with their metadata."""
+    """The rules of a share, oldest first, with their metadata. ``filters``: metadata; access_type, access_level,
+    access_to, access_key. Of those hidden from the caller none is found by what is hidden."""
+    filters = filters or {}
+    _check_filters(filters)
     statement = (
         select(share_access_rules)
         .where(share_access_rules.c.share_id == share_id)
         .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
     )
-    for key, value in (metadata or {}).items():
+    for name in ("access_type", "access_to", "access_level"):
+        if name in filters:
+            statement = statement.where(share_access_rules.c[name] == filters[name])
+    for key, value in filters.get("metadata", {}).items():
         item = share_access_metadata
         statement = statement.where(
             exists().where(item.c.access_id == share_access_rules.c.id, item.c.key == key, item.c.value == value)
         )
     with deployment.store.read() as tx:
         share = share_service.find(tx, context, share_id, rule)
-        return _complete(tx, deployment, context, share["project_id"], fetch(tx, statement))
+        found = _complete(tx, deployment, context, share["project_id"], fetch(tx, statement))
+    if "access_key" in filters:
+        found = [each for each in found if each["access_key"] == filters["access_key"]]
+    if "access_to" in filters or "access_key" in filters:
+        found = [each for each in found if not each["restricted"]]
+    return found
 
 
 def show(deployment: Deployment, context: RequestContext, access_id: str) -> Record:
@@ -149,6 +205,7 @@ def _find(
     access_id: str,
     rule_name: str = "share_access_rule:get",
 ) -> dict[str, Any]:
+    authorize(context, rule_name)
     rule = None
     if is_id(access_id):
         rule = fetch_one(
@@ -171,8 +228,24 @@ def _complete(
     rules: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     show_keys(deployment, context, project_id, rules)
-    attach(rules, "metadata", read_maps(tx, share_access_metadata, _OWNER, [rule["id"] for rule in rules]))
+    identifiers = [rule["id"] for rule in rules]
+    attach(rules, "metadata", read_maps(tx, share_access_metadata, _OWNER, identifiers))
+    hidden = {lock["resource_id"] for lock in locks_of(tx, identifiers, "show") if is_restricted(context, lock)}
+    for rule in rules:
+        rule["restricted"] = rule["id"] in hidden
     return rules
+
+
+def _check_filters(filters: Mapping[str, Any]) -> None:
+    kind, client = filters.get("access_type"), filters.get("access_to")
+    if kind is not None:
+        check_access_type(kind)
+    if client is not None and kind is None:
+        raise InvalidInput("'access_type' parameter must be provided when specifying 'access_to'.")
+    if client is not None and kind == "ip":
+        check_address(client)
+    if "access_level" in filters:
+        check_access_level(filters["access_level"])
 
 
 def _check_state(share: Record, action: str, refused: str) -> None:

@@ -62,9 +62,10 @@ def check_cifs_snapshot_rule(tx: Connection, share: Mapping[str, Any], snapshot_
         )
 
 
-def check_cifs_rule(tx: Connection, share: Mapping[str, Any], kind: str, level: str) -> None:
+def check_cifs_rule(tx: Connection, share: Mapping[str, Any], kind: str, level: str, *, but: str | None = None) -> None:
     """Refuse a rule that a CIFS share cannot honour, as it is or beside those it has. Samba gives all guests of a share
-    one level, and a share that some open with a password must not be open to guests. The share's row is locked."""
+    one level, and a share that some open with a password must not be open to guests. The share's row is locked.
+    ``but``: the id of a rule that this is instead of."""
     if share["protocol"] != "CIFS":
         return
     _check_guests(tx, share["id"], kind)
@@ -74,6 +75,7 @@ def check_cifs_rule(tx: Connection, share: Mapping[str, Any], kind: str, level: 
         select(rules.access_type, rules.access_to, rules.access_level)
         .where(
             rules.share_id == share["id"],
+            rules.id != (but or ""),
             rules.state.not_in((*AccessState.LEAVING, AccessState.ERROR)),
             or_(unlike, rules.access_level != level) if kind == "ip" else unlike,
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import NotFound
+from sharewright.identifiers import utcnow
 from sharewright.services import share_instances as instance_service
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, fetch, fetch_one
+from sharewright.services.validation import check_metadata
 from sharewright.store.tables import share_export_locations, share_instances
 
 
@@ -28,6 +30,51 @@ def show_of_share(deployment: Deployment, context: RequestContext, share_id: str
             share_instances.c.share_id == share_id, share_export_locations.c.id == identifier
         )
         return _one(fetch_one(tx, statement), identifier)
+
+
+def read_metadata(deployment: Deployment, context: RequestContext, share_id: str, identifier: str) -> dict[str, str]:
+    with deployment.store.read() as tx:
+        return dict(_find(tx, context, share_id, identifier, "share_export_location:get_metadata")["metadata"])
+
+
+def write_metadata(
+    deployment: Deployment, context: RequestContext, share_id: str, identifier: str, values: Any, *, replace: bool
+) -> dict[str, str]:
+    """Set keys (``replace``: and remove the others). Returns all."""
+    checked = check_metadata(values)
+    with deployment.store.begin() as tx:
+        rule = "share_export_location:update_metadata"
+        present = _find(tx, context, share_id, identifier, rule, lock=True)["metadata"]
+        merged = checked if replace else {**present, **checked}
+        _write_metadata(tx, identifier, merged)
+        return merged
+
+
+def delete_metadata(deployment: Deployment, context: RequestContext, share_id: str, identifier: str, key: str) -> None:
+    with deployment.store.begin() as tx:
+        rule = "share_export_location:delete_metadata"
+        present = dict(_find(tx, context, share_id, identifier, rule, lock=True)["metadata"])
+        if present.pop(key, None) is None:
+            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        _write_metadata(tx, identifier, present)
+
+
+def _find(
+    tx: Connection, context: RequestContext, share_id: str, identifier: str, rule: str, *, lock: bool = False
+) -> dict[str, Any]:
+    share_service.find(tx, context, share_id, rule, lock=lock)
+    statement = _select(context).where(
+        share_instances.c.share_id == share_id, share_export_locations.c.id == identifier
+    )
+    return _one(fetch_one(tx, statement), identifier)
+
+
+def _write_metadata(tx: Connection, identifier: str, values: dict[str, str]) -> None:
+    tx.execute(
+        update(share_export_locations)
+        .where(share_export_locations.c.id == identifier)
+        .values(metadata=values, updated_at=utcnow())
+    )
 
 
 def of_instance(deployment: Deployment, context: RequestContext, instance_id: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from sharewright.operations.type_specs import check_protocol_specs, instance_col
 from sharewright.services import share_types as types
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
+from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_protocol, parse_boolean_spec
@@ -111,6 +112,7 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
                 "Operation 'unmanage' is not supported for shares that are created on top of share servers.",
                 hint="Use microversion 2.49 or later.",
             )
+        refuse_locked_share(tx, identifier)
         SHARE["unmanage"].check("Share", identifier, share["status"])
         query = select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == identifier)
         number = tx.execute(query).scalar_one()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, select
 
 from sharewright.context import RequestContext
-from sharewright.errors import InvalidInput, NotFound
+from sharewright.errors import NotFound
 from sharewright.identifiers import is_id
 from sharewright.operations.messages import user_message
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize, can_see
+from sharewright.services.validation import parse_moment
 from sharewright.store.tables import messages
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
@@ -39,9 +39,9 @@ def list_messages(
         if name in filters:
             statement = statement.where(messages.c[name] == filters[name])
     if "created_since" in filters:
-        statement = statement.where(messages.c.created_at >= _moment(filters["created_since"], "created_since"))
+        statement = statement.where(messages.c.created_at >= parse_moment(filters["created_since"], "created_since"))
     if "created_before" in filters:
-        statement = statement.where(messages.c.created_at <= _moment(filters["created_before"], "created_before"))
+        statement = statement.where(messages.c.created_at <= parse_moment(filters["created_before"], "created_before"))
     with deployment.store.read() as tx:
         rows = fetch_page(tx, statement, page, columns=COLUMNS, identifier=messages.c.id)
     return [_complete(row) for row in rows]
@@ -59,6 +59,7 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
 
 
 def _find(tx: Connection, context: RequestContext, identifier: str, rule: str) -> dict[str, Any]:
+    authorize(context, rule)
     row = fetch_one(tx, select(messages).where(messages.c.id == identifier)) if is_id(identifier) else None
     if row is None or not can_see(context, row["project_id"]):
         raise NotFound(f"Message {identifier[:64]} could not be found.")
@@ -69,11 +70,3 @@ def _find(tx: Connection, context: RequestContext, identifier: str, rule: str) -
 def _complete(row: dict[str, Any]) -> dict[str, Any]:
     row["user_message"] = user_message(row["action_id"], row["detail_id"], row["detail"])
     return row
-
-
-def _moment(text: str, name: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"Invalid input for {name}: expected a time such as 2026-11-23T06:58:01.") from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -63,9 +63,7 @@ def list_types(
 ) -> list[dict[str, Any]]:
     """The types the caller may use; ``is_public`` and ``group_specs`` choose among them. Three statements."""
     authorize(context, "share_group_type:index")
-    statement = select(share_group_types).where(*_PROJECTS.usable(context))
-    if is_public is not None:
-        statement = statement.where(share_group_types.c.is_public.is_(is_public))
+    statement = select(share_group_types).where(*_PROJECTS.listed(context, is_public=is_public))
     spec = share_group_type_specs.c
     for key, value in (group_specs or {}).items():
         statement = statement.where(

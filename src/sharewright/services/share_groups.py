@@ -51,6 +51,7 @@ def find(
     tx: Connection, context: RequestContext, identifier: str, rule: str = "share_group:get", *, lock: bool = False
 ) -> dict[str, Any]:
     """A group's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
+    authorize(context, rule)
     statement = select(share_groups, _HOST).where(share_groups.c.id == identifier)
     if lock:
         statement = statement.with_for_update(of=share_groups)

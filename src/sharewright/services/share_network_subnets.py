@@ -159,10 +159,6 @@ def _admit(
             f"Share network {network['id']} is in status '{network['status']}'; it must be '{NetworkStatus.ACTIVE}'.",
             hint="Wait for the end of the change that is under way.",
         )
-    if not values["neutron_net_id"] or not all(subnet["neutron_net_id"] for subnet in same):
-        raise Conflict(f"Several share network subnets for {where} need neutron_net_id and neutron_subnet_id each.")
-    if any(subnet["neutron_subnet_id"] == values["neutron_subnet_id"] for subnet in same):
-        raise Conflict(f"Subnet {values['neutron_subnet_id']} is a share network subnet for {where} already.")
     servers = fetch(
         tx,
         select(share_servers.c.id, share_servers.c.backend, share_servers.c.host, service_instances.c.layout)

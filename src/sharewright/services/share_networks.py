@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, false, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -22,6 +22,7 @@ from sharewright.store.quotas import release, reserve
 from sharewright.store.tables import (
     service_instances,
     share_groups,
+    share_network_security_services,
     share_network_subnets,
     share_networks,
     share_servers,
@@ -41,6 +42,7 @@ def find(
     tx: Connection, context: RequestContext, identifier: str, rule: str = "share_network:show", *, lock: bool = False
 ) -> dict[str, Any]:
     """A share network's row. Raises NotFound or Forbidden. ``lock`` holds it until the transaction ends."""
+    authorize(context, rule)
     statement = select(share_networks).where(share_networks.c.id == identifier)
     row = fetch_one(tx, statement.with_for_update() if lock else statement) if is_id(identifier) else None
     if row is None or not can_see(context, row["project_id"]):
@@ -52,7 +54,7 @@ def find(
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
     with deployment.store.read() as tx:
         find(tx, context, identifier)
-        return _read(tx, identifier)
+        return read(tx, identifier)
 
 
 def list_networks(
@@ -105,7 +107,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             )
         )
         subnet_service.insert(tx, identifier, subnet)
-        return _read(tx, identifier)
+        return read(tx, identifier)
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
@@ -117,13 +119,16 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
             _change_subnet(tx, deployment, identifier, network)
         own = {key: values[key] for key in ("name", "description") if key in values}
         tx.execute(update(share_networks).where(share_networks.c.id == identifier).values(**own, updated_at=utcnow()))
-        return _read(tx, identifier)
+        return read(tx, identifier)
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
     """Delete a share network that no share or share group uses. Its idle servers are removed by operations."""
     with deployment.store.begin() as tx:
         network = find(tx, context, identifier, "share_network:delete", lock=True)
+        count = select(func.count()).select_from(share_network_subnets)
+        if tx.execute(count.where(share_network_subnets.c.share_network_id == identifier)).scalar_one() > 1:
+            raise Conflict(f"Share network {identifier} has several subnets.", hint="Delete all but one of them first.")
         for table, what in ((shares, "share"), (share_groups, "share group")):
             query = select(func.count()).select_from(table).where(table.c.share_network_id == identifier)
             if used := tx.execute(query).scalar_one():
@@ -142,6 +147,12 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
         tx.execute(delete(share_networks).where(share_networks.c.id == identifier))
         release(tx, project_id=network["project_id"], user_id=network["user_id"], amounts={"share_networks": 1})
     deployment.wake()
+
+
+def check_active(network: Record) -> None:
+    """Raise InvalidInput when the share network is changing or broken."""
+    if network["status"] != NetworkStatus.ACTIVE:
+        raise InvalidInput(f"Share network {network['id']} is in status '{network['status']}', not 'active'.")
 
 
 def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
@@ -168,7 +179,7 @@ def _select() -> Select[Any]:
     return select(share_networks, in_use.label("in_use"), routed.label("has_routed_servers"))
 
 
-def _read(tx: Connection, identifier: str) -> dict[str, Any]:
+def read(tx: Connection, identifier: str) -> dict[str, Any]:
     return _complete(tx, fetch(tx, _select().where(share_networks.c.id == identifier)))[0]
 
 
@@ -198,7 +209,12 @@ def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     if inner:
         conditions.append(exists().where(subnet.share_network_id == network.id, *inner))
     if filters.get("security_service_id"):
-        conditions.append(false())  # no share network can have one yet
+        link = share_network_security_services.c
+        conditions.append(
+            exists().where(
+                link.share_network_id == network.id, link.security_service_id == filters["security_service_id"]
+            )
+        )
     if "created_since" in filters:
         conditions.append(network.created_at >= _day(filters["created_since"], "created_since"))
     if "created_before" in filters:

@@ -38,7 +38,9 @@ def extend(deployment: Deployment, context: RequestContext, identifier: str, siz
             )
         type_id = share["share_type_id"]
         specs = read_maps(tx, share_type_extra_specs, share_type_extra_specs.c.share_type_id, [type_id])[type_id]
-        _check_largest(specs, size, beyond=allows(context, "share:extend_beyond_max_share_size", share["project_id"]))
+        _check_largest(
+            specs, size, beyond=allows(context, "share:extend_beyond_max_share_size_spec", share["project_id"])
+        )
         # The owner's quota, whoever asks: it is the owner's that a deletion gives back.
         quotas, growth = deployment.settings.quotas, size - share["size"]
         limits = read_limits(tx, quotas, share["project_id"])

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import new_id, utcnow
 from sharewright.services.deployment import Deployment, Record, fetch_one
-from sharewright.services.lists import Page, fetch_page
+from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.type_projects import TypeProjects
-from sharewright.services.validation import BOOLEAN_SPECS, check_extra_specs, parse_boolean_spec
+from sharewright.services.validation import (
+    BOOLEAN_SPECS,
+    ZONES_SPEC,
+    check_extra_specs,
+    parse_boolean_spec,
+    parse_zones,
+)
 from sharewright.store.tables import (
     quota_usages,
     quotas,
@@ -81,16 +87,24 @@ def list_types(
 ) -> list[dict[str, Any]]:
     """The types the caller may use; an admin sees private ones too unless ``is_public`` chooses. Two statements."""
     authorize(context, "share_type:index")
-    statement = select(share_types).where(*_PROJECTS.usable(context))
-    if is_public is not None:
-        statement = statement.where(share_types.c.is_public.is_(is_public))
-    for key, value in (extra_specs or {}).items():
+    statement = select(share_types).where(*_PROJECTS.listed(context, is_public=is_public))
+    wanted = dict(extra_specs or {})
+    if ZONES_SPEC in wanted:
+        statement = statement.where(*(_is_in(zone) for zone in parse_zones(wanted.pop(ZONES_SPEC))))
+    for key, value in wanted.items():
         spec = share_type_extra_specs
         statement = statement.where(
             exists().where(spec.c.share_type_id == share_types.c.id, spec.c.key == key, spec.c.value == value)
         )
     with deployment.store.read() as tx:
         return _complete(tx, deployment, fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_types.c.id))
+
+
+def _is_in(zone: str) -> ColumnElement[bool]:
+    """Whether a share type is for the zone: it names it, or none."""
+    spec = share_type_extra_specs.c
+    named = exists().where(spec.share_type_id == share_types.c.id, spec.key == ZONES_SPEC)
+    return or_(~named, named.where(contains(literal(",").concat(spec.value).concat(","), f",{zone},")))
 
 
 def create(
@@ -128,6 +142,8 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
         raise InvalidInput("Specify share type name, description, share_type_access:is_public or a combination.")
     if "name" in values:
         check_name(values["name"])
+    if values.get("description") == "":
+        values = {**values, "description": None}
     try:
         with deployment.store.begin() as tx:
             share_type = _find(tx, deployment, context, identifier, by_name=False)

@@ -15,6 +15,7 @@ from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.group_members import check_group_has_type, check_named_group, join_group
 from sharewright.services.lists import Page, contains, count, fetch_page
+from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.share_sources import read_source
@@ -52,6 +53,15 @@ COPY_SECONDS: Final = 20.0  # for each GiB of a share that is made from a snapsh
 _PUBLIC_RULES: Final = frozenset(
     {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
 )
+_NOT_IN_BIN: Final = frozenset(
+    {
+        "share:update", "share:allow_access", "share:deny_access", "share:extend", "share:force_extend", "share:shrink",
+        "share:create_snapshot", "share:revert_to_snapshot", "share_transfer:create", "share:migration_start",
+        "share:unmanage",
+    }
+)  # fmt: skip
+# What a new share may ask for only of backends with a capability that none of ours has.
+_INCAPABLE: Final = {"mount_point_name": "mount_point_name_support", "encryption_key_ref": "encryption_support"}
 FIRST_PATH: Final = (
     select(share_export_locations.c.path)
     .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
@@ -68,6 +78,7 @@ def find(
 ) -> dict[str, Any]:
     """A share's row with its type's name. NotFound when it is not there for this caller, Forbidden when the caller may
     see it (a public share) but not do this. ``lock`` holds the row until the transaction ends."""
+    authorize(context, rule)  # who may do this to no share at all learns nothing of this one
     statement = _select().where(shares.c.id == identifier)
     if lock:
         statement = statement.with_for_update(of=shares)
@@ -76,6 +87,8 @@ def find(
         raise NotFound(f"Share {identifier[:64]} could not be found.")
     # A public share may be read by every project; its rules, and changes, are its own project's business.
     authorize(context, rule, None if rule in _PUBLIC_RULES else share["project_id"])
+    if share["is_soft_deleted"] and rule in _NOT_IN_BIN:
+        raise Forbidden(f"Share {identifier} has been soft deleted.", hint="Restore it first.")
     return share
 
 
@@ -124,6 +137,9 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     protocol = check_protocol(values["protocol"], deployment.settings.enabled_share_protocols)
     metadata = check_metadata(values.get("metadata") or {})
     check_admin_metadata(context, metadata)
+    for name, capability in _INCAPABLE.items():
+        if values.get(name) is not None:
+            raise InvalidInput(f"{name} is not supported by the share type used: it needs {capability}.")
     hints = _parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
@@ -229,6 +245,7 @@ def delete(
     action = "force_delete" if force else "delete"
     with deployment.store.begin() as tx:
         share = find(tx, context, identifier, f"share:{action}", lock=True)
+        refuse_locked_share(tx, identifier)
         SHARE[action].check("Share", identifier, share["status"])
         if not force:
             check_named_group(share, named_group)
@@ -245,12 +262,6 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
     with deployment.store.begin() as tx:
         find(tx, context, identifier, "share:reset_status", lock=True)
         write_status(tx, identifier, status)
-
-
-def reset_task_state(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Set the task state to none (admin), which it always is."""
-    with deployment.store.read() as tx:
-        find(tx, context, identifier, "share:reset_task_state")
 
 
 def write_status(tx: Connection, identifier: str, status: str) -> None:
@@ -342,8 +353,7 @@ def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: 
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [shares.c[name] == filters[name] for name in _EXACT if name in filters]
     conditions += [contains(shares.c[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
-    if filters.get("is_soft_deleted"):
-        conditions.append(false())  # no share can have them yet
+    conditions.append(shares.c.is_soft_deleted.is_(bool(filters.get("is_soft_deleted"))))
     for key, value in filters.get("metadata", {}).items():
         conditions.append(
             exists().where(
@@ -356,6 +366,10 @@ def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
             exists().where(spec.c.share_type_id == shares.c.share_type_id, spec.c.key == key, spec.c.value == value)
         )
     locations: list[ColumnElement[bool]] = []
+    if filters.get("mount_point_name"):
+        conditions.append(false())  # no share has one
+    if "availability_zone" in filters:
+        conditions.append(shares.c.availability_zone == filters["availability_zone"])
     if "export_location_id" in filters:
         locations.append(share_export_locations.c.id == filters["export_location_id"])
     if "export_location_path" in filters:

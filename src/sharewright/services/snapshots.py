@@ -51,6 +51,7 @@ def find(
     lock: bool = False,
 ) -> dict[str, Any]:
     """A snapshot's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
+    authorize(context, rule)
     statement = _select().where(share_snapshots.c.id == identifier)
     if lock:
         statement = statement.with_for_update(of=share_snapshots)

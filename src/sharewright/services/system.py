@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import InvalidInput, NotFound
+from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import unsatisfied
 from sharewright.operations.registration import DOWN_AFTER
 from sharewright.services import share_types
 from sharewright.services.deployment import Deployment, fetch
 from sharewright.services.policy import authorize
-from sharewright.store.tables import availability_zones, pools, share_instances, workers
+from sharewright.services.work import submit
+from sharewright.states import OperationState
+from sharewright.store.tables import availability_zones, operations, pools, share_instances, share_servers, workers
+
+# The hosts whose servers an administrator asked to be looked after, and that is not over yet.
+_ENSURED: Final = (
+    select(share_servers.c.host)
+    .join(operations, operations.c.resource_id == share_servers.c.id)
+    .where(
+        operations.c.kind == "heal_server",
+        operations.c.state.in_(OperationState.OPEN),
+        operations.c.request_id.is_not(None),
+    )
+    .distinct()
+)
 
 
 def list_services(deployment: Deployment, context: RequestContext, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -25,12 +39,14 @@ def list_services(deployment: Deployment, context: RequestContext, filters: Mapp
     statement = select(workers).order_by(workers.c.number)
     with deployment.store.read() as tx:
         rows = fetch(tx, statement)
+        busy = set(tx.scalars(_ENSURED))
     oldest = utcnow() - DOWN_AFTER
     for row in rows:
+        row["ensuring"] = row["host"] in busy
         row["zone"] = row["availability_zone"]
         row["status"] = "disabled" if row["disabled"] else "enabled"
         row["state"] = "up" if row["heartbeat_at"] >= oldest else "down"
-    wanted = {key: filters[key] for key in ("host", "binary", "zone", "state", "status") if key in filters}
+    wanted = {key: filters[key] for key in ("host", "binary", "zone", "state", "status", "ensuring") if key in filters}
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
@@ -47,6 +63,23 @@ def enable_service(
         )
         if not changed.rowcount:
             raise NotFound(f"Service {binary[:64]} on host {host[:64]} could not be found.")
+
+
+def ensure_shares(deployment: Deployment, context: RequestContext, host: str) -> None:
+    """Look after every share server of a host now: volumes, exports, rules, export locations. Workers do so from time
+    to time anyway."""
+    authorize(context, "service:ensure_shares")
+    with deployment.store.begin() as tx:
+        query = select(workers.c.heartbeat_at).where(workers.c.host == host, workers.c.binary == "manila-share")
+        heartbeat = tx.execute(query).scalar()
+        if heartbeat is None:
+            raise NotFound(f"manila-share binary for '{host[:64]}' host not found.")
+        if heartbeat < utcnow() - DOWN_AFTER:
+            raise Conflict("The service must have its state set to 'up' prior to running ensure shares.")
+        active = select(share_servers.c.id).where(share_servers.c.host == host, share_servers.c.status == "active")
+        for server in tx.scalars(active).all():
+            submit(tx, deployment, context, "heal_server", "share_server", server)
+    deployment.wake()
 
 
 def list_pools(

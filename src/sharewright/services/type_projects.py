@@ -34,6 +34,16 @@ class TypeProjects:
         )
         return [or_(self.types.c.is_public.is_(True), granted)]
 
+    def listed(self, context: RequestContext, *, is_public: bool | None) -> list[ColumnElement[bool]]:
+        """The condition of a list: public types and those of the caller's own project, or only private ones, or
+        (``is_public`` None) all that the caller may use."""
+        if is_public is None:
+            return self.usable(context)
+        if not is_public:
+            return [*self.usable(context), self.types.c.is_public.is_(False)]
+        own = exists().where(self.owner == self.types.c.id, self.table.c.project_id == context.project_id)
+        return [or_(self.types.c.is_public.is_(True), own)]
+
     def find(self, tx: Connection, context: RequestContext, name_or_id: str, *, by_name: bool = True) -> dict[str, Any]:
         """The row of a type that the caller may use; by id before by name. NotFound when there is none."""
         columns = self.types.c

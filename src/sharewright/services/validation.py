@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Final
 
@@ -18,10 +19,12 @@ Text255 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*$
 ACCESS_LEVELS: Final = ("rw", "ro")
 _KNOWN_ACCESS_TYPES: Final = ("ip", "user", "cert", "cephx")
 _SPEC_KEY: Final = re.compile(r"^[\w.\-: ]{1,255}$")
+_CLOUD_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,36}")
 BOOLEAN_SPECS: Final = (
     "driver_handles_share_servers", "snapshot_support", "create_share_from_snapshot_support",
     "revert_to_snapshot_support", "mount_snapshot_support",
 )  # fmt: skip
+ZONES_SPEC: Final = "availability_zones"
 _SIZE_SPECS: Final = frozenset(
     {"provisioning:min_share_size", "provisioning:max_share_size", "provisioning:max_share_extend_size"}
 )
@@ -101,10 +104,30 @@ def check_metadata(values: Any, *, what: str = "Metadata") -> dict[str, str]:
 
 
 def check_identifier(value: str, what: str) -> str:
-    """A UUID, for things that a cloud knows by one."""
-    if not is_id(value):
-        raise InvalidInput(f"{what} '{value[:64]}' is not a UUID.")
-    return value.lower()
+    """What a cloud knows a thing by. That is a UUID, but as in Manila another text is found to name nothing only when
+    it is looked for."""
+    if is_id(value.lower()):
+        return value.lower()
+    if not _CLOUD_ID.fullmatch(value):
+        raise InvalidInput(f"{what} '{value[:64]}' is not a UUID, nor 1 to 36 letters, digits, '_', '.' and '-'.")
+    return value
+
+
+def parse_moment(text: str, name: str) -> datetime:
+    """A time in a query, without a zone meaning UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"Invalid input for {name}: expected a time such as 2026-11-23T06:58:01.") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def parse_zones(text: str) -> list[str]:
+    """The availability zones of a share type, which have commas between them."""
+    zones = [zone.strip() for zone in text.split(",")]
+    if not all(zones):
+        raise InvalidInput(f"Invalid extra spec {ZONES_SPEC}: names of availability zones with commas between them.")
+    return zones
 
 
 def parse_boolean_spec(key: str, value: Any) -> bool:
@@ -129,7 +152,7 @@ def check_extra_specs(values: Any, *, what: str = "Extra spec") -> dict[str, str
                 "Key names can only contain alphanumeric characters, underscores, periods, colons and hyphens,"
                 " 1 to 255 of them."
             )
-        if isinstance(value, bool) and key in BOOLEAN_SPECS:
+        if isinstance(value, bool | int | float):
             value = str(value)
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 255 or "\0" in value:
             raise InvalidInput(f"{what} {key} needs a string of 1 to 255 characters.")
@@ -137,6 +160,6 @@ def check_extra_specs(values: Any, *, what: str = "Extra spec") -> dict[str, str
             parse_boolean_spec(key, value)
         if key in _SIZE_SPECS and not re.fullmatch(r"[1-9][0-9]{0,8}", value.strip()):
             raise InvalidInput(f"Extra spec {key} needs a whole number of GiB, at least 1.")
-        checked[key] = value
+        checked[key] = ",".join(parse_zones(value)) if key == ZONES_SPEC else value
     check_type_specs(checked)
     return checked

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -110,6 +111,23 @@ share_group_type_projects = Table(
     Column("project_id", NAME, primary_key=True),
 )
 
+qos_types = Table(
+    "qos_types",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("description", NAME),
+    *_times(),
+)
+
+qos_type_specs = Table(
+    "qos_type_specs",
+    metadata,
+    Column("qos_type_id", ID, ForeignKey("qos_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 share_networks = Table(
     "share_networks",
     metadata,
@@ -139,6 +157,32 @@ share_network_subnets = Table(
     Column("mtu", Integer),
     Column("metadata", JSON, nullable=False, default=dict),
     *_times(),
+)
+
+security_services = Table(
+    "security_services",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("project_id", NAME, nullable=False, index=True),
+    Column("type", String(32), nullable=False),
+    Column("name", NAME),
+    Column("description", NAME),
+    Column("dns_ip", NAME),
+    Column("server", NAME),
+    Column("domain", NAME),
+    Column("ou", NAME),
+    Column("default_ad_site", NAME),
+    Column("user", NAME),
+    Column("password", Text),  # sealed with the key of access keys
+    Column("status", STATE, nullable=False),
+    *_times(),
+)
+
+share_network_security_services = Table(
+    "share_network_security_services",
+    metadata,
+    Column("share_network_id", ID, ForeignKey("share_networks.id", ondelete="CASCADE"), primary_key=True),
+    Column("security_service_id", ID, ForeignKey("security_services.id"), primary_key=True, index=True),
 )
 
 share_groups = Table(
@@ -179,7 +223,11 @@ shares = Table(
     Column("share_type_id", ID, ForeignKey("share_types.id"), nullable=False, index=True),
     # Mirrors of the active instance, so that a list of shares is one statement.
     Column("status", STATE, nullable=False),
+    Column("task_state", STATE),  # of a migration: only the outcome of the last one, until somebody resets it
     Column("progress", String(8)),
+    # In the recycle bin, until when.
+    Column("is_soft_deleted", Boolean, nullable=False, default=False, server_default=false()),
+    Column("scheduled_to_be_deleted_at", DateTime),
     Column("host", NAME),  # "<node>@<backend>#<pool>"
     Column("availability_zone", NAME),
     Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
@@ -198,6 +246,22 @@ shares = Table(
     Index("ix_shares_created_at_id", "created_at", "id"),
     # Few of many: what the reconciler looks for in every round.
     _partial("ix_shares_unsettled", "status", where="status <> 'available'"),
+    _partial("ix_shares_soft_deleted", "scheduled_to_be_deleted_at", where="scheduled_to_be_deleted_at IS NOT NULL"),
+)
+
+share_transfers = Table(
+    "share_transfers",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("name", NAME),
+    Column("resource_type", String(32), nullable=False),
+    Column("resource_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("source_project_id", NAME, nullable=False),
+    Column("salt", String(32), nullable=False),
+    Column("key_digest", String(64), nullable=False),  # HMAC-SHA-256; the key itself is not kept
+    Column("expires_at", DateTime),
+    *_times(),
+    Index("ix_share_transfers_source_project_id_created_at_id", "source_project_id", "created_at", "id"),
 )
 
 share_metadata = Table(
@@ -407,6 +471,21 @@ share_access_metadata = Table(
     Column("access_id", ID, ForeignKey("share_access_rules.id", ondelete="CASCADE"), primary_key=True),
     Column("key", NAME, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+resource_locks = Table(
+    "resource_locks",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("user_id", NAME, nullable=False),
+    Column("project_id", NAME, nullable=False),
+    Column("lock_context", String(16), nullable=False),  # user, admin or service: who may take it away
+    Column("resource_type", String(32), nullable=False),
+    Column("resource_id", ID, nullable=False, index=True),
+    Column("resource_action", String(16), nullable=False),
+    Column("lock_reason", Text),
+    *_times(),
+    Index("ix_resource_locks_project_id_created_at_id", "project_id", "created_at", "id"),
 )
 
 messages = Table(

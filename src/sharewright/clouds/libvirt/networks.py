@@ -52,7 +52,7 @@ from sharewright.clouds.libvirt.records import Locks, Record, Records
 from sharewright.clouds.libvirt.xml import attribute, parse, render
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudError, CloudObjectMissing
-from sharewright.identifiers import derived_id
+from sharewright.identifiers import derived_id, is_id
 
 LOCK = "networks"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -113,6 +113,8 @@ class LibvirtNetworks:
 
     def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
         cloud_calls.count += 1
+        if not is_id(network_id):
+            return None
         record = self._networks.get(network_id)
         if record is not None and not (is_tenant(record) and may_use(record, project_id)):
             return None

@@ -25,7 +25,7 @@ class SimulatedCloud:
         self._deployment = deployment
         self.state = SimulatedState(path, settings.delay_seconds)
         self._volumes = SimulatedVolumes(self.state, deployment, settings.capacity)
-        self._networks = SimulatedNetworks(self.state, deployment)
+        self._networks = SimulatedNetworks(self.state, deployment, any_network=settings.any_network)
         self._compute = SimulatedCompute(self.state, deployment)
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Final
 
 from sharewright.clouds.addresses import choose_address, derived_mac, first_host
 from sharewright.clouds.contract import (
@@ -22,6 +24,9 @@ from sharewright.clouds.simulated.state import SimulatedState, dump, load
 from sharewright.clouds.tags import tags_to_store
 from sharewright.errors import CloudError, CloudObjectMissing
 from sharewright.identifiers import derived_id, new_id
+
+ANY_IPV4: Final = ip_network("10.96.0.0/16")
+ANY_IPV6: Final = ip_network("2001:db8:96::/64")
 
 
 def _subnet(row: sqlite3.Row) -> Subnet:
@@ -50,9 +55,11 @@ def _port(row: sqlite3.Row, subnet: Subnet) -> Port:
 
 
 class SimulatedNetworks:
-    """Contracts Networks and TenantNetworks. Tenants' networks may overlap, as Neutron's may."""
+    """Contracts Networks and TenantNetworks. Tenants' networks may overlap, as Neutron's may. ``any_network``: one that
+    is looked for is made, with as many addresses as a suite of tests may need."""
 
-    def __init__(self, state: SimulatedState, deployment: str) -> None:
+    def __init__(self, state: SimulatedState, deployment: str, *, any_network: bool = False) -> None:
+        self._any_network = any_network
         self._state = state
         self._deployment = deployment
 
@@ -94,16 +101,31 @@ class SimulatedNetworks:
             self._delete_subnet(tx, row)
 
     def find_subnet(self, network_id: str, subnet_id: str | None, *, project_id: str | None = None) -> Subnet | None:
+        query = "SELECT * FROM subnets WHERE deployment = ? AND network_id = ? AND NOT service"
         with self._state.call("find_subnet"), self._state.transaction(write=False) as tx:
-            row = tx.execute(
-                "SELECT * FROM subnets WHERE deployment = ? AND network_id = ? AND NOT service",
-                (self._deployment, network_id),
-            ).fetchone()
+            row = tx.execute(query, (self._deployment, network_id)).fetchone()
+        if self._any_network and (row is None or "any_network" in load(row["tags"])):
+            return self._made_up(network_id, subnet_id)
         if row is None or subnet_id not in (None, row["id"], row["network_id"]):
             return None
         if project_id is not None and row["project_id"] not in (None, project_id):
             return None
         return _subnet(row)
+
+    def _made_up(self, network_id: str, subnet_id: str | None) -> Subnet:
+        """Rows of their own for each subnet: the first that is asked for is IPv4, any other IPv6."""
+        query = "SELECT * FROM subnets WHERE deployment = ? AND tags = ? AND NOT service ORDER BY rowid"
+        tags = {"any_network": network_id}
+        with self._state.transaction() as tx:
+            rows = tx.execute(query, (self._deployment, dump(tags))).fetchall()
+            name = f"any {network_id} {subnet_id or ''}"
+            row = next((row for row in rows if row["name"] == name or subnet_id is None), None)
+            if row is None:
+                key = f"{network_id} {subnet_id}" if rows else network_id
+                cidr = ANY_IPV6 if rows else ANY_IPV4
+                self._insert_subnet(tx, key, name, cidr, service=False, tags=tags)
+                row = tx.execute("SELECT * FROM subnets WHERE network_id = ?", (key,)).fetchone()
+        return replace(_subnet(row), network_id=network_id)
 
     def find_admin_network(self, network_id: str, subnet_id: str) -> AdminNetwork | None:
         subnet = self.find_subnet(network_id, subnet_id)

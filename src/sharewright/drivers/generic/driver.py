@@ -35,7 +35,13 @@ from sharewright.drivers.generic.release import release_volume, remove_volume, w
 from sharewright.drivers.generic.resize import grow_volume
 from sharewright.drivers.generic.retired import RetiredVolumes
 from sharewright.drivers.generic.reverting import Reverter
-from sharewright.drivers.generic.servers import ServerSubnet, record_subnets, server_flavor, server_subnets
+from sharewright.drivers.generic.servers import (
+    ServerSubnet,
+    distinct_networks,
+    record_subnets,
+    server_flavor,
+    server_subnets,
+)
 from sharewright.drivers.generic.shrink import Shrinker
 from sharewright.drivers.generic.snapshots import SnapshotRecord, Source, VolumeSnapshots
 from sharewright.drivers.generic.usage import share_usage
@@ -127,12 +133,12 @@ class GenericDriver:
         )
 
     def create_server(self, server_id: str, progress: Progress) -> None:
-        subnets = server_subnets(self._store, server_id)
+        subnets = server_subnets(self._store, server_id, self._settings)
         record_subnets(self._store, self._cloud, subnets, progress)
         self._ensure_service_instance(server_id, subnets, progress)
 
     def update_server_networks(self, server_id: str, progress: Progress) -> Mapping[str, Sequence[ExportLocation]]:
-        subnets = server_subnets(self._store, server_id)
+        subnets = server_subnets(self._store, server_id, self._settings)
         record_subnets(self._store, self._cloud, subnets, progress)
         server = self._ensure_service_instance(server_id, subnets, progress)
         with progress.step("guest"):
@@ -149,9 +155,9 @@ class GenericDriver:
         }
 
     def manage_server(self, server_id: str, progress: Progress) -> None:
-        subnets = server_subnets(self._store, server_id)
+        subnets = server_subnets(self._store, server_id, self._settings)
         record_subnets(self._store, self._cloud, subnets, progress)
-        server = self._instances.check(server_id, [each.network for each in subnets], progress)
+        server = self._instances.check(server_id, distinct_networks(subnets), progress)
         with progress.step("guest"):
             self._converge(server, progress)
 
@@ -166,9 +172,8 @@ class GenericDriver:
             server_id,
             document=lambda server: self._document(server, advance=False),
             converge=lambda: self._converge(self._server(server_id), progress),
-            make_again=lambda: self._ensure_service_instance(
-                server_id, server_subnets(self._store, server_id), progress
-            ),
+            subnets=lambda: server_subnets(self._store, server_id, self._settings),
+            make_again=lambda subnets: self._ensure_service_instance(server_id, subnets, progress),
             locations=export_locations,
             progress=progress,
         )
@@ -176,7 +181,7 @@ class GenericDriver:
     def _ensure_service_instance(
         self, server_id: str, subnets: Sequence[ServerSubnet], progress: Progress
     ) -> ServiceInstance:
-        first, *further = [each.network for each in subnets]
+        first, *further = distinct_networks(subnets)
         flavor = server_flavor(self._store, server_id)
         return self._instances.ensure(server_id, first, progress, further=further, flavor=flavor)
 

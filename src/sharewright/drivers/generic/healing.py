@@ -14,7 +14,7 @@ from sharewright.drivers.contract import ExportLocation
 from sharewright.drivers.generic.mounts import mounts_on
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.drivers.generic.records import instances_on
-from sharewright.drivers.generic.servers import network_changes, server_subnets
+from sharewright.drivers.generic.servers import ServerSubnet, distinct_networks, network_changes
 from sharewright.drivers.generic.usage import changed_usage, write_usage
 from sharewright.drivers.locations import write_locations, write_snapshot_locations
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound, StaleDocument
@@ -45,7 +45,8 @@ def heal(
     *,
     document: Callable[[ServiceInstance], Document],
     converge: Callable[[], State],
-    make_again: Callable[[], ServiceInstance],
+    subnets: Callable[[], Sequence[ServerSubnet]],
+    make_again: Callable[[Sequence[ServerSubnet]], ServiceInstance],
     locations: Locations,
     progress: Progress,
 ) -> bool:
@@ -53,8 +54,8 @@ def heal(
 
     ``make_again`` is called when the cloud says that the VM does not exist any more: the new one has the addresses,
     keys and export paths of the old, and all data are on the volumes. Also when the server is not on the subnets that
-    it should be on: it gets the NICs that it lacks. Never while the share network changes: the story that changes it
-    makes the same ports and VM, and two at the same time would each make their own.
+    it should be on (``subnets``): it gets the NICs that it lacks. Never while the share network changes: the story that
+    changes it makes the same ports and VM, and two at the same time would each make their own.
     ``locations`` are the export locations of a share instance.
     """
     server = instances.find(server_id)
@@ -76,11 +77,11 @@ def heal(
             log.info("service instance is gone while its share network changes", share_server=server_id)
             return False
         log.warning("service instance is gone, making it again", share_server=server_id)
-        server = make_again()
-    elif not _is_on_its_subnets(store, server) and not network_changes(store, server_id):
+        server = make_again(subnets())
+    elif not _is_on_its_subnets(server, subnets) and not network_changes(store, server_id):
         with progress.step("networks"):
             try:
-                server = make_again()
+                server = make_again(subnets())
                 seen.clear()
             except CloudUnavailable:
                 raise
@@ -175,12 +176,12 @@ def _attach_missing(
     return complete
 
 
-def _is_on_its_subnets(store: Store, server: ServiceInstance) -> bool:
+def _is_on_its_subnets(server: ServiceInstance, subnets: Callable[[], Sequence[ServerSubnet]]) -> bool:
     """Whether the server has a NIC on each of the tenant's subnets that it should be on, and on no other."""
     if is_routed(server.layout):
         return True
     nics = sum(port.role == "tenant" for port in server.ports)
-    return nics == len(server_subnets(store, server.id))
+    return nics == len(distinct_networks(subnets()))
 
 
 def _record(

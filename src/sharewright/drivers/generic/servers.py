@@ -12,6 +12,7 @@ from sharewright.errors import CloudObjectMissing, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import TenantNetwork
+from sharewright.settings import Backend
 from sharewright.states import NetworkStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import share_network_subnets, share_networks, share_servers
@@ -25,9 +26,10 @@ class ServerSubnet:
     network: TenantNetwork
 
 
-def server_subnets(store: Store, server_id: str) -> list[ServerSubnet]:
+def server_subnets(store: Store, server_id: str, settings: Backend) -> list[ServerSubnet]:
     """Those of the share network that are for the same availability zone as the server's own, which comes first.
-    Raises NotFound; CloudObjectMissing when one names no network."""
+    One that names no network is on all subnets of the backend's default network. Raises NotFound; CloudObjectMissing
+    when there is none."""
     own, each = share_network_subnets.alias("own"), share_network_subnets.alias("each")
     with store.read() as tx:
         rows = tx.execute(
@@ -45,19 +47,19 @@ def server_subnets(store: Store, server_id: str) -> list[ServerSubnet]:
         ).all()
     if not rows:
         raise NotFound(f"Share server {server_id} or its share network subnet does not exist any more.")
-    if any(row.neutron_net_id is None for row in rows):
+    if any(row.neutron_net_id is None for row in rows) and not settings.default_network_id:
         raise CloudObjectMissing(
             "The share network's subnet names no network.",
             hint="Create a share network with neutron_net_id and neutron_subnet_id.",
         )
     return [
-        ServerSubnet(
-            id=row.id,
-            network=TenantNetwork(
-                net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id
-            ),
-        )
+        ServerSubnet(id=row.id, network=TenantNetwork(net_id=net_id, subnet_id=subnet_id, project_id=row.project_id))
         for row in rows
+        for net_id, subnet_id in (
+            [(row.neutron_net_id, row.neutron_subnet_id)]
+            if row.neutron_net_id is not None
+            else [(settings.default_network_id, each) for each in settings.default_subnet_ids]
+        )
     ]
 
 
@@ -72,6 +74,11 @@ def network_changes(store: Store, server_id: str) -> bool:
     return status == NetworkStatus.NETWORK_CHANGE
 
 
+def distinct_networks(subnets: Sequence[ServerSubnet]) -> list[TenantNetwork]:
+    """Each once, in their order: a server has one NIC on a subnet, however many share network subnets mean it."""
+    return list(dict.fromkeys(each.network for each in subnets))
+
+
 def server_flavor(store: Store, server_id: str) -> str | None:
     """The flavor that the server was asked for with; None: the backend's default one."""
     with store.read() as tx:
@@ -81,6 +88,7 @@ def server_flavor(store: Store, server_id: str) -> str | None:
 def record_subnets(store: Store, cloud: Cloud, subnets: Sequence[ServerSubnet], progress: Progress) -> None:
     """Learn the tenant's subnets from the cloud and keep what the API shows of them. Raises CloudObjectMissing."""
     with progress.step("tenant subnet"):
+        shown: set[str] = set()
         for each in subnets:
             network = each.network
             subnet = cloud.networks.find_subnet(network.net_id, network.subnet_id, project_id=network.project_id)
@@ -90,6 +98,9 @@ def record_subnets(store: Store, cloud: Cloud, subnets: Sequence[ServerSubnet], 
                     "which the cloud does not have, or not for this project.",
                     hint="Create the network, or a share network that names an existing one.",
                 )
+            if each.id in shown:  # it is on several: the first is shown
+                continue
+            shown.add(each.id)
             with store.begin() as tx:
                 progress.fence(tx)
                 tx.execute(

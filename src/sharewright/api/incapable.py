@@ -1,0 +1,162 @@
+"""What no backend can do: replicas, backups, and moving share servers. There are none, so lists are empty and nothing
+is found; what would make one is refused, as in Manila with a driver that reports the capability as false."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sharewright.api.resource import Identifier, Resource, convert, unwrap
+from sharewright.api.routing import Call, Handler, Route
+from sharewright.errors import InvalidInput, NotFound
+from sharewright.services import incapable as service
+
+_NOTHING: Final = Resource(
+    name="", plural="", collection="", fields=(), sort_keys={"id": "id", "created_at": "created_at"}
+)
+
+# ---- replicas ----
+
+
+def list_replicas(call: Call) -> Any:
+    call.page(_NOTHING)
+    service.list_replicas(call.deployment, call.context, call.query.get("share_id"))
+    return {"share_replicas": []}
+
+
+def create_replica(call: Call) -> None:
+    share_id = unwrap(call.body, "share_replica").get("share_id")
+    if not share_id:
+        raise InvalidInput("Must provide Share ID to add replica.")
+    service.create_replica(call.deployment, call.context, convert(share_id, Identifier, "share_replica.share_id"))
+
+
+def no_replica(call: Call, share_replica_id: str, **rest: str) -> None:
+    service.check(call.context, _rule(call, "share_replica", _REPLICA_ACTIONS))
+    raise NotFound(f"Share Replica {share_replica_id[:64]} could not be found.")
+
+
+# ---- backups ----
+
+
+def list_backups(call: Call) -> Any:
+    call.page(_NOTHING)
+    service.list_backups(call.deployment, call.context, call.query.get("share_id"))
+    return {"share_backups": []}
+
+
+def create_backup(call: Call) -> None:
+    share_id = unwrap(call.body, "share_backup").get("share_id")
+    if not share_id:
+        raise InvalidInput("'share_id' is missing from the request body.")
+    service.create_backup(call.deployment, call.context, convert(share_id, Identifier, "share_backup.share_id"))
+
+
+def no_backup(call: Call, share_backup_id: str) -> None:
+    service.check(call.context, _rule(call, "share_backup", _BACKUP_ACTIONS))
+    raise NotFound(f"No backup exists with ID {share_backup_id[:64]}.")
+
+
+# ---- share servers ----
+
+
+def check_server_migration(call: Call, share_server_id: str) -> Any:
+    body = _server_migration(call, "migration_check")
+    service.check_server_migration(call.deployment, call.context, share_server_id, body, "migration_check")
+    kept = ("writable", "nondisruptive", "preserve_snapshots")
+    able = (*kept, "migration_cancel", "migration_get_progress")
+    return {
+        "compatible": False,
+        "requested_capabilities": {
+            **{name: bool(body.get(name)) for name in kept},
+            "share_network_id": body.get("new_share_network_id"),
+            "host": body["host"],
+        },
+        "supported_capabilities": {**dict.fromkeys(able, False), "share_network_id": None},
+    }
+
+
+def start_server_migration(call: Call, share_server_id: str) -> None:
+    body = _server_migration(call, "migration_start")
+    service.check_server_migration(call.deployment, call.context, share_server_id, body, "migration_start")
+    service.refuse_server_migration(share_server_id)
+
+
+def complete_server_migration(call: Call, share_server_id: str) -> None:
+    service.no_server_migration(call.deployment, call.context, share_server_id, "migration_complete")
+
+
+def cancel_server_migration(call: Call, share_server_id: str) -> None:
+    service.no_server_migration(call.deployment, call.context, share_server_id, "migration_cancel")
+
+
+def server_migration_progress(call: Call, share_server_id: str) -> None:
+    try:
+        service.no_server_migration(call.deployment, call.context, share_server_id, "migration_get_progress")
+    except NotFound as error:
+        raise InvalidInput(error.message) from None
+
+
+def _server_migration(call: Call, action: str) -> dict[str, Any]:
+    body = dict(unwrap(call.body, action))
+    body["host"] = convert(body.get("host"), Identifier, f"{action}.host")
+    body["new_share_network_id"] = convert(
+        body.get("new_share_network_id"), Identifier | None, f"{action}.new_share_network_id"
+    )
+    return body
+
+
+def _rule(call: Call, resource: str, actions: dict[str, str]) -> str:
+    """The policy rule of a request to something that is not there."""
+    if call.request.method == "POST" and call.request.path.endswith("/action"):
+        return f"{resource}:{actions[next(iter(call.body))]}"
+    named = {"DELETE": "delete", "PUT": "update"}.get(call.request.method)
+    return f"{resource}:{named or ('show' if resource == 'share_replica' else 'get')}"
+
+
+_REPLICA_ACTIONS: Final = {
+    "promote": "promote", "resync": "resync", "force_delete": "force_delete", "reset_status": "reset_status",
+    "reset_replica_state": "reset_replica_state",
+}  # fmt: skip
+_BACKUP_ACTIONS: Final = {"restore": "restore", "reset_status": "reset_status"}
+
+
+def _replicas(since: int, until: int, *, experimental: bool) -> tuple[Route, ...]:
+    one = "/share-replicas/{share_replica_id}"
+    locations = f"{one}/export-locations"
+
+    def route(
+        method: str, path: str, handler: Handler, *, status: int = 200, action: str = "", first: int = 0
+    ) -> Route:
+        return Route(method, path, handler, max(since, first), until, status, action, experimental)
+
+    return (
+        route("GET", "/share-replicas", list_replicas),
+        route("GET", "/share-replicas/detail", list_replicas),
+        route("POST", "/share-replicas", create_replica, status=202),
+        route("GET", one, no_replica),
+        route("DELETE", one, no_replica, status=202),
+        *(route("POST", f"{one}/action", no_replica, status=202, action=action) for action in _REPLICA_ACTIONS),
+        route("GET", locations, no_replica, first=47),
+        route("GET", f"{locations}/{{export_location_id}}", no_replica, first=47),
+    )
+
+
+_BACKUP = "/share-backups/{share_backup_id}"
+_SERVER = "/share-servers/{share_server_id}/action"
+ROUTES: Final = (
+    *_replicas(11, 55, experimental=True),
+    *_replicas(56, 10_000, experimental=False),
+    Route("GET", "/share-backups", list_backups, since=80, experimental=True),
+    Route("GET", "/share-backups/detail", list_backups, since=80, experimental=True),
+    Route("POST", "/share-backups", create_backup, since=80, status=202, experimental=True),
+    *(Route(method, _BACKUP, no_backup, since=80, experimental=True) for method in ("GET", "PUT", "DELETE")),
+    *(
+        Route("POST", f"{_BACKUP}/action", no_backup, since=80, action=action, experimental=True)
+        for action in _BACKUP_ACTIONS
+    ),
+    Route("POST", _SERVER, check_server_migration, since=57, action="migration_check", experimental=True),
+    Route("POST", _SERVER, start_server_migration, since=57, action="migration_start", experimental=True),
+    Route("POST", _SERVER, complete_server_migration, since=57, action="migration_complete", experimental=True),
+    Route("POST", _SERVER, cancel_server_migration, since=57, action="migration_cancel", experimental=True),
+    Route("POST", _SERVER, server_migration_progress, since=57, action="migration_get_progress", experimental=True),
+)

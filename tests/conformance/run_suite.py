@@ -1,0 +1,326 @@
+"""manila-tempest-plugin's API tests against a Sharewright on the simulated cloud.
+
+usage: run_suite.py [--mode MODE] [--suite DIRECTORY] [--results DIRECTORY] [--write] [REGULAR EXPRESSION]
+
+The suite is in an environment of its own (requirements.txt). What a run passed is compared with what is expected
+(comparing.py); ``--write`` adds the tests that passed for the first time to what is expected. With an expression only
+the tests that it finds are run, and compared. The exit code is 0 when everything expected has passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+
+import comparing
+
+from sharewright.api.identity.users import User, Users, hash_password, write_users
+from sharewright.api.versions import MAXIMUM
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = r"^manila_tempest_tests\.tests\.api"
+START_SECONDS = 300.0
+CONCURRENCY = 4
+ZONES = ("manila-zone-0", "manila-zone-1")
+
+# Three back ends in upstream's job; the third is of the other driver mode.
+SERVICE = """\
+state_dir = "{directory}/state"
+node = "host1"
+log_level = "warning"
+
+[api]
+port = {port}
+threads = 16
+
+[identity]
+mode = "builtin"
+user_file = "{directory}/users.json"
+
+[worker]
+threads = 16
+poll_seconds = 0.2
+gather_quiet_seconds = 0.01
+stats_seconds = 5.0
+unused_server_seconds = 0.0
+
+[quotas]
+shares = 500
+gigabytes = 5000
+snapshots = 500
+snapshot_gigabytes = 5000
+share_networks = 500
+
+[simulated]
+any_network = true
+
+[backends.alpha]
+cloud = "simulated"
+availability_zone = "manila-zone-0"
+default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
+default_subnet_ids = ["7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b04", "7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b06"]
+service_network_cidr = "10.252.0.0/16"
+service_network_division_mask = 20
+
+[backends.beta]
+cloud = "simulated"
+availability_zone = "manila-zone-1"
+default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
+default_subnet_ids = ["7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b04", "7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b06"]
+service_network_cidr = "10.253.0.0/16"
+service_network_division_mask = 20
+"""
+
+# The options of upstream's job for the dummy driver, with what a generic driver has.
+TEMPEST = """\
+[DEFAULT]
+log_dir = {directory}/logs
+log_file = tempest.log
+debug = false
+
+[oslo_concurrency]
+lock_path = {directory}/locks
+
+[auth]
+use_dynamic_credentials = true
+create_isolated_networks = false
+admin_username = root
+admin_password = {password}
+admin_project_name = operators
+admin_domain_name = Default
+
+[identity]
+uri_v3 = {base}/identity/v3
+auth_version = v3
+region = RegionOne
+
+[identity-feature-enabled]
+api_v3 = true
+
+[service_available]
+cinder = false
+glance = false
+horizon = false
+manila = true
+neutron = false
+nova = false
+swift = false
+
+[network]
+project_network_cidr = 10.100.0.0/16
+
+[share]
+region = RegionOne
+catalog_type = shared-file-system
+max_api_microversion = 2.{newest}
+multitenancy_enabled = {multitenancy}
+create_networks_when_multitenancy_enabled = false
+backend_names = alpha,beta
+multi_backend = true
+default_share_type_name = default
+build_interval = 1
+build_timeout = 120
+share_creation_retry_number = 2
+suppress_errors_in_cleanup = true
+enable_protocols = nfs,cifs
+enable_ip_rules_for_protocols = nfs
+enable_user_rules_for_protocols = cifs
+enable_ro_access_level_for_protocols = nfs,cifs
+multitenancy_enabled = {multitenancy}
+capability_snapshot_support = true
+capability_create_share_from_snapshot_support = true
+run_quota_tests = true
+run_extend_tests = true
+run_shrink_tests = true
+run_snapshot_tests = true
+run_consistency_group_tests = false
+run_share_group_tests = true
+run_revert_to_snapshot_tests = true
+run_mount_snapshot_tests = true
+run_manage_unmanage_tests = true
+run_manage_unmanage_snapshot_tests = true
+run_replication_tests = true
+run_multiple_share_replicas_tests = true
+backend_replication_type = readable
+run_migration_with_preserve_snapshots_tests = true
+run_driver_assisted_migration_tests = true
+run_host_assisted_migration_tests = false
+run_share_server_migration_tests = true
+run_share_server_multiple_subnet_tests = true
+run_network_allocation_update_tests = true
+run_mount_point_name_tests = true
+run_driver_assisted_backup_tests = true
+run_ipv6_tests = true
+capability_storage_protocol = NFS_CIFS
+"""
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    suite, results = arguments.suite.absolute(), arguments.results.absolute()
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sharewright-conformance-") as name:
+        directory = Path(name)
+        os.environ["LC_ALL"] = "C.UTF-8"
+        password = secrets.token_urlsafe(16)
+        with serving(directory, password, results / "service.log") as base:
+            found = run_tempest(suite, directory, base, password, arguments)
+        shutil.copy(directory / "results.csv", results / f"{arguments.mode}.csv")
+        save(directory / "failures.txt", results / f"{arguments.mode}-failures.txt")
+    chosen = re.compile(arguments.expression)
+    wanted = {test for test in comparing.expected(arguments.mode) if chosen.search(test)}
+    comparison = comparing.compare(wanted, found)
+    report(arguments.mode, comparison, found)
+    if arguments.write and comparison.new:
+        both = sorted(comparing.expected(arguments.mode) | comparison.passed)
+        (comparing.HERE / f"expected-{arguments.mode}.txt").write_text("\n".join(both) + "\n")
+    return 0 if comparison.is_good else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=comparing.MODES, default=comparing.MODES[0])
+    parser.add_argument("--suite", type=Path, default=ROOT / "build/conformance/venv")
+    parser.add_argument("--results", type=Path, default=ROOT / "build/conformance")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("expression", nargs="?", default="")
+    return parser.parse_args()
+
+
+@contextmanager
+def serving(directory: Path, password: str, log: Path) -> Iterator[str]:
+    """A Sharewright of its own on a free port. Yields where it is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    administrator = User(
+        name="root", password_hash=hash_password(password, rounds=4), roles={"operators": ("admin", "member")}
+    )
+    write_users(directory / "users.json", Users(users=(administrator,)))
+    configuration = directory / "sharewright.toml"
+    configuration.write_text(SERVICE.format(directory=directory, port=port))
+    command = [str(Path(sys.executable).parent / "sharewright"), "--config", str(configuration), "serve"]
+    base = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        try:
+            await_answer(f"{base}/healthcheck", process)
+            yield base
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (URLError, OSError):
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit("The service did not start; see service.log.") from None
+            time.sleep(0.2)
+
+
+def run_tempest(
+    suite: Path, directory: Path, base: str, password: str, arguments: argparse.Namespace
+) -> dict[str, str]:
+    """Run the chosen tests. Returns id → what became of each."""
+    workspace = directory / "workspace"
+    environment = {**os.environ, "PATH": f"{suite / 'bin'}:{os.environ['PATH']}", "HOME": str(directory)}
+    call([str(suite / "bin/tempest"), "init", str(workspace)], directory, environment, quiet=True)
+    (workspace / "etc/tempest.conf").write_text(
+        TEMPEST.format(
+            directory=workspace,
+            base=base,
+            password=password,
+            newest=MAXIMUM,
+            multitenancy="true" if arguments.mode == "dhss-true" else "false",
+        )
+    )
+    listed = call([str(suite / "bin/stestr"), "list", TESTS], workspace, environment, quiet=True)
+    chosen = [test for test in listed.splitlines() if "." in test and re.search(arguments.expression, test)]
+    if not chosen:
+        raise SystemExit("There is no such test.")
+    (directory / "tests.txt").write_text("\n".join(re.escape(test) for test in chosen) + "\n")
+    run = [
+        str(suite / "bin/tempest"), "run", "--include-list", str(directory / "tests.txt"),
+        "--concurrency", str(min(CONCURRENCY, len(chosen))),
+    ]  # fmt: skip
+    call(run, workspace, environment, accepted=(0, 1))
+    stream = subprocess.run(
+        [str(suite / "bin/stestr"), "last", "--subunit"],
+        cwd=workspace,
+        env=environment,
+        capture_output=True,
+        check=False,
+    ).stdout
+    (directory / "results.csv").write_bytes(
+        subprocess.run(
+            [str(suite / "bin/subunit2csv"), "--no-passthrough"], input=stream, capture_output=True, check=False
+        ).stdout
+    )
+    (directory / "failures.txt").write_text(
+        call([str(suite / "bin/stestr"), "last"], workspace, environment, quiet=True, accepted=(0, 1))
+    )
+    with (directory / "results.csv").open() as source:
+        return comparing.read_results(source)
+
+
+def call(
+    command: Sequence[str],
+    directory: Path,
+    environment: dict[str, str],
+    *,
+    quiet: bool = False,
+    accepted: Sequence[int] = (0,),
+) -> str:
+    """Run a command of the suite; its output when ``quiet``, else it goes where ours goes."""
+    done = subprocess.run(
+        command, cwd=directory, env=environment, stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None, stdin=subprocess.DEVNULL, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode not in accepted:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}.\n{done.stdout or ''}")
+    return done.stdout or ""
+
+
+def save(source: Path, target: Path) -> None:
+    shutil.copy(source, target)
+
+
+def report(mode: str, comparison: comparing.Comparison, results: dict[str, str]) -> None:
+    upstream = comparing.upstream(mode)
+    counts: dict[str, int] = {}
+    for status in results.values():
+        counts[status] = counts.get(status, 0) + 1
+    print(f"\n{mode}: " + ", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
+    print(f"of the {len(upstream)} that upstream passes: {len(upstream & comparison.passed)} passed in this run")
+    for test, status in comparison.missing.items():
+        print(f"EXPECTED, {status}: {test}")
+    for test in sorted(comparison.new):
+        print(f"passed for the first time: {test}")
+    print(f"{len(comparison.missing)} expected tests did not pass; {len(comparison.new)} new ones did")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

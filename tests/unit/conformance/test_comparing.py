@@ -1,0 +1,36 @@
+"""The lists of the conformance suite: complete, without contradictions, and compared as they say."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import comparing
+import pytest
+
+
+@pytest.mark.parametrize("mode", comparing.MODES)
+def test_every_test_that_upstream_passes_is_expected_or_has_its_reason(mode: str) -> None:
+    assert comparing.without_reason(mode) == []
+
+
+@pytest.mark.parametrize("mode", comparing.MODES)
+def test_every_reason_is_needed(mode: str) -> None:
+    left = comparing.upstream(mode) - comparing.expected(mode)
+    unused = [
+        pattern.pattern for pattern, _ in comparing.reasons(mode) if not any(pattern.search(test) for test in left)
+    ]
+    assert unused == []
+
+
+def test_what_was_expected_and_did_not_pass_is_told() -> None:
+    results = {"a": "success", "b": "failure", "d": "success", "e": "skip"}
+    comparison = comparing.compare(["a", "b", "c"], results)
+    assert comparison.missing == {"b": "failure", "c": "not run"}
+    assert comparison.new == {"d"}
+    assert not comparison.is_good
+    assert comparing.compare(["a"], results).is_good
+
+
+def test_results_are_read_without_the_tags_of_tests() -> None:
+    text = 'test,status,start_time,stop_time\n"a.b.test_c[id-1,smoke]",success,1,2\nd,skip,1,2\n'
+    assert comparing.read_results(StringIO(text)) == {"a.b.test_c": "success", "d": "skip"}
