@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from site_for_tests import Site
 from sqlalchemy import select, update
+from test_api_clients import command, make_network, tenant_network, wait_until
 from test_api_snapshots import NOBODY, settle, snap
 
 from sharewright.drivers.contract import ExportLocation
@@ -234,3 +235,34 @@ def test_users_of_a_cifs_share_s_snapshot_have_the_key_that_they_have_on_the_sha
         assert tx.execute(select(share_access_rules.c.access_key)).scalar_one() == stored
     assert first["access_key"] not in stored
     assert "one type" in allow(smb, snapshot, "10.0.0.8", 400)["badRequest"]["message"]
+
+
+# ---- with the stock client ----
+
+
+@pytest.mark.parametrize("working_site", ["builtin"], indirect=True)
+def test_the_openstack_client_tells_the_whole_story(working_site: Site) -> None:
+    site = working_site
+    net, subnet = tenant_network(site)
+    with command(site, "root") as share:
+        specs = ("--extra-specs", "mount_snapshot_support=True")
+        share("type", "create", "mountable", "True", "--snapshot-support", "True", *specs)
+    with command(site) as share:
+        make_network(share, net, subnet)
+        share(
+            "create", "NFS", "1", "--name", "home", "--share-network", "net", "--share-type", "mountable", "--wait"
+        )  # fmt: skip
+        assert share("show", "home")["mount_snapshot_support"] in (True, "True")
+        share("snapshot", "create", "home", "--name", "then", "--wait")
+        (location,) = share("snapshot", "export", "location", "list", "then")
+        assert ":/shares/share-" in location["Path"]
+        shown = share("snapshot", "export", "location", "show", "then", location["ID"])
+        assert shown["path"] == location["Path"]
+        share("snapshot", "access", "create", "then", "ip", "192.0.2.7")
+        wait_until(lambda: share("snapshot", "access", "list", "then")[0]["State"] == "active")
+        (rule,) = share("snapshot", "access", "list", "then")
+        assert (rule["Access Type"], rule["Access To"]) == ("ip", "192.0.2.7")
+        share("snapshot", "access", "delete", "then", rule["ID"])
+        share("snapshot", "access", "create", "then", "ip", "192.0.2.8")
+        share("snapshot", "delete", "then", "--wait")
+        assert share("snapshot", "list") == []

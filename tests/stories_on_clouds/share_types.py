@@ -15,6 +15,7 @@ def make_share_types(deployment: Deployment) -> None:
             snapshot_support="True",
             create_share_from_snapshot_support="True",
             revert_to_snapshot_support="True",
+            mount_snapshot_support="True",
         )
 
 

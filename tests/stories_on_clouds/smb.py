@@ -14,6 +14,8 @@ from client_vm import ClientVm, CommandFailed
 from deployment import Deployment, wait_for
 from smb_client import Refused, SmbClient, smb_client
 from stories_on_clouds.machines import Machines, share_instance
+from stories_on_clouds.snapshots import allow_snapshot, deny_snapshot, snapshot_exports, taken
+from stories_on_clouds.snapshots import delete as delete_snapshot
 from tenants import Shares
 
 SMB_3_1_1 = 0x311
@@ -139,6 +141,29 @@ class Smb:
         with pytest.raises(Refused, match="NT_STATUS_ACCESS_DENIED"):
             client.run(name, f"put {tmp_path}/file file")
         shares.delete(other)
+
+    def test_a_snapshot(self, shares: Shares, share: str, client: SmbClient, tmp_path: Path) -> None:
+        """Read what was; write nothing; and only by its own rules."""
+        name = name_of(shares.export(share))
+        (tmp_path / "then").write_text("then\n")
+        (tmp_path / "now").write_text("now\n")
+        client.run(name, f"put {tmp_path}/then when")
+        snapshot = taken(shares, share, "smb")
+        client.run(name, f"put {tmp_path}/now when")
+        (export,) = snapshot_exports(shares, snapshot)
+        with pytest.raises(Refused, match="NT_STATUS_"):
+            client.run(name_of(export), "ls")
+        rule = allow_snapshot(shares, snapshot, shares.client.address)
+        client.run(name_of(export), f"get when {tmp_path}/back")
+        assert (tmp_path / "back").read_text() == "then\n"
+        for attempt in (f"put {tmp_path}/now when", f"put {tmp_path}/now new", "del when"):
+            with pytest.raises(Refused, match="NT_STATUS_"):
+                client.run(name_of(export), attempt)
+        client.run(name, f"put {tmp_path}/now new")
+        deny_snapshot(shares, snapshot, rule)
+        with pytest.raises(Refused, match="NT_STATUS_"):
+            client.run(name_of(export), "ls")
+        delete_snapshot(shares, snapshot)
 
     def test_a_denied_client_is_cut_off_while_connected(
         self, shares: Shares, share: str, client: SmbClient, deployment: Deployment

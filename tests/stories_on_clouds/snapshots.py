@@ -9,20 +9,25 @@ from typing import Any
 import openstack.exceptions
 import pytest
 
+from client_vm import CommandFailed
 from deployment import Deployment, wait_for
-from sharewright.clouds.contract import Cloud
+from sharewright.clouds.contract import TAG_OWNER, Cloud
 from sharewright.operations.assembly import assemble, open_secrets, service_instance_settings
 from sharewright.service_instance.instances import CloudServiceInstances
 from sharewright.settings import load
 from sharewright.store.tables import operations, share_snapshot_instances
 from steady_writer import writing
-from stories_on_clouds.machines import cloud_of, share_instance
+from stories_on_clouds.machines import Machines, cloud_of, share_instance, volumes_of
 from stories_on_clouds.managed_shares import server_unmanaged_and_managed_again, share_unmanaged_and_managed_again
+from stories_on_clouds.share_types import make_share_type
 from tenants import Shares
+
+# What a client has read it may show for a while, whoever lets it in.
+READ_ANEW = "echo 3 > /proc/sys/vm/drop_caches; timeout -s KILL 30 cat /mnt/then/file"
 
 
 class Snapshots:
-    """Fixtures: ``red``, ``deployment``."""
+    """Fixtures: ``red``, ``deployment``, ``machines``."""
 
     @pytest.fixture
     def cloud(self, deployment: Deployment) -> Iterator[Cloud]:
@@ -135,6 +140,73 @@ class Snapshots:
         delete(red, snapshot)
         assert cloud.volumes.find_volume(before.volume_id) is None
 
+    @pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
+    def test_mounted(
+        self, red: Shares, deployment: Deployment, cloud: Cloud, machines: Machines, filesystem: str
+    ) -> None:
+        """A client reads what was, and never writes; whom no rule lets in sees nothing."""
+        client = red.tenant.client
+        share = red.create("mountable", share_type=mountable_type(deployment, filesystem))
+        red.wait(share)
+        red.allow(share, client.address)
+        client.mount(red.export(share), "/mnt/now")
+        client.run("echo then > /mnt/now/file && chmod 666 /mnt/now/file && mkdir /mnt/now/sub && sync /mnt/now")
+        snapshot = taken(red, share, "mounted")
+        client.run("echo now > /mnt/now/file && echo more > /mnt/now/more && sync /mnt/now")
+        (path,) = snapshot_exports(red, snapshot)
+        assert mount_volumes(cloud, deployment, snapshot) == []
+        other = allow_snapshot(red, snapshot, "10.88.0.9")
+        with pytest.raises(CommandFailed):
+            client.mount(path, "/mnt/then", seconds=20)
+        mine = allow_snapshot(red, snapshot, client.address)
+        client.mount(path, "/mnt/then")
+        assert client.run("cat /mnt/then/file /mnt/now/file") == "then\nnow\n"
+        assert set(client.run("ls /mnt/then").split()) - {"lost+found"} == {"file", "sub"}
+        for attempt in ("touch /mnt/then/new", "echo x >> /mnt/then/file", "rm /mnt/then/file", "rmdir /mnt/then/sub"):
+            assert "Read-only file system" in client.run(attempt, check=False), attempt
+        if filesystem == "ext4":
+            self.after_a_reboot(red, share, deployment, machines)
+            self.while_its_share_goes_back(red, share, snapshot)
+        deny_snapshot(red, snapshot, mine)
+        assert client.run(READ_ANEW, check=False).startswith("cat: ")
+        client.run("umount -f /mnt/then || umount -l /mnt/then")
+        with pytest.raises(CommandFailed):
+            client.mount(path, "/mnt/then", seconds=20)
+        assert len(mount_volumes(cloud, deployment, snapshot)) == 1
+        deny_snapshot(red, snapshot, other)
+        assert mount_volumes(cloud, deployment, snapshot) == []
+        allow_snapshot(red, snapshot, client.address)
+        client.mount(path, "/mnt/then")
+        assert client.run("cat /mnt/then/file") == "then\n"
+        delete(red, snapshot)  # with the client on it
+        assert volumes_of(cloud, share_instance(deployment, share).id) != []
+        assert client.run(READ_ANEW, check=False).startswith("cat: ")
+        client.run("umount -f /mnt/then || umount -l /mnt/then")
+        assert "more" in client.run("echo after > /mnt/now/more && ls /mnt/now")
+        client.unmount("/mnt/now")
+        red.delete(share)
+        assert not [each.name for each in cloud.volumes.list_volumes() if "snapshot_mount" in str(each.tags)]
+
+    def after_a_reboot(self, red: Shares, share: str, deployment: Deployment, machines: Machines) -> None:
+        """The server serves both again by itself; nobody told it."""
+        client = red.tenant.client
+        deployment.kill()
+        try:
+            machines.reset(share_instance(deployment, share).share_server_id)
+            read = "echo 3 > /proc/sys/vm/drop_caches; cat /mnt/then/file /mnt/now/file"
+            assert client.run(read, timeout=300) == "then\nnow\n"
+        finally:
+            deployment.start()
+
+    def while_its_share_goes_back(self, red: Shares, share: str, snapshot: str) -> None:
+        client = red.tenant.client
+        red.api.post(f"/shares/{share}/action", json={"revert": {"snapshot_id": snapshot}}, raise_exc=True)
+        red.wait(share)
+        assert client.run("cat /mnt/now/file") == "then\n"
+        client.run("echo now > /mnt/now/file && echo more > /mnt/now/more && sync /mnt/now")
+        assert client.run("cat /mnt/then/file /mnt/now/file") == "then\nnow\n"
+        wait(red, snapshot)
+
     def test_the_controller_dies_while_a_share_stands_still(
         self, red: Shares, share: str, deployment: Deployment
     ) -> None:
@@ -192,6 +264,62 @@ def delete(shares: Shares, snapshot_id: str) -> None:
         lambda: snapshot_id not in {each.id for each in shares.api.share_snapshots()},
         seconds=120,
     )
+
+
+def mountable_type(deployment: Deployment, filesystem: str) -> str:
+    """A share type whose shares have that file system, on the backend with two NICs."""
+    name = f"mountable-{filesystem}"
+    make_share_type(
+        deployment,
+        name,
+        share_backend_name="two_nics",
+        snapshot_support="True",
+        revert_to_snapshot_support="True",
+        mount_snapshot_support="True",
+        sharewright__filesystem=filesystem,
+    )
+    return name
+
+
+def snapshot_exports(shares: Shares, snapshot_id: str) -> list[str]:
+    """Paths that clients mount."""
+    answer = shares.api.get(f"/snapshots/{snapshot_id}/export-locations", microversion="2.32")
+    return [str(each["path"]) for each in answer.json()["share_snapshot_export_locations"]]
+
+
+def allow_snapshot(shares: Shares, snapshot_id: str, to: str) -> str:
+    """The id of a rule in force."""
+    body = {"allow_access": {"access_type": "ip", "access_to": to}}
+    answer = shares.api.post(f"/snapshots/{snapshot_id}/action", json=body, microversion="2.32", raise_exc=True)
+    rule = str(answer.json()["snapshot_access"]["id"])
+
+    def in_force() -> bool:
+        state = snapshot_rules(shares, snapshot_id)[rule]
+        if state == "error":
+            messages = [m.user_message for m in shares.api.user_messages() if m.resource_id == snapshot_id]
+            raise AssertionError(f"rule {to} of snapshot {snapshot_id} is in error: {messages}")
+        return state == "active"
+
+    wait_for(f"snapshot rule {to} active", in_force, seconds=120)
+    return rule
+
+
+def deny_snapshot(shares: Shares, snapshot_id: str, rule: str) -> None:
+    body = {"deny_access": {"access_id": rule}}
+    shares.api.post(f"/snapshots/{snapshot_id}/action", json=body, microversion="2.32", raise_exc=True)
+    wait_for("the snapshot's rule gone", lambda: rule not in snapshot_rules(shares, snapshot_id), seconds=120)
+
+
+def snapshot_rules(shares: Shares, snapshot_id: str) -> dict[str, str]:
+    """Rule → state."""
+    answer = shares.api.get(f"/snapshots/{snapshot_id}/access-list", microversion="2.32")
+    return {rule["id"]: rule["state"] for rule in answer.json()["snapshot_access_list"]}
+
+
+def mount_volumes(cloud: Cloud, deployment: Deployment, snapshot_id: str) -> list[str]:
+    """Ids of the volumes that are there for a snapshot to be mounted."""
+    owner = f"share_snapshot_mount:{snapshot_instance(deployment, snapshot_id).id}"
+    return [each.id for each in cloud.volumes.list_volumes() if each.tags.get(TAG_OWNER) == owner]
 
 
 def snapshot_instance(deployment: Deployment, snapshot_id: str) -> Any:

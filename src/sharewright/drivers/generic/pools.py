@@ -52,7 +52,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "snapshot_support": True,
             "create_share_from_snapshot_support": True,
             "revert_to_snapshot_support": True,
-            "mount_snapshot_support": False,
+            "mount_snapshot_support": True,
             "replication_type": None,
             "volume_types": [used] if used else [],
             "volume_type_required": volume_type is not None,
