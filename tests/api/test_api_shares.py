@@ -308,11 +308,11 @@ def test_export_locations(site: Site) -> None:
     share = site.served_share()
     path = f"/v2/shares/{share['id']}/export_locations"
     (mine,) = site.expect(200, "GET", path)["export_locations"]
-    assert set(mine) == {"id", "path", "preferred"}
+    assert set(mine) == {"id", "path", "preferred", "metadata"}
     both = site.expect(200, "GET", path, user="root")["export_locations"]
     assert [location["is_admin_only"] for location in both] == [False, True]
     one = site.expect(200, "GET", f"{path}/{mine['id']}")["export_location"]
-    assert set(one) == {"id", "path", "preferred", "created_at", "updated_at"}
+    assert set(one) == {"id", "path", "preferred", "metadata", "created_at", "updated_at"}
     site.expect(404, "GET", f"{path}/{both[1]['id']}")
     site.expect(404, "GET", f"{path}/{MISSING}")
     old = site.expect(200, "GET", path, version="2.13")["export_locations"][0]
@@ -351,9 +351,10 @@ def test_reset_task_state_is_experimental_and_for_admins(site: Site) -> None:
     path = f"/v2/shares/{site.share()['id']}/action"
     body = {"reset_task_state": {"task_state": None}}
     header = {EXPERIMENTAL_HEADER: "true"}
-    site.expect(404, "POST", path, body, user="root")
+    site.expect(404, "POST", path, body, user="root", version="2.95")
     site.expect(404, "POST", path, body, user="root", headers=header, version="2.21")
-    site.expect(202, "POST", path, body, user="root", headers=header)
+    site.expect(202, "POST", path, body, user="root", headers=header, version="2.95")
+    site.expect(202, "POST", path, body, user="root")  # final from 2.96 on
     site.expect(403, "POST", path, body, headers=header)
-    for bad in ({"task_state": "migration_starting"}, {}, {"task_state": None, "more": 1}, None):
+    for bad in ({"task_state": "starting"}, {}, {"task_state": None, "more": 1}, None):
         site.expect(400, "POST", path, {"reset_task_state": bad}, user="root", headers=header)
