@@ -29,6 +29,7 @@ QUOTA_SET: Final = Resource(
         Field("per_share_gigabytes", int, since=62, update=True),
         Field("backups", int, since=80, update=True),
         Field("backup_gigabytes", int, since=80, update=True),
+        Field("encryption_keys", int, since=90, update=True),
     ),
 )
 
