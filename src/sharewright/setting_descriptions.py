@@ -315,6 +315,10 @@ DESCRIPTIONS: dict[str, str] = {
         "While a share is switched to a smaller volume, clients of its server wait for at most this time, and for the"
         " NFS server to start. A share with more changes or files than can be dealt with in it does not shrink."
     ),
+    "backends.NAME.shrink_open_files_seconds": (
+        "How long an SMB share that shrinks waits for its clients to close their files, which would be lost with the "
+        "connection; then shrinking is refused."
+    ),
     "backends.NAME.reserved_share_percentage": (
         "Part of the capacity that new shares may not use. Upstream: the same name."
     ),

@@ -301,6 +301,7 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     attach_seconds: Seconds = 120.0
     filesystem: Literal["ext4", "xfs"] = "ext4"
     shrink_stall_seconds: Annotated[float, Meta(gt=0, le=300)] = 30.0
+    shrink_open_files_seconds: Annotated[float, Meta(ge=0)] = 60.0
     reserved_share_percentage: Percentage = 0
     reserved_share_from_snapshot_percentage: Percentage = 0
     reserved_share_extend_percentage: Percentage = 0

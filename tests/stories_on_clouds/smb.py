@@ -12,8 +12,9 @@ import smbprotocol.exceptions
 
 from client_vm import ClientVm, CommandFailed
 from deployment import Deployment, wait_for
+from sharewright.clouds.contract import Cloud
 from smb_client import Refused, SmbClient, smb_client
-from stories_on_clouds.machines import Machines, share_instance
+from stories_on_clouds.machines import Machines, cloud_of, share_instance, volumes_of
 from stories_on_clouds.snapshots import allow_snapshot, deny_snapshot, snapshot_exports, taken
 from stories_on_clouds.snapshots import delete as delete_snapshot
 from tenants import Shares
@@ -55,6 +56,12 @@ class Smb:
         shares.allow(share_id, shares.client.address)
         yield share_id
         shares.delete(share_id)
+
+    @pytest.fixture
+    def cloud(self, deployment: Deployment) -> Iterator[Cloud]:
+        cloud = cloud_of(deployment)
+        yield cloud
+        cloud.close()
 
     @pytest.fixture(scope="class")
     def client(self, shares: Shares, share: str) -> Iterator[SmbClient]:
@@ -275,6 +282,80 @@ class Smb:
         with pytest.raises(Refused, match="NT_STATUS_"):
             client.run(name, "ls", **wilma)
         shares.delete(other)
+
+    def test_shrink_waits_for_open_files_and_refuses(
+        self, shares: Shares, share: str, client: SmbClient, deployment: Deployment, cloud: Cloud
+    ) -> None:
+        """Who has a file open keeps it, and the share is what it was; then it shrinks under a kernel client that has it
+        mounted, and under one that has a file of another share open."""
+        other = shares.create("shrinking", size=2)
+        shares.wait(other)
+        shares.allow(other, shares.client.address)
+        here, there = name_of(shares.export(share)), name_of(shares.export(other))
+        machine = shares.client
+        mount(machine, shares.export(other), "/mnt/shrinking")
+        machine.run(
+            "cd /mnt/shrinking && mkdir -p a/b && for i in $(seq 50); do echo $i > a/b/$i; done && "
+            "head -c 8388608 /dev/urandom > data && sha256sum data > sum && truncate -s 1G sparse && cd / && sync"
+        )
+        before = share_instance(deployment, other)
+        looked = "cd /mnt/shrinking && sha256sum -c sum && find . -printf '%p %i %s %T@\\n' | sort"
+        with client.session() as session:
+            kept, held = session.open(here, "kept", "wb"), session.open(there, "held", "wb")
+            held.write(b"one")
+            kept.write(b"one")
+            shares.api.resize_share(other, 1)
+            shares.wait(other, "available", seconds=400)
+            assert shares.api.get_share(other).size == 2
+            (message,) = [m for m in shares.api.user_messages() if m.resource_id == other]
+            assert (message.action_id, message.detail_id) == ("009", "018")
+            assert '"held"' in message.user_message
+            assert share_instance(deployment, other).volume_id == before.volume_id
+            held.write(b"two")
+            held.close()
+            seen = machine.run(looked)
+            shares.api.resize_share(other, 1)
+            wait_for("1 GiB", lambda: shares.api.get_share(other).size == 1, seconds=400)
+            shares.wait(other)
+            kept.write(b"two")
+            kept.close()
+        assert machine.run(looked) == seen
+        assert machine.run("cat /mnt/shrinking/held") == "onetwo"
+        machine.run("echo after > /mnt/shrinking/after && sync /mnt/shrinking/after")
+        kib = int(machine.run("df -k --output=size /mnt/shrinking | tail -1"))
+        assert 0.8 * 1024 * 1024 < kib <= 1024 * 1024
+        machine.unmount("/mnt/shrinking")
+        after = share_instance(deployment, other)
+        assert volumes_of(cloud, after.id) == [
+            next(v.name for v in cloud.volumes.list_volumes() if v.id == after.volume_id)
+        ]
+        assert cloud.volumes.find_volume(before.volume_id) is None
+        shares.delete(other)
+
+    def test_revert(self, shares: Shares, share: str, client: SmbClient, tmp_path: Path) -> None:
+        """What was changed and added since is gone, and the kernel's client goes on."""
+        machine, name = shares.client, name_of(shares.export(share))
+        mount(machine, shares.export(share), "/mnt/smb")
+        machine.run("echo then > /mnt/smb/file && sync /mnt/smb/file")
+        snapshot = taken(shares, share, "then")
+        machine.run("echo now > /mnt/smb/file && echo more > /mnt/smb/more && sync /mnt/smb/more")
+        answer = shares.api.post(f"/shares/{share}/action", json={"revert": {"snapshot_id": snapshot}})
+        assert answer.status_code == 202
+        shares.wait(share)
+        client.run(name, f"get file {tmp_path}/back")
+        assert (tmp_path / "back").read_text() == "then\n"
+        assert "more" not in client.run(name, "ls")
+
+        def read() -> str:
+            try:
+                return machine.run("cat /mnt/smb/file")
+            except CommandFailed:
+                return ""
+
+        assert wait_for("the mount to go on", read, seconds=60, interval=1) == "then\n"
+        machine.run("echo after > /mnt/smb/file && sync /mnt/smb/file")
+        machine.unmount("/mnt/smb")
+        delete(shares, snapshot)
 
     def test_reboot_with_the_controller_down(
         self, shares: Shares, share: str, deployment: Deployment, machines: Machines

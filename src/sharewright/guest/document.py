@@ -145,7 +145,8 @@ class ShareState(msgspec.Struct, frozen=True):
     ``bytes_written`` are what NFS clients read and wrote since its exports were last changed.
 
     ``move``, of one with a successor: ``copying``, ``ready``, ``moved`` (for good), ``stopped``, ``late`` (a switch was
-    tried and given up: copy again), ``does_not_fit``, ``failed``; or empty, when copying has not begun.
+    tried and given up: copy again), ``in_use`` (it was not even tried, because SMB clients have files open: the same),
+    ``does_not_fit``, ``failed``; or empty, when copying has not begun.
     ``move_message`` says why."""
 
     id: str

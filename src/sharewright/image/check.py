@@ -121,6 +121,8 @@ PROGRAMS = {  # program → (what for, Debian package)
     "ip": ("addresses from the config drive", "iproute2"),
     "blkid": ("recognising blank volumes", "util-linux"),
     "mount": ("mounting shares", "mount"),
+    "flock": ("connecting to SMB shares", "util-linux"),
+    "mountpoint": ("connecting to SMB shares", "util-linux"),
     "fsfreeze": ("snapshots", "util-linux"),
     "systemctl": ("starting services", "systemd"),
     "modprobe": ("loading drivers", "kmod"),

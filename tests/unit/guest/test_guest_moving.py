@@ -7,6 +7,8 @@ import os
 import random
 import stat
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from guest_machines import number
 from loop_disks import LoopHost, loop_disk, needs_loop_devices, private_mounts, run
 
-from sharewright.guest.program import copying, moving
+from sharewright.guest.program import copying, leaving, moving
 from sharewright.guest.program.copying import OutOfTime, Pass, compare
 from sharewright.guest.program.desired import Desired, Share, Successor
 from sharewright.guest.program.ext4 import DoesNotFit, Geometry, inodes_of_copy, read_geometry, write_identities
@@ -32,6 +34,13 @@ OLD, NEW, COPY = number(101), number(102), number(103)
 SERIAL = "the-new-disk"
 
 
+# Nobody is connected; noted are who gets through the gate, and how the share is mounted.
+SMBSTATUS = """#!/bin/sh
+flock -n -s {root}/var/lib/sharewright/smb-gate true && echo open >> {root}/gate || echo closed >> {root}/gate
+echo '{{"sessions": {{}}, "tcons": {{}}}}'
+"""
+
+
 class Bench:
     """One share on a disk of 4 GiB, mounted; a blank disk of 2 GiB beside it."""
 
@@ -45,6 +54,9 @@ class Bench:
         systemctl = tools / "systemctl"
         systemctl.write_text(f'#!/bin/sh\necho "$@" >> {root}/systemctl\n')
         systemctl.chmod(0o755)
+        smbstatus = tools / "smbstatus"
+        smbstatus.write_text(SMBSTATUS.format(root=root))
+        smbstatus.chmod(0o755)
         run("mkfs.ext4", "-q", "-m", "0", "-U", OLD, "-E", "lazy_itable_init=1", old)
         self.path = Path(self.host.at(self.share.path))
         self.path.mkdir(parents=True)
@@ -78,6 +90,16 @@ class Bench:
         assert moving.main(self.host, json.dumps(self.job)) == 0
         assert moving.move_of(self.host, self.share).state == "ready"
         moving.switch(self.host, self.share, self.successor, self.facts())
+
+    def serve_by_smb(self) -> None:
+        self.share = Share(
+            number(1), "the-old-disk", "ext4", OLD, size=4 * GIBIBYTE, protocol="CIFS", successor=self.successor
+        )
+
+    def options(self) -> list[str]:
+        """With which the share is mounted."""
+        lines = [line.split(" ") for line in self.host.read("/proc/self/mountinfo").splitlines()]
+        return next(fields[5].split(",") for fields in lines if fields[4] == self.share.path)
 
     def mount_new(self) -> None:
         run("mount", self.new, str(self.path))
@@ -155,6 +177,10 @@ def fill(root: Path, files: int = 400) -> None:
                 file.write(b"after a hole")
     (root / "short link").symlink_to("file")
     (root / "long link").symlink_to("x/" * 150)
+    # What Samba keeps with files and directories.
+    for path in (root / "short link").parent, *root.glob("file-1*"), directories[-1]:
+        os.setxattr(path, "user.DOSATTRIB", b"\0\0\5\0\5\0\0\0\x11\0\0\0" + chance.randbytes(28))
+        os.setxattr(path, "security.NTACL", chance.randbytes(200))
     os.mkfifo(root / "fifo")
     os.mknod(root / "device", stat.S_IFBLK | 0o640, os.makedev(8, 17))
     os.mknod(root / "socket", stat.S_IFSOCK | 0o600)
@@ -167,6 +193,84 @@ def fill(root: Path, files: int = 400) -> None:
         for position in range(600):  # more than one block of names
             (root / f"many-{name}" / f"a rather long name of a file {position}").touch()
     root.chmod(0o1770)
+
+
+class TestSmb:
+    def test_everything_stays_and_the_new_disk_is_there_before_the_gate_opens(self, bench: Bench) -> None:
+        bench.serve_by_smb()
+        fill(bench.path, files=60)
+        before = look(bench.path)
+        bench.move()
+        assert os.path.ismount(bench.path)
+        assert look(bench.path) == before
+        assert "rw" in bench.options()
+        assert set(bench.host.read("/gate").split()) == {"closed"}
+        assert bench.host.read("/systemctl") == ""  # neither Samba nor the NFS server stops
+        assert read_superblock(bench.host, bench.new).uuid == NEW  # type: ignore[union-attr]
+        assert bench.path.stat().st_dev == os.makedev(*map(int, bench.number(bench.new).split(":")))
+
+    def test_open_files_are_waited_for(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(leaving, "OPEN_SECONDS", 0.3)
+        monkeypatch.setattr(leaving, "SETTLE_SECONDS", 0.1)
+        bench.serve_by_smb()
+        fill(bench.path, files=20)
+        before = look(bench.path)
+        name = "written while it is copied"
+        smbd = bench.path.parent.parent / "smbd"
+        smbd.symlink_to(sys.executable)
+        program = f"import time; f = open({str(bench.path / name)!r}, 'w'); print('open', flush=True); time.sleep(600)"
+        with subprocess.Popen([smbd, "-S", "-c", program], stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "open\n"
+            (bench.path / name).write_text("acknowledged")
+            assert moving.main(bench.host, json.dumps(bench.job)) == 0
+            desired = Desired(number(9), 1, (bench.share,))
+            monkeypatch.setattr(moving.observing, "gather", lambda *_, **__: bench.facts())
+            settled, _ = moving.settle(bench.host, desired, bench.facts(), act=True)
+            (share,) = settled.shares
+            assert not share.has_moved
+            found = moving.move_of(bench.host, bench.share)
+            assert (found.state, found.message) == ("in_use", f'SMB clients have files open: "{name}"')
+            assert client.poll() is None
+            client.kill()
+        assert "rw" in bench.options()
+        assert moving.tasks(bench.host, desired) == []  # copied again only when it is asked for
+        again = Successor(SERIAL, NEW, COPY, size=2 * GIBIBYTE, step="copy", stall=60.0)
+        assert moving.tasks(bench.host, desired.with_shares((_with(bench.share, again),))) != []
+        bench.move()
+        after = look(bench.path)
+        assert (bench.path / name).read_text() == "acknowledged"
+        assert {key: after[key] for key in before if key != "."} == {key: before[key] for key in before if key != "."}
+
+    def test_a_switch_that_fails_leaves_the_share_as_it_was(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench.serve_by_smb()
+        fill(bench.path, files=20)
+        before = look(bench.path)
+        assert moving.main(bench.host, json.dumps(bench.job)) == 0
+        for step in ("finish", "check_free", "write_uuid"):
+            with monkeypatch.context() as patch:
+                patch.setattr(moving, step, busy)
+                with pytest.raises(CommandFailed, match="busy"):
+                    moving.switch(bench.host, bench.share, bench.successor, bench.facts())
+            assert "rw" in bench.options()
+            assert look(bench.path) == before
+            assert moving.main(bench.host, json.dumps(bench.job)) == 0
+        bench.move()
+        assert look(bench.path) == before
+
+    def test_a_killed_switch_leaves_nothing_that_cannot_be_written(self, bench: Bench) -> None:
+        bench.serve_by_smb()
+        leaving.forbid_writing(bench.host, bench.share)
+        assert "ro" in bench.options()
+        desired = Desired(number(9), 1, (bench.share,))
+        moving.settle(bench.host, desired, bench.facts(), act=True)
+        assert "rw" in bench.options()
+
+
+def _with(share: Share, successor: Successor) -> Share:
+    return Share(share.id, share.serial, share.filesystem, share.uuid, protocol="CIFS", successor=successor)
 
 
 class TestMove:

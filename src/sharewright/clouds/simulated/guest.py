@@ -6,8 +6,8 @@ what the document leaves out is unexported and unmounted, never wiped.
 
 Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
 ``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.replace``, ``guest.mount``, ``guest.grow``,
-``guest.export``, ``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.switch`` for one share's step. Copying takes
-one call: the next one finds the copy ready.
+``guest.export``, ``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.part`` (files are open), ``guest.switch``
+for one share's step. Copying takes one call: the next one finds the copy ready.
 """
 
 from __future__ import annotations

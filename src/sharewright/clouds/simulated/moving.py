@@ -52,9 +52,10 @@ def settle(
         return share, {"move": "copying"}
     if new.step == "copy":
         return share, {"move": "ready"}
-    if reason := failure("guest.switch"):
-        _write(tx, new.serial, None, 0)  # copied again
-        return share, {"move": "late", "move_message": reason}
+    for step, state in (("guest.part", "in_use"), ("guest.switch", "late")):
+        if reason := failure(step):
+            _write(tx, new.serial, None, 0)  # copied again
+            return share, {"move": state, "move_message": reason}
     _write(tx, new.serial, new.uuid, new.size)
     return moved, {"move": "moved"}
 

@@ -479,6 +479,7 @@ class GenericDriver:
             store=self._store,
             cloud=self._cloud,
             stall_seconds=self._settings.shrink_stall_seconds,
+            open_seconds=self._settings.shrink_open_files_seconds,
             look=look,
             make=lambda name, size: self._make_volume(record, name, size, record.volume_type, progress),
             attach=lambda volume_id: self._instances.attach_volume(server_id or "", volume_id, progress),

@@ -10,6 +10,7 @@ made. So in no order of crashes is a volume deleted that serves, or is there a d
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -42,6 +43,7 @@ from sharewright.store.database import Store
 from sharewright.store.tables import share_snapshots, shares
 
 MOST_TRIES = 5
+PART_SECONDS = 25.0  # that parting SMB clients from their share may take besides
 INODE_BYTES = 256
 # Inodes that a group of 128 MiB can have at most; the guest keeps as many as there were, up to that.
 INODES_PER_GIB = 8 * 32768
@@ -58,6 +60,7 @@ class Shrinker:
     store: Store
     cloud: Cloud
     stall_seconds: float
+    open_seconds: float
     look: Callable[[float], ShareState]
     make: Callable[[str, int], Volume]
     attach: Callable[[str], None]
@@ -150,10 +153,9 @@ class Shrinker:
                 )
                 .limit(1)
             ).first()
-        if protocol != "NFS":
+        if protocol not in ("NFS", "CIFS"):
             raise ShrinkRefused(
-                f"Shares of {protocol} do not shrink yet: their clients' open files would be lost.",
-                hint="Create a smaller share and copy the data.",
+                f"Shares of {protocol} do not shrink.", hint="Create a smaller share and copy the data."
             )
         if copying is not None:
             raise ShrinkRefused(
@@ -189,10 +191,16 @@ class Shrinker:
 
     def _advance(self, record: InstanceRecord, move: Move, progress: Progress) -> bool:
         """Whether the share has moved; False: the guest is copying."""
-        state = self._look(record, move, move.stall_seconds if move.step == SWITCH else 0.0)
+        state = self._look(record, move, move.stall_seconds + PART_SECONDS if move.step == SWITCH else 0.0)
+        asked = move.step == SWITCH
         if state.move == "ready" and move.step == COPY:
             remember_move(self.store, progress, record.id, step=SWITCH)
-            state = self._look(record, move, move.stall_seconds)
+            state, asked = self._look(record, move, move.stall_seconds + PART_SECONDS), True
+        if state.move == "in_use" and asked:
+            # As below: the answer says that it did not switch.
+            remember_move(self.store, progress, record.id, step=COPY)
+            self._check_patience(state.move_message, progress)
+            return False
         if state.move == "late":
             tries = move.tries + 1
             if tries >= MOST_TRIES:
@@ -212,6 +220,19 @@ class Shrinker:
         if state.move == "moved":
             remember(self.store, progress, record.id, **share_usage(state))
         return state.move == "moved"
+
+    def _check_patience(self, reason: str, progress: Progress) -> None:
+        """Clients may close their files until ``open_seconds`` after they were first seen open."""
+        now = time.time()
+        since = progress.recall("in_use_since")
+        if since is None:
+            since = now
+            progress.record(in_use_since=now)
+        if now - float(since) >= self.open_seconds:
+            raise ShrinkRefused(
+                f"{reason}. They were waited for, {self.open_seconds:g} s long.",
+                hint="Close them, or unmount the share on its clients, and shrink it again.",
+            )
 
     def _look(self, record: InstanceRecord, move: Move, seconds: float) -> ShareState:
         """The share's state; both disks are attached again, once, when the guest misses one."""

@@ -1,11 +1,12 @@
 """A share that moves to another, smaller disk while clients use it.
 
 Its files are copied with their inode numbers (:mod:`copying`) by a process of its own, in passes, until one is short
-enough to be done while clients wait. Then, in one apply: the NFS server stops; what has changed is copied; the copy is
-checked and compared; the old file system is unmounted; /etc/fstab names the new one; and the copy gets the identity
-that the document gives to the share's next file system, in one write. That write is the switch. From then on, wherever
-the two disks are attached, the new one is served; before it, the old one is. Clients with hard mounts wait, and go on
-with the handles, open files and locks that they had.
+enough to be done while clients wait. Then, in one apply: the NFS server stops, or SMB clients are parted from the share
+(:mod:`leaving`); what has changed is copied; the copy is checked and compared; the old file system is unmounted;
+/etc/fstab names the new one; and the copy gets the identity that the document gives to the share's next file system, in
+one write. That write is the switch. From then on, wherever the two disks are attached, the new one is served; before
+it, the old one is. NFS clients with hard mounts wait, and go on with the handles, open files and locks that they had;
+SMB clients connect again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .ext4 import (
     write_identities,
     write_uuid,
 )
-from .filesystems import MOUNT_OPTIONS, content_of, read_superblock
+from .filesystems import MOUNT_OPTIONS, Disk, content_of, read_superblock
 from .fstab import fstab_line, is_line_of, split_fstab
 from .host import MOVES, PROGRAM, STATE, CommandFailed, Host, Refusal, polls
 from .planning import Facts
@@ -59,6 +60,11 @@ def settle(host: Host, desired: Desired, facts: Facts, *, act: bool) -> tuple[De
     """The document with each share on the disk that it has to be served from, and what is there. ``act``: make the
     switches that the document asks for."""
     if act:
+        for share in desired.shares:
+            if share.protocol == "CIFS" and share.successor is not None and not _has_moved(share, facts):
+                from .leaving import resume
+
+                resume(host, share)
         switched = [_switch_if_ready(host, share, facts) for share in desired.shares if share.successor is not None]
         if any(switched):
             facts = observing.gather(host, desired, wait=True)
@@ -85,7 +91,7 @@ def tasks(host: Host, desired: Desired) -> list[Share]:
     for share in desired.shares:
         if share.successor is not None and not share.has_moved:
             state, step = move_of(host, share).state, share.successor.step
-            if state == "" or (state == "late" and step == "copy"):
+            if state == "" or (state in ("late", "in_use") and step == "copy"):
                 wanted.append(share)
     return wanted
 
@@ -170,27 +176,69 @@ def move_of(host: Host, share: Share) -> Move:
 
 
 def _switch_if_ready(host: Host, share: Share, facts: Facts) -> bool:
-    """Whether a switch was tried; its failure is noted as ``late``."""
+    """Whether a switch was tried; its failure is noted as ``late``, that clients have files open as ``in_use``."""
     new = share.successor
     if new is None or new.step != "switch" or _has_moved(share, facts) or move_of(host, share).state != "ready":
         return False
+    from .leaving import InUse
+
     try:
         switch(host, share, new, facts)
+    except InUse as error:
+        _note(host, share.id, new.uuid, "in_use", str(error))
     except (CommandFailed, OSError) as error:
         _note(host, share.id, new.uuid, "late", str(error))
     return True
 
 
 def switch(host: Host, share: Share, new: Successor, facts: Facts) -> None:
-    """CommandFailed or OSError when nothing was switched; the plan that follows serves the old disk again."""
+    """CommandFailed or OSError when nothing was switched; the plan that follows serves the old disk again. InUse when
+    no client has noticed anything."""
     old_disks, new_disks = facts.disks.get(share.serial, []), facts.disks.get(new.serial, [])
     mount = facts.mounts.get(share.id)
     if len(old_disks) != 1 or len(new_disks) != 1 or mount is None or mount.number != old_disks[0].number:
         raise CommandFailed("the old and the new disk are not both there")
-    device, place = new_disks[0].device, f"{MOVES}/{share.id}"
-    end = time.monotonic() + new.stall
-
     lock = host.lock(f"copy-{share.id}", timeout=STOP_SECONDS)
+    try:
+        if share.protocol == "CIFS":
+            _switch_smb(host, share, new, old_disks[0], new_disks[0])
+        else:
+            _switch_disks(host, share, new, old_disks[0], new_disks[0])
+    finally:
+        try:
+            _release(host, share.id)
+        finally:
+            os.close(lock)  # else this process would hold it, and the share would be copied no more
+
+
+def _switch_smb(host: Host, share: Share, new: Successor, old_disk: Disk, new_disk: Disk) -> None:
+    """Other shares of Samba's are served meanwhile, those of the same clients too."""
+    from .acting import mount  # late: it imports this module
+    from .leaving import close_gate, forbid_writing, part, resume
+
+    gate = close_gate(host)
+    try:
+        try:
+            part(host, share)
+            forbid_writing(host, share)
+            _switch_disks(host, share, new, old_disk, new_disk)
+        except (CommandFailed, OSError):
+            found = read_superblock(host, new_disk.device)
+            if found is not None and found.uuid != new.uuid:
+                if observing.find_mount(host, share.id) is None:
+                    mount(host, share, old_disk.device, old_disk.number)
+                resume(host, share)
+            raise
+        mount(host, share.moved(), new_disk.device, new_disk.number)
+    finally:
+        os.close(gate)  # who waits there would be refused while nothing is mounted
+
+
+def _switch_disks(host: Host, share: Share, new: Successor, old_disk: Disk, new_disk: Disk) -> None:
+    from .copying import compare  # late: it needs ctypes, which the images of others may lack
+
+    device, place = new_disk.device, f"{MOVES}/{share.id}"
+    end = time.monotonic() + new.stall
 
     def left() -> float:
         seconds = end - time.monotonic()
@@ -198,32 +246,24 @@ def switch(host: Host, share: Share, new: Successor, facts: Facts) -> None:
             raise CommandFailed(f"the switch did not end within {new.stall:g} s")
         return seconds
 
-    try:
-        from .copying import compare
-
-        server = "smbd.service" if share.protocol == "CIFS" else "nfs-server.service"
-        host.run("systemctl", "stop", server, timeout=left()).check()
-        last = _pass(host, share.id, device, still=True, seconds=left())
-        if not last.settled:
-            raise CommandFailed(f"something other than {server} changes the share")
-        write_identities(host, device, last.fix, seconds=left())
-        finish(host, device, seconds=left())
-        _mount(host, device, place, "ro,noatime")
-        compare(host.at(share.path), host.at(place))
-        left()
-        _release(host, share.id)
-        host.run("umount", host.at(share.path), timeout=left()).check()
-        check_free(host, old_disks[0].device)
-        left()
-        foreign, ours = split_fstab(host.read("/etc/fstab"))
-        ours[share.id] = fstab_line(share.moved())
-        host.replace("/etc/fstab", "".join(f"{line}\n" for line in [*foreign, *ours.values()]))
-        write_uuid(host, device, new.uuid, seconds=30.0)
-    finally:
-        try:
-            _release(host, share.id)
-        finally:
-            os.close(lock)  # else this process would hold it, and the share would be copied no more
+    if share.protocol == "NFS":
+        host.run("systemctl", "stop", "nfs-server.service", timeout=left()).check()
+    last = _pass(host, share.id, device, still=True, seconds=left())
+    if not last.settled:
+        raise CommandFailed("something other than its clients changes the share")
+    write_identities(host, device, last.fix, seconds=left())
+    finish(host, device, seconds=left())
+    _mount(host, device, place, "ro,noatime")
+    compare(host.at(share.path), host.at(place))
+    left()
+    _release(host, share.id)
+    host.run("umount", host.at(share.path), timeout=left()).check()
+    check_free(host, old_disk.device)
+    left()
+    foreign, ours = split_fstab(host.read("/etc/fstab"))
+    ours[share.id] = fstab_line(share.moved())
+    host.replace("/etc/fstab", "".join(f"{line}\n" for line in [*foreign, *ours.values()]))
+    write_uuid(host, device, new.uuid, seconds=30.0)
 
 
 # ---- the copying process ---------------------------------------------------------------------------------------------

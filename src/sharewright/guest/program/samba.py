@@ -179,7 +179,7 @@ def _close_denied(host: Host, sections: dict[str, list[dict[str, str] | None]]) 
     for left in polls(CLOSE_SECONDS, 0.2):
         denied = [
             each
-            for each in _connections(host)
+            for each in connections(host)
             if each.share in sections and _has_to_go(each, *sections[each.share], first=first)
         ]
         if not denied:
@@ -239,7 +239,8 @@ def _told(host: Host, timeout: float, *options: str) -> dict[str, Any]:
     return status
 
 
-def _connections(host: Host) -> list[Connection]:
+def connections(host: Host) -> list[Connection]:
+    """Who is connected to which share. CommandFailed, and what a strange answer leads to."""
     status = smb_status(host, timeout=30.0)
     return [
         Connection(

@@ -18,6 +18,8 @@ from .host import STATE, Refusal
 PREFIX = "share-"
 GLOBAL = "global"
 USER_MAP = f"{STATE}/smb-users.map"
+GATE = f"{STATE}/smb-gate"  # a lock; who holds it alone lets nobody connect to a share (leaving.py)
+GATE_SECONDS = 120  # how long a client waits at the gate
 # Not "nobody": Samba has a second identity for that one, and refuses it its own files (measured with 4.17). The number
 # is on the volumes of shares, which outlive the VM, so it never changes; it lies outside of all ranges that Debian and
 # systemd give out.
@@ -142,7 +144,7 @@ def section_name(share_id: str) -> str:
 
 def share_section(share: Share, passwords: dict[str, str]) -> dict[str, str] | None:
     """A share's parameters; None when nobody has access. ``root preexec``: only while something is mounted there,
-    never the server's own disk."""
+    never the server's own disk; and not while a disk is being changed."""
     networks, users, _ = judge(share, passwords)
     if not networks and not users:
         return None
@@ -152,7 +154,7 @@ def share_section(share: Share, passwords: dict[str, str]) -> dict[str, str] | N
         "force user": OWNER,
         "force group": OWNER,
         "veto files": "/lost+found/",
-        "root preexec": f"mountpoint -q {share.path}",
+        "root preexec": f"flock -s -w {GATE_SECONDS} {GATE} mountpoint -q {share.path}",
         "root preexec close": "yes",
     }
     if share.encryption:
@@ -254,7 +256,7 @@ def touches(before: dict[str, str], after: dict[str, str] | None) -> bool:
     """Whether a client that the section before admitted may be admitted otherwise, or not, by the one after."""
     if after is None:
         return True
-    lists = ("hosts allow", "valid users", "write list")
+    lists = ("hosts allow", "valid users", "write list", "root preexec")  # nobody connected is asked by the last
     if any(before.get(key) != after.get(key) for key in (before.keys() | after.keys()) - set(lists)):
         return True
     accounts = _items(before, "valid users")
