@@ -418,6 +418,30 @@ def test_killed_while_adding_a_subnet(sqlite_template: Path) -> None:
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 20
 
 
+def test_killed_while_an_smb_share_shrinks_that_has_files_open(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        share = world.request_share(4, protocol="CIFS")
+        world.request_rule(share, "10.20.0.99", "ro")
+        world.run()
+        return share
+
+    def act(world: World, share: str) -> None:
+        world.cloud.fail("guest.part", CloudError, times=2, message="SMB clients have files open")
+        world.request_shrink(share, 2)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        instance = ruin.world.instance(share.id)
+        assert (share.status, share.size, instance.size) == ("available", 2, 2)
+        ruin.world.tidy()
+        (volume,) = ruin.world.cloud.volumes.list_volumes()
+        assert (volume.id, volume.size) == (instance.volume_id, 2)
+        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+        assert ruin.world.messages(share.id) == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
+
+
 def test_killed_while_the_cloud_keeps_what_a_share_leaves(sqlite_template: Path) -> None:
     """Somebody's own snapshot is of the old volume, which goes when that snapshot has gone."""
 

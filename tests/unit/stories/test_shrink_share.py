@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailab
 from sharewright.identifiers import utcnow
 from sharewright.operations.messages import Action, Detail
 from sharewright.progress import NoProgress
+from sharewright.store.database import Store
 from sharewright.store.tables import (
     operations,
     retired_volumes,
@@ -21,7 +23,7 @@ from sharewright.store.tables import (
     share_servers,
     shares,
 )
-from story_world import BACKEND, World
+from story_world import BACKEND, World, make_world
 
 GIBIBYTE = 2**30
 SERVED = [["10.20.0.5/32", "rw"]]
@@ -29,6 +31,14 @@ SERVED = [["10.20.0.5/32", "rw"]]
 
 def a_share(world: World, size: int = 4) -> str:
     share = world.request_share(size)
+    world.request_rule(share, "10.20.0.5")
+    world.run()
+    assert world.share(share).status == "available"
+    return share
+
+
+def an_smb_share(world: World, size: int = 4) -> str:
+    share = world.request_share(size, protocol="CIFS")
     world.request_rule(share, "10.20.0.5")
     world.run()
     assert world.share(share).status == "available"
@@ -247,13 +257,26 @@ class TestRefusals:
 
     def test_another_protocol(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)
+        volume = sqlite_world.instance(share).volume_id
         with sqlite_world.store.begin() as tx:
-            tx.execute(update(shares).values(protocol="CIFS"))
+            tx.execute(update(shares).values(protocol="NONE"))
         sqlite_world.request_shrink(share, 2)
         sqlite_world.run()
-        assert sqlite_world.share(share).status == "available"
-        assert "Shares of CIFS do not shrink yet" in sqlite_world.messages(share)[0].detail
-        assert len(sqlite_world.cloud.volumes.list_volumes()) == 1
+        self.check(sqlite_world, share, volume, "Shares of NONE do not shrink")
+
+    def test_smb_clients_keep_files_open(self, store: Store, tmp_path: Path) -> None:
+        """They were waited for; no client has noticed anything."""
+        with make_world(store, tmp_path / "state", shrink_open_files_seconds=0.0) as world:
+            share = an_smb_share(world)
+            volume = world.instance(share).volume_id
+            world.cloud.fail("guest.part", CloudError, message='SMB clients have files open: "a.doc"')
+            world.request_shrink(share, 2)
+            world.run()
+            self.check(world, share, volume, '"a.doc"')
+            assert "Close them" in world.messages(share)[0].detail
+            world.request_shrink(share, 2)
+            world.run()
+            check_shrunk(world, share, 2)
 
     def test_a_snapshot_that_is_being_taken(self, sqlite_world: World) -> None:
         share = a_share(sqlite_world)
@@ -298,6 +321,15 @@ class TestFailures:
     def test_a_switch_that_is_late_is_tried_again(self, world: World) -> None:
         share = a_share(world)
         world.cloud.fail("guest.switch", CloudError, times=3, message="it did not end within 30 s")
+        world.request_shrink(share, 2)
+        world.run()
+        check_shrunk(world, share, 2)
+        assert world.messages(share) == []
+
+    def test_smb_clients_close_their_files_in_time(self, world: World) -> None:
+        """However often it was tried: only time counts."""
+        share = an_smb_share(world)
+        world.cloud.fail("guest.part", CloudError, times=2, message='SMB clients have files open: "a.doc"')
         world.request_shrink(share, 2)
         world.run()
         check_shrunk(world, share, 2)
