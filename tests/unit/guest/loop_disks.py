@@ -50,7 +50,7 @@ class LoopHost(Host):
     """A scratch root whose disks and commands are the machine's own; the tools in <root>/usr/sbin come first."""
 
     def at(self, path: str) -> str:
-        return path if path.startswith(("/dev/", "/sys/", "/proc/")) else super().at(path)
+        return path if f"{path}/".startswith(("/dev/", "/sys/", "/proc/")) else super().at(path)
 
     def read_bytes(self, path: str) -> bytes:
         data = super().read_bytes(path)
