@@ -60,7 +60,8 @@ def test_guests_from_addresses() -> None:
     assert found["hosts allow"] == "10.0.0.5/32, 10.1.0.0/16"
     assert found["hosts deny"] == "ALL"
     assert (found["guest ok"], found["guest only"], found["read only"]) == ("yes", "yes", "no")
-    assert found["root preexec"] == f"mountpoint -q /shares/share-{ID}"
+    gate = "flock -s -w 120 /var/lib/sharewright/smb-gate"
+    assert found["root preexec"] == f"{gate} mountpoint -q /shares/share-{ID}"
     assert level_of(found, "10.0.0.5", "") == "rw"
     assert level_of(found, "10.1.9.9", "smb.anybody") == "rw"
     assert level_of(found, "10.0.0.6", "") is None
