@@ -51,7 +51,8 @@ def part(host: Host, share: Share) -> None:
     """Disconnect everybody from a share that nobody has files open on; call with the gate closed. InUse when somebody
     has; CommandFailed when a process of Samba does not let go."""
     _await_closed(host, share)
-    there = _there(host, share)
+    connected = _connected(host, share)
+    there = sorted({*connected.values(), *_processes_in(host, share.path)})
     elsewhere: list[str] = []
     if there:
         try:
@@ -67,8 +68,9 @@ def part(host: Host, share: Share) -> None:
         finally:
             _signal(host, "CONT", [process for process in there if host.exists(f"/proc/{process}")])
     for _ in polls(LEAVE_SECONDS, 0.2):
-        left = set(_there(host, share)) | set(_smbd(host)) & set(there) - set(elsewhere)
-        if not left:
+        # Who has connected since waits at the gate, and Samba counts him already.
+        left = {*_processes_in(host, share.path), *(set(_smbd(host)) & set(there) - set(elsewhere))}
+        if not left and not connected.keys() & _connected(host, share).keys():
             return
     raise CommandFailed("a process of Samba does not let go of the share")
 
@@ -114,14 +116,13 @@ def _quoted(name: str) -> str:
     return json.dumps(name[:80].encode(errors="replace").decode())
 
 
-def _there(host: Host, share: Share) -> list[str]:
-    """Processes of Samba that serve a client who is connected to a share, or that are in it for whatever reason."""
+def _connected(host: Host, share: Share) -> dict[str, str]:
+    """Connections to a share → the processes of Samba that serve them."""
     name = section_name(share.id)
     try:
-        connected = {each.pid for each in connections(host) if each.share == name}
+        return {each.id: each.pid for each in connections(host) if each.share == name}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CommandFailed(f"Samba does not say who is connected: {error}") from error
-    return sorted(connected | set(_processes_in(host, share.path)))
 
 
 def _smbd(host: Host) -> list[str]:
