@@ -332,31 +332,6 @@ class Smb:
         assert cloud.volumes.find_volume(before.volume_id) is None
         shares.delete(other)
 
-    def test_revert(self, shares: Shares, share: str, client: SmbClient, tmp_path: Path) -> None:
-        """What was changed and added since is gone, and the kernel's client goes on."""
-        machine, name = shares.client, name_of(shares.export(share))
-        mount(machine, shares.export(share), "/mnt/smb")
-        machine.run("echo then > /mnt/smb/file && sync /mnt/smb/file")
-        snapshot = taken(shares, share, "then")
-        machine.run("echo now > /mnt/smb/file && echo more > /mnt/smb/more && sync /mnt/smb/more")
-        answer = shares.api.post(f"/shares/{share}/action", json={"revert": {"snapshot_id": snapshot}})
-        assert answer.status_code == 202
-        shares.wait(share)
-        client.run(name, f"get file {tmp_path}/back")
-        assert (tmp_path / "back").read_text() == "then\n"
-        assert "more" not in client.run(name, "ls")
-
-        def read() -> str:
-            try:
-                return machine.run("cat /mnt/smb/file")
-            except CommandFailed:
-                return ""
-
-        assert wait_for("the mount to go on", read, seconds=60, interval=1) == "then\n"
-        machine.run("echo after > /mnt/smb/file && sync /mnt/smb/file")
-        machine.unmount("/mnt/smb")
-        delete(shares, snapshot)
-
     def test_reboot_with_the_controller_down(
         self, shares: Shares, share: str, deployment: Deployment, machines: Machines
     ) -> None:
