@@ -142,7 +142,7 @@ def look(root: Path) -> dict[str, tuple[object, ...]]:
     return seen
 
 
-def busy(*_: object) -> None:
+def busy(*_: object, **__: object) -> None:
     raise CommandFailed("busy")
 
 
