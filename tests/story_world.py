@@ -42,6 +42,9 @@ from sharewright.store.tables import (
     retired_volumes,
     share_access_rules,
     share_export_locations,
+    share_group_snapshots,
+    share_group_types,
+    share_groups,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -407,6 +410,76 @@ class World:
                 tx.execute(table.update().where(column == snapshot_id).values(status="deleting"))
             self._enqueue(tx, "delete_snapshot", snapshot_id, resource_type="share_snapshot")
 
+    def request_group(self, count: int = 2, size: int = 1, **values: Any) -> tuple[str, list[str]]:
+        """An accepted POST /share-groups, and one POST /shares for each of its shares. Returns their ids."""
+        group_id = new_id()
+        with self.store.begin() as tx:
+            type_id = new_id()
+            tx.execute(share_group_types.insert().values(id=type_id, name=type_id, created_at=utcnow()))
+            tx.execute(
+                share_groups.insert().values(
+                    id=group_id, project_id=PROJECT, user_id=USER, status="available", share_group_type_id=type_id,
+                    share_network_id=self.share_network_id, created_at=utcnow(), **values,
+                )
+            )  # fmt: skip
+        return group_id, [self.request_share(size, share_group_id=group_id) for _ in range(count)]
+
+    def request_group_snapshot(self, group_id: str) -> str:
+        """An accepted POST /share-group-snapshots."""
+        snapshot_id, now = new_id(), utcnow()
+        with self.store.begin() as tx:
+            amounts = {"share_group_snapshots": 1}
+            reserve(tx, self.settings.quotas, project_id=PROJECT, user_id=USER, amounts=amounts)
+            tx.execute(
+                share_group_snapshots.insert().values(
+                    id=snapshot_id, share_group_id=group_id, project_id=PROJECT, user_id=USER, status="creating",
+                    created_at=now,
+                )
+            )  # fmt: skip
+            for share in tx.execute(select(shares).where(shares.c.share_group_id == group_id)).all():
+                tx.execute(
+                    share_snapshot_instances.insert().values(
+                        id=new_id(), share_group_snapshot_id=snapshot_id, size=share.size,
+                        share_instance_id=select(share_instances.c.id)
+                        .where(share_instances.c.share_id == share.id)
+                        .scalar_subquery(),
+                        status="creating", created_at=now,
+                    )
+                )  # fmt: skip
+            self._enqueue(tx, "create_group_snapshot", snapshot_id, resource_type="share_group_snapshot")
+        return snapshot_id
+
+    def request_group_snapshot_delete(self, snapshot_id: str) -> None:
+        """An accepted DELETE of a share group snapshot, or a force_delete."""
+        members = share_snapshot_instances.c.share_group_snapshot_id
+        with self.store.begin() as tx:
+            for table, column in (
+                (share_group_snapshots, share_group_snapshots.c.id),
+                (share_snapshot_instances, members),
+            ):
+                tx.execute(table.update().where(column == snapshot_id).values(status="deleting"))
+            self._enqueue(tx, "delete_group_snapshot", snapshot_id, resource_type="share_group_snapshot")
+
+    def request_group_from(self, snapshot_id: str) -> str:
+        """An accepted POST /share-groups with a source_share_group_snapshot_id."""
+        parent_id = self.group_snapshot(snapshot_id).share_group_id
+        (parent,) = self.rows(share_groups, id=parent_id)
+        group_id, members = new_id(), self.members(snapshot_id)
+        with self.store.begin() as tx:
+            tx.execute(
+                share_groups.insert().values(
+                    id=group_id, project_id=PROJECT, user_id=USER, status="creating",
+                    share_group_type_id=parent.share_group_type_id, share_network_id=self.share_network_id,
+                    source_share_group_snapshot_id=snapshot_id, created_at=utcnow(),
+                )
+            )  # fmt: skip
+        for member in members:
+            self.request_share(member.size, share_group_id=group_id, source_share_group_snapshot_member_id=member.id)
+        with self.store.begin() as tx:
+            payload = {"shares": len(members)}
+            self._enqueue(tx, "create_share_group", group_id, payload, resource_type="share_group")
+        return group_id
+
     def request_shrink(self, share_id: str, size: int) -> None:
         """An accepted shrink."""
         share = self.share(share_id)
@@ -533,6 +606,17 @@ class World:
         (row,) = self.rows(share_snapshots, id=snapshot_id)
         return row
 
+    def group(self, group_id: str) -> Any:
+        (row,) = self.rows(share_groups, id=group_id)
+        return row
+
+    def group_snapshot(self, snapshot_id: str) -> Any:
+        (row,) = self.rows(share_group_snapshots, id=snapshot_id)
+        return row
+
+    def members(self, snapshot_id: str) -> list[Any]:
+        return self.rows(share_snapshot_instances, share_group_snapshot_id=snapshot_id)
+
     def snapshot_instance(self, snapshot_id: str) -> Any:
         (row,) = self.rows(share_snapshot_instances, snapshot_id=snapshot_id)
         return row
@@ -648,6 +732,15 @@ class World:
                 assert self.cloud.volumes.frozen_at(found.id), "a snapshot was taken of a share in motion"
         sizes = [row.size for row in self.rows(share_snapshots)]
         assert self.snapshot_usage() == (len(sizes), sum(sizes))
+        of_groups = self.rows(share_group_snapshots)
+        for group_snapshot in of_groups:
+            members = self.members(group_snapshot.id)
+            assert {member.status for member in members} <= {group_snapshot.status}
+            if group_snapshot.status == "available":
+                taken = [member.provider_location for member in members]
+                assert self.cloud.volumes.are_of_one_moment(taken), "a group snapshot is not of one moment"
+        with self.store.read() as tx:
+            assert read_usage(tx, PROJECT)["share_group_snapshots"] == len(of_groups)
 
     def check_empty(self) -> None:
         """Nothing but the tenant's own network is in the cloud."""

@@ -67,6 +67,9 @@ class TwinVolumes:
         _called(self._seconds)
         return _snapshot(derived_id("snapshot", spec.name), spec.name, spec.volume_id, spec.tags)
 
+    def ensure_snapshots(self, specs: Sequence[SnapshotSpec], *, timeout: float) -> Sequence[VolumeSnapshot]:
+        return [self.ensure_snapshot(spec, timeout=timeout) for spec in specs]
+
     def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
         _called(self._seconds)
         return _snapshot(snapshot_id, snapshot_id, snapshot_id, {})
@@ -237,8 +240,13 @@ class TwinGuests:
         self._reached()
         return _served(document)
 
+    def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
+        self._reached()
+
     @contextmanager
-    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+    def frozen(
+        self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
+    ) -> Iterator[Freeze]:
         self._reached()
         freeze = Freeze()
         yield freeze

@@ -101,7 +101,7 @@ cloud_requests: Final = Counter(
 )
 guest_call_duration: Final = Histogram(
     "sharewright_guest_call_duration_seconds",
-    "Time of one call into a service VM: ready (until it answers), apply, observe, freeze",
+    "Time of one call into a service VM: ready (until it answers), apply, observe, flush, freeze",
     ("call",),
     buckets=SECONDS_OF_CALLS,
     registry=REGISTRY,

@@ -36,8 +36,22 @@ class ShareStatus:
 class ShareGroupStatus:
     """Status of a share group (Manila API reference, "share groups"). A group is rows only: nothing is made for it."""
 
+    CREATING: Final = (
+        "creating"  # its shares are being made from a group snapshot; a create_share_group operation exists
+    )
     AVAILABLE: Final = "available"  # shares may be created in it
-    ERROR: Final = "error"  # no backend has what its type asks for; a user message says what; delete works
+    ERROR: Final = "error"  # no backend has what its type asks for, or shares are missing; a user message; delete works
+    ALL: Final = ("available", "error", "creating", "deleting", "error_deleting")
+
+
+class ShareGroupSnapshotStatus:
+    """Status of a share group snapshot and of its members (Manila API reference, "share group snapshots")."""
+
+    CREATING: Final = "creating"  # accepted; a create_group_snapshot or finish_group_snapshot operation exists
+    AVAILABLE: Final = "available"  # all shares stood still from the first member's moment to the last one's
+    ERROR: Final = "error"  # there is none; a user message says why; delete works
+    DELETING: Final = "deleting"  # a delete_group_snapshot operation exists
+    ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
     ALL: Final = ("available", "error", "creating", "deleting", "error_deleting")
 
 

@@ -43,6 +43,44 @@ def test_groups_with_the_openstack_client(working_site: Site) -> None:
         assert share("group", "type", "list") == []
 
 
+@pytest.mark.parametrize("working_site", ["builtin"], indirect=True)
+def test_group_snapshots_with_the_openstack_client(working_site: Site) -> None:
+    net, subnet = tenant_network(working_site)
+    with command(working_site, "root") as share:
+        share("group", "type", "create", "pair", "default", "--group-specs", "consistent_snapshot_support=True")
+    with command(working_site) as share:
+        make_network(share, net, subnet)
+        group = ("--share-group-type", "pair", "--share-network", "net")
+        made = share("group", "create", "--name", "two", *group, "--wait")
+        assert (made["status"], made["consistent_snapshot_support"]) == ("available", "host")
+        for name in ("first", "second"):
+            share("create", "NFS", "1", "--name", name, "--share-network", "net", "--share-group", "two", "--wait")
+        snapshot = share("group", "snapshot", "create", "two", "--name", "both", "--wait")
+        assert snapshot["status"] == "available"
+        share("group", "snapshot", "set", "both", "--description", "changed")
+        assert share("group", "snapshot", "show", "both")["description"] == "changed"
+        share("group", "snapshot", "unset", "both", "--description")
+        assert [row["Name"] for row in share("group", "snapshot", "list")] == ["both"]
+        members = share("group", "snapshot", "members", "list", "both")
+        assert {row["Share ID"] for row in members} == {share("show", name)["id"] for name in ("first", "second")}
+        assert share("snapshot", "list") == []
+        assert "snapshot(s)" in share.refuse("group", "delete", "two", "--wait")
+        copy = share(
+            "group", "create", "--name", "copy", "--share-group-type", "pair", "--source-share-group-snapshot", "both",
+            "--wait",
+        )  # fmt: skip
+        assert (copy["status"], copy["source_share_group_snapshot_id"]) == ("available", snapshot["id"])
+        copies = [row["ID"] for row in share("list", "--share-group", "copy")]
+        assert len(copies) == 2
+        share("group", "snapshot", "delete", "both", "--wait")
+        assert share("group", "snapshot", "list") == []
+        share("delete", *copies, "--share-group", "copy", "--wait")
+        share("delete", "first", "second", "--share-group", "two", "--wait")
+        share("group", "delete", "two", "copy", "--wait")
+    with command(working_site, "root") as share:
+        share("group", "type", "delete", "pair")
+
+
 def test_groups_with_openstacksdk(working_site: Site) -> None:
     site = working_site
     net, subnet = tenant_network(site)
@@ -56,5 +94,15 @@ def test_groups_with_openstacksdk(working_site: Site) -> None:
         assert [found.id for found in api.share_groups()] == [made.id]
         assert api.find_share_group("two").id == made.id
         assert api.update_share_group(made.id, description="changed").description == "changed"
+        snapshot = api.create_share_group_snapshot(made.id, name="none")
+        one = f"/v2/share-group-snapshots/{snapshot.id}"
+        site.wait(one, "share_group_snapshot", "status", "available")
+        assert [(found.id, found.name) for found in api.share_group_snapshots()] == [(snapshot.id, "none")]
+        assert api.share_group_snapshot_members(snapshot.id)["share_group_snapshot_members"] == []
+        assert api.update_share_group_snapshot(snapshot.id, description="changed").description == "changed"
+        api.reset_share_group_snapshot_status(snapshot.id, "error")
+        assert api.get_share_group_snapshot(snapshot.id).status == "error"
+        api.delete_share_group_snapshot(snapshot.id)
+        site.wait_gone(one)
         api.delete_share_group(made.id)
         assert list(api.share_groups()) == []

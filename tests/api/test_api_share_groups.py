@@ -116,7 +116,7 @@ def test_lists(site: Site) -> None:
         ({"share_network_id": None}, 400, "Share network must be set"),
         ({"share_network_id": MISSING}, 400, "Share network"),
         ({"availability_zone": "nowhere"}, 404, "Availability zone"),
-        ({"source_share_group_snapshot_id": MISSING}, 400, "Share group snapshot"),
+        ({"source_share_group_snapshot_id": MISSING, "share_network_id": None}, 400, "Share group snapshot"),
         ({"name": "n" * 256}, 400, "name"),
         ({"colour": "x"}, 400, "colour"),
     ],

@@ -97,7 +97,8 @@ def work(url: str, state_dir: str, kill_at: int, count: Any) -> None:
     Boundaries(kill_at, count).install()
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     store = Store(url)
-    settings = make_settings(Path(state_dir), lease_seconds=LEASE_SECONDS)
+    # Who takes over waits until the shares that a victim froze go on by themselves.
+    settings = make_settings(Path(state_dir), lease_seconds=LEASE_SECONDS, snapshot_freeze_seconds=10.0)
     worker = Worker(store, assemble(settings, store).stories, settings)
     worker.start()
     while True:

@@ -34,6 +34,8 @@ from sharewright.store.tables import (
     operations,
     retired_volumes,
     share_access_rules,
+    share_group_snapshots,
+    share_groups,
     share_instance_moves,
     share_networks,
     share_servers,
@@ -238,6 +240,65 @@ def test_killed_while_taking_a_snapshot(sqlite_template: Path) -> None:
         assert ruin.world.messages(snapshot.id) == []
 
     assert kill_everywhere(sqlite_template, with_share, act, examine) > 12
+
+
+def with_group(world: World) -> str:
+    """Of two shares, each on a server of its own."""
+    group, _ = world.request_group(1)
+    world.request_share(share_group_id=group, share_network_id=world.add_share_network(cidr="10.21.0.0/24"))
+    world.run()
+    assert len(world.rows(share_servers)) == 2
+    return group
+
+
+def test_killed_while_taking_a_group_snapshot(sqlite_template: Path) -> None:
+    """Whatever was taken when the worker died, an available one is of one moment (check_consistent looks)."""
+
+    def act(world: World, group: str) -> None:
+        world.request_group_snapshot(group)
+
+    def examine(ruin: Ruin) -> None:
+        (snapshot,) = ruin.world.rows(share_group_snapshots)
+        assert snapshot.status == "available"
+        assert len(ruin.world.cloud.volumes.list_snapshots()) == 2
+        assert ruin.made()["snapshot"] <= 4
+        assert ruin.world.messages(snapshot.id) == []
+
+    assert kill_everywhere(sqlite_template, with_group, act, examine) > 25
+
+
+def test_killed_while_making_a_group_from_a_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        snapshot = world.request_group_snapshot(with_group(world))
+        world.run()
+        return snapshot
+
+    def act(world: World, snapshot: str) -> None:
+        world.request_group_from(snapshot)
+
+    def examine(ruin: Ruin) -> None:
+        (group,) = [row for row in ruin.world.rows(share_groups) if row.source_share_group_snapshot_id is not None]
+        assert group.status == "available"
+        made = ruin.world.rows(shares, share_group_id=group.id)
+        assert [share.status for share in made] == ["available"] * 2
+        assert ruin.made()["volume"] == 4
+        assert ruin.made()["mkfs"] == 4  # of the parents, and new names for the copies
+        assert ruin.world.cloud.state.violations() == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine) > 25
+
+
+def test_killed_while_deleting_a_group_snapshot(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        snapshot = world.request_group_snapshot(with_group(world))
+        world.run()
+        return snapshot
+
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(share_group_snapshots) == []
+        assert list(ruin.world.cloud.volumes.list_snapshots()) == []
+
+    assert kill_everywhere(sqlite_template, prepare, World.request_group_snapshot_delete, examine) > 8
 
 
 def test_killed_while_making_a_share_from_a_snapshot(sqlite_template: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
@@ -287,6 +287,58 @@ def test_snapshots_of_an_attached_volume(site: Site, cloud: Cloud) -> None:
     cloud.compute.delete_instance(instance.id, timeout=SECONDS)
     assert list(cloud.volumes.list_snapshots()) == [snapshots[1]]
     assert cloud.volumes.find_volume(volume.id) == replace(volume, size=2)
+
+
+def take_together(cloud: Cloud, volumes: Sequence[Volume]) -> list[VolumeSnapshot]:
+    specs = [snapshot_spec(volume, f"of-{volume.name}") for volume in volumes]
+    taken = cloud.volumes.ensure_snapshots(specs, timeout=SECONDS)
+    assert [each.name for each in taken] == [spec.name for spec in specs]
+    return [cloud.volumes.await_snapshot(each.id, timeout=SECONDS) for each in taken]
+
+
+def test_several_snapshots_together(site: Site, cloud: Cloud) -> None:
+    volumes = [make_volume(cloud, f"v{number}", number) for number in (1, 2, 3)]
+    for number, volume in enumerate(volumes):
+        site.write(cloud, volume.id, 65 + number)
+    early = make_snapshot(cloud, volumes[1], "of-v2")
+    taken = take_together(cloud, volumes)
+    assert [(each.volume_id, each.size, each.ready) for each in taken] == [
+        (volume.id, volume.size, True) for volume in volumes
+    ]
+    assert taken[1] == early, "its moment is that of the call that made it"
+    assert take_together(site.open(), volumes[::-1]) == taken[::-1]
+    assert {each.id for each in site.open().volumes.list_snapshots()} == {each.id for each in taken}
+    for number, snapshot in enumerate(taken):
+        site.write(cloud, volumes[number].id, 90)
+        clone = make_clone(cloud, snapshot.id, f"clone-{number}", volumes[number].size)
+        assert site.holds(cloud, clone.id, 65 + number)
+    assert list(cloud.volumes.ensure_snapshots([], timeout=SECONDS)) == []
+
+
+def test_several_snapshots_of_which_one_cannot_be(cloud: Cloud) -> None:
+    """The caller takes away what was made, and may have them again."""
+    volumes = [make_volume(cloud, name) for name in ("v1", "v2")]
+    gone = replace(volumes[0], id=new_id(), name="v3")
+    with pytest.raises(CloudObjectMissing):
+        take_together(cloud, [volumes[0], gone, volumes[1]])
+    for each in cloud.volumes.list_snapshots():
+        assert each.name in ("of-v1", "of-v2")
+        cloud.volumes.delete_snapshot(each.id, timeout=SECONDS)
+    assert len(take_together(cloud, volumes)) == 2
+
+
+def test_several_snapshots_of_attached_volumes(site: Site, cloud: Cloud) -> None:
+    instance = cloud.compute.ensure_instance(instance_spec(site, cloud), timeout=SECONDS)
+    volumes = [make_volume(cloud, name) for name in ("v1", "v2")]
+    for volume in volumes:
+        cloud.compute.attach_volume(instance.id, volume.id, timeout=SECONDS)
+    taken = take_together(cloud, volumes)
+    assert [(each.volume_id, each.ready) for each in taken] == [(volume.id, True) for volume in volumes]
+    cloud.volumes.delete_snapshot(taken[0].id, timeout=SECONDS)
+    assert list(cloud.volumes.list_snapshots()) == [taken[1]]
+    assert cloud.volumes.extend_volume(volumes[0].id, 2, timeout=SECONDS).size == 2
+    cloud.compute.delete_instance(instance.id, timeout=SECONDS)
+    assert cloud.volumes.find_snapshot(taken[1].id) == taken[1]
 
 
 # ---- volumes from snapshots ----

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class Machine:
         self.cloud.compute.attach_volume(self.instance.id, volume.id, timeout=SECONDS)
         return volume
 
+    def snapshots(self, *volumes: Volume, timeout: float = SECONDS) -> list[VolumeSnapshot]:
+        """Of several volumes together; named like them."""
+        specs = [SnapshotSpec(name=f"of-{volume.name}", volume_id=volume.id, tags={}) for volume in volumes]
+        return list(self.cloud.volumes.ensure_snapshots(specs, timeout=timeout))
+
     def snapshot(self, name: str = "s", *, volume: Volume | None = None, timeout: float = SECONDS) -> VolumeSnapshot:
         spec = SnapshotSpec(name=name, volume_id=(volume or self.volume).id, tags={})
         return self.cloud.volumes.ensure_snapshot(spec, timeout=timeout)
@@ -71,11 +77,19 @@ class Machine:
         return snapshot
 
     def set_speed(self, speed: int) -> None:
-        (job,) = self._ask({"execute": "query-block-jobs"})
-        self._ask({"execute": "block-job-set-speed", "arguments": {"device": job["device"], "speed": speed}})
+        jobs = self.jobs()
+        assert jobs
+        for job in jobs:
+            self._ask({"execute": "block-job-set-speed", "arguments": {"device": job["device"], "speed": speed}})
 
-    def write(self, offset: int) -> None:
-        line = f'qemu-io -d scsi0-0-0-0 "write -P {NEW} {offset} 64k"'
+    def write(self, offset: int, volume: Volume | None = None) -> None:
+        (device,) = [
+            str(alias.get("name"))
+            for disk in ET.fromstring(self._domain.XMLDesc(0)).iter("disk")
+            for alias in disk.findall("alias")
+            if disk.findtext("serial") == (volume or self.volume).serial
+        ]
+        line = f'qemu-io -d {device} "write -P {NEW} {offset} 64k"'
         # What it did is looked at with holds(); the monitor tells only failures.
         assert not self._ask({"execute": "human-monitor-command", "arguments": {"command-line": line}})
 
@@ -183,6 +197,58 @@ def test_snapshots_of_one_machine_take_turns(machine: Machine) -> None:
     assert found.ready, "settled before the next job hides how it ended"
     assert machine.cloud.volumes.await_snapshot(second.id, timeout=SECONDS).ready
     assert machine.cloud.volumes.await_snapshot(first.id, timeout=SECONDS).ready
+
+
+class TestTogether:
+    def test_disks_of_one_machine_are_one_job_and_have_one_moment(self, machine: Machine) -> None:
+        other = machine.attach("w")
+        taken = machine.snapshots(machine.volume, other)
+        machine.set_speed(MIB)
+        assert len(machine.jobs()) == 2, "QEMU shows one for each disk"
+        for volume in (machine.volume, other):
+            machine.write(0, volume)
+            machine.write(FILLED - MIB, volume)
+        assert machine.snapshots(other, machine.volume) == taken[::-1], "the same ones"
+        machine.set_speed(0)
+        for snapshot, volume in zip(taken, (machine.volume, other), strict=True):
+            assert machine.cloud.volumes.await_snapshot(snapshot.id, timeout=SECONDS).ready
+            copy = machine.image(snapshot.id)
+            assert [holds(copy, OLD, 0), holds(copy, OLD, FILLED - MIB)] == [True] * 2
+            assert holds(machine.image(volume.id), NEW, 0)
+
+    def test_of_two_machines_and_of_none(
+        self, machine: Machine, libvirt_site: LibvirtSite, cloud: LibvirtCloud
+    ) -> None:
+        elsewhere, loose = make(cloud, "elsewhere"), make(cloud, "loose")
+        second = cloud.compute.ensure_instance(instance_spec(libvirt_site, cloud, name="second"), timeout=SECONDS)
+        cloud.compute.attach_volume(second.id, elsewhere.id, timeout=SECONDS)
+        taken = machine.snapshots(elsewhere, machine.volume, loose)
+        assert [each.volume_id for each in taken] == [elsewhere.id, machine.volume.id, loose.id]
+        assert all(cloud.volumes.await_snapshot(each.id, timeout=SECONDS).ready for each in taken)
+
+    def test_a_job_at_work_leaves_none_of_them(self, machine: Machine) -> None:
+        """Those that were made already are taken away again."""
+        other, loose = machine.attach("w"), make(machine.cloud, "loose")
+        first = machine.slow_snapshot()
+        with pytest.raises(DeadlineExceeded):
+            machine.snapshots(loose, machine.volume, other, timeout=0.5)
+        assert list(machine.cloud.volumes.list_snapshots()) == [first]
+        machine.set_speed(0)
+        assert machine.cloud.volumes.await_snapshot(first.id, timeout=SECONDS).ready
+        taken = machine.snapshots(loose, machine.volume, other)
+        assert all(machine.cloud.volumes.await_snapshot(each.id, timeout=SECONDS).ready for each in taken)
+
+    def test_deleting_one_that_is_copied_fails_the_others(self, machine: Machine) -> None:
+        """The job is theirs too; and nothing claims to be whole that is not."""
+        other = machine.attach("w")
+        taken = machine.snapshots(machine.volume, other)
+        machine.set_speed(MIB)
+        machine.cloud.volumes.delete_snapshot(taken[0].id, timeout=SECONDS)
+        assert machine.jobs() == []
+        with pytest.raises(CloudObjectMissing, match="has failed"):
+            machine.cloud.volumes.await_snapshot(taken[1].id, timeout=SECONDS)
+        assert list(machine.cloud.volumes.list_snapshots()) == []
+        assert {path.stem for path in machine.files.iterdir()} == {machine.volume.id, other.id}
 
 
 def test_a_deleted_snapshots_job_ends(machine: Machine) -> None:

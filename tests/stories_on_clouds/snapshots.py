@@ -217,7 +217,7 @@ class Snapshots:
         write = "timeout -s KILL {} sh -c 'date > /mnt/snapped/{} && sync /mnt/snapped/{}'"
         with (
             service_instances(deployment) as (instances, channels),
-            instances.frozen(instance.share_server_id, instance.id, seconds=20) as freeze,
+            instances.frozen(instance.share_server_id, [instance.id], seconds=20) as freeze,
         ):
             channels.close()  # from here on nothing of the one who froze it is heard any more
             assert client.run(write.format(3, "early", "early") + " && echo written || echo stands still").endswith(

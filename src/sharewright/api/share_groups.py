@@ -29,8 +29,8 @@ SHARE_GROUP: Final = Resource(
         Field("share_network_id", Identifier | None, create=True),
         # Its shares may be on several servers.
         Field("share_server_id", Name, source=constant(None), admin=True),
-        Field("source_share_group_snapshot_id", Identifier | None, source=constant(None), create=True),
-        Field("consistent_snapshot_support", Name, source=constant(None), since=34),
+        Field("source_share_group_snapshot_id", Identifier | None, create=True),
+        Field("consistent_snapshot_support", Name, since=34),
         Field("availability_zone", Name, until=33, shown=False, create=True),
         Field("availability_zone", Name, since=34, create=True),
     ),
@@ -41,6 +41,7 @@ SHARE_GROUP: Final = Resource(
         Filter("share_group_type_id"),
         Filter("group_type_id", key="share_group_type_id"),
         Filter("share_network_id"),
+        Filter("source_share_group_snapshot_id"),
         Filter("project_id", admin=True),
     ),
     sort_keys={name: name for name in service.COLUMNS},

@@ -87,7 +87,7 @@ SHARE: Final = Resource(
         Field("create_share_from_snapshot_support", Flag, since=24),
         Field("revert_to_snapshot_support", Flag, since=27),
         Field("share_group_id", Name, since=31, create=True),
-        Field("source_share_group_snapshot_member_id", Name, source=constant(None), since=31),
+        Field("source_share_group_snapshot_member_id", Name, since=31),
         Field("mount_snapshot_support", Flag, since=32),
         Field("progress", Name, since=54),
         Field("scheduler_hints", StringMap | None, since=65, shown=False, create=True),

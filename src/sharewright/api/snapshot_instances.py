@@ -15,7 +15,7 @@ SNAPSHOT_INSTANCE: Final = Resource(
     collection="snapshot-instances",
     fields=(
         Field("id", Identifier, summary=True),
-        Field("snapshot_id", Identifier, summary=True),
+        Field("snapshot_id", Identifier | None, summary=True),
         Field("status", str, summary=True),
         Field("share_id", Identifier),
         Field("share_instance_id", Identifier),

@@ -113,6 +113,13 @@ class Volumes(Protocol):
         made anew, with the moment of this call. No such volume: CloudObjectMissing."""
         ...
 
+    def ensure_snapshots(self, specs: Sequence[SnapshotSpec], *, timeout: float) -> Sequence[VolumeSnapshot]:
+        """As ``ensure_snapshot`` for each, of different volumes, in the same order; with those of one machine it takes
+        little longer than for one, so that their file systems need not stand still for long. Return as soon as the
+        moments of all are fixed; whether they are the same depends on the caller, who has them all frozen. After an
+        error some may have been made."""
+        ...
+
     def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
         """Return when it is ``ready``. CloudObjectMissing when there is none, or it has failed and is gone."""
         ...

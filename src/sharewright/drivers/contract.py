@@ -145,6 +145,17 @@ class SnapshotDriver(Protocol):
 
 
 @runtime_checkable
+class GroupSnapshotDriver(SnapshotDriver, Protocol):
+    """What a driver can do besides whose pools report ``share_group_stats.consistent_snapshot_support``."""
+
+    def create_group_snapshot(self, members: Mapping[str, str], progress: Progress) -> bool:
+        """As :meth:`create_snapshot`, of several shares in use, which all stand still together: what a client wrote to
+        one after it had written to another is in no snapshot without the other. ``members``: server ids by snapshot
+        instance ids."""
+        ...
+
+
+@runtime_checkable
 class RevertDriver(SnapshotDriver, Protocol):
     """What a driver can do besides whose pools report ``revert_to_snapshot_support``."""
 

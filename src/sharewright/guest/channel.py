@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -209,23 +209,32 @@ class SshChannels:
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State:
         return self._call(address, encode_request("observe", document=document), timeout)
 
+    def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
+        end = time.monotonic() + timeout
+        with self._server(address, end) as server:
+            self._exchange(server, address, encode_request("flush", share_ids=share_ids), Done, end)
+
     @contextmanager
-    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+    def frozen(
+        self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
+    ) -> Iterator[Freeze]:
         token, freeze = new_id(), Freeze()
-        request = {"share_id": share_id, "token": token}
+        request = encode_request("freeze", share_ids=share_ids, token=token, seconds=seconds)
         end = time.monotonic() + timeout
         with self._server(address, end) as server:
             # When its answer is lost, the guest ends by itself what it may have begun.
-            self._exchange(server, address, encode_request("freeze", **request, seconds=seconds), Done, end)
+            self._exchange(server, address, request, Done, end)
             try:
                 yield freeze
             finally:
                 try:
                     end = time.monotonic() + timeout
-                    thawed = self._exchange(server, address, encode_request("thaw", **request), Thawed, end)
+                    thawed = self._exchange(server, address, encode_request("thaw", token=token), Thawed, end)
                     freeze.held, freeze.seconds = thawed.held, thawed.seconds
                 except GuestError as error:
-                    log.warning("a share is left to thaw by itself", share_instance=share_id, reason=error.message)
+                    log.warning(
+                        "shares are left to thaw by themselves", share_instances=share_ids, reason=error.message
+                    )
 
     def forget(self, server_id: str) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ memory."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,7 @@ class GuestAddress:
 
 @dataclass(slots=True)
 class Freeze:
-    """``held``, known after the block: the file system stood still all the time; for how many ``seconds``."""
+    """``held``, known after the block: the file systems all stood still all the time; for how many ``seconds``."""
 
     held: bool = False
     seconds: float = 0.0
@@ -46,13 +47,18 @@ class GuestChannels(Protocol):
 
     def observe(self, address: GuestAddress, document: Document, *, timeout: float) -> State: ...
 
+    def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
+        """Have the guest write to the disks what clients have written to mounted shares, so that freezing them takes
+        less time afterwards. GuestBusy when there is too much of it."""
+        ...
+
     def frozen(
-        self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float
+        self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
     ) -> AbstractContextManager[Freeze]:
-        """The file system of a mounted share stands still while the block runs. No other call goes to the server
-        meanwhile. The guest itself ends it after ``seconds``, whatever becomes of us; then, and when the guest cannot
-        be asked any more, ``held`` is False afterwards. GuestBusy while another share of the server is frozen. Two
-        round trips, ``timeout`` for each."""
+        """The file systems of mounted shares stand still together while the block runs; when one cannot, none does. No
+        other call goes to the server meanwhile. The guest itself ends it after ``seconds``, whatever becomes of us;
+        then, and when the guest cannot be asked any more, ``held`` is False afterwards. GuestBusy while other shares of
+        the server are frozen. Two round trips, ``timeout`` for each."""
         ...
 
     def forget(self, server_id: str) -> None:

@@ -14,10 +14,12 @@ Framing: the forced command runs ``sharewright-guest serve``, which reads one re
 * ``apply``   (``"document"``: Document) → ``{"ok": true, "state": State}``
 * ``observe`` (``"document"``: Document) → the same, changing nothing: ``generation`` is the highest applied, and
   ``changed`` says what an apply would do.
-* ``freeze`` (``"share_id"``, ``"token"``, ``"seconds"``) → ``{"ok": true}`` when the mounted share's file system stands
-  still, for ``seconds`` at most, whatever happens to us. One at a time on a server: ``busy``. The same token: the same.
-* ``thaw``   (``"share_id"``, ``"token"``) → ``{"ok": true, "held": bool, "seconds": S}``; ``held`` false: it had ended
-  by itself before, or never began.
+* ``flush``  (``"share_ids"``) → ``{"ok": true}`` when what clients have written is on the disks; clients go on.
+* ``freeze`` (``"share_ids"``, ``"token"``, ``"seconds"``) → ``{"ok": true}`` when the mounted shares' file systems all
+  stand still, for ``seconds`` at most, whatever happens to us; when one cannot, none does. One at a time on a server:
+  ``busy``. The same token: the same.
+* ``thaw``   (``"token"``) → ``{"ok": true, "held": bool, "seconds": S}``; ``held`` false: for one of them at least it
+  had ended by itself before, or never began.
 
 A failure of the call as a whole is ``{"ok": false, "error": KIND, "message": ..., "hint": ...}`` with KIND one of
 ``stale`` (a newer generation has been applied), ``invalid`` (the document, or it is another server's), ``busy`` (ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -38,12 +38,18 @@ class MeasuredChannels:
         with measured(guest_call_duration, guest_call_errors, "observe"):
             return self.unmeasured.observe(address, document, timeout=timeout)
 
+    def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
+        with measured(guest_call_duration, guest_call_errors, "flush"):
+            self.unmeasured.flush(address, share_ids, timeout=timeout)
+
     @contextmanager
-    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+    def frozen(
+        self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
+    ) -> Iterator[Freeze]:
         with ExitStack() as stack:
             with measured(guest_call_duration, guest_call_errors, "freeze"):
                 freeze = stack.enter_context(
-                    self.unmeasured.frozen(address, share_id, seconds=seconds, timeout=timeout)
+                    self.unmeasured.frozen(address, share_ids, seconds=seconds, timeout=timeout)
                 )
             yield freeze
 

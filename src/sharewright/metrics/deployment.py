@@ -14,7 +14,7 @@ from typing import Any, Final
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Table, case, exists, func, literal_column, or_, select
+from sqlalchemy import Connection, Table, case, exists, func, literal, literal_column, or_, select, union_all
 
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
@@ -24,6 +24,7 @@ from sharewright.store.tables import (
     operations,
     pools,
     retired_volumes,
+    share_group_snapshots,
     share_instances,
     share_servers,
     share_snapshot_instances,
@@ -68,6 +69,7 @@ FAMILIES: Final = {
         ),
         Family("sharewright_shares", "Shares by status", ("status",)),
         Family("sharewright_share_snapshots", "Snapshots of shares by status", ("status",)),
+        Family("sharewright_share_group_snapshots", "Snapshots of share groups by status", ("status",)),
         Family(
             "sharewright_detailed_metrics",
             "1: those of each share and share server are told; 0: there are more than metrics.most_detailed_shares",
@@ -237,12 +239,12 @@ class DeploymentCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         now = utcnow()
         with self._store.read() as tx:
-            by_status = _count(tx, shares)
-            answer = _Answer(detailed=sum(by_status.values()) <= self._most and self._most > 0)
+            counted = _count(tx, shares, share_snapshots, share_group_snapshots)
+            total = sum(number for table, _, number in counted if table == shares.name)
+            answer = _Answer(detailed=total <= self._most and self._most > 0)
             answer.add("detailed_metrics", (), float(answer.detailed))
-            for name, numbers in (("shares", by_status), ("share_snapshots", _count(tx, share_snapshots))):
-                for status, number in numbers.items():
-                    answer.add(name, (status,), number)
+            for table, status, number in counted:
+                answer.add(table, (status,), number)
             _collect_operations(tx, answer, now)
             _collect_sums(tx, answer, now)
             if answer.detailed:
@@ -250,10 +252,13 @@ class DeploymentCollector(Collector):
         yield from answer.families.values()
 
 
-def _count(tx: Connection, table: Table) -> dict[str, int]:
-    """Rows by status."""
-    query = select(table.c.status, func.count().label("number")).group_by(table.c.status)
-    return {row.status: row.number for row in tx.execute(query)}
+def _count(tx: Connection, *tables: Table) -> list[tuple[str, str, int]]:
+    """Name of the table, status, number of rows. One statement."""
+    queries = [
+        select(literal(table.name), table.c.status, func.count()).select_from(table).group_by(table.c.status)
+        for table in tables
+    ]
+    return [(name, status, number) for name, status, number in tx.execute(union_all(*queries))]
 
 
 def _collect_operations(tx: Connection, answer: _Answer, now: datetime) -> None:

@@ -84,7 +84,7 @@ class CreateShare(BaseStory):
             else Detail.NO_SHARE_SERVER
             if server_failed
             else Detail.DRIVER_FAILED_CREATING_FROM_SNAP
-            if share.snapshot_id is not None
+            if share.snapshot_id is not None or share.member_id is not None
             else Detail.UNKNOWN_ERROR,
             error=error,
         )

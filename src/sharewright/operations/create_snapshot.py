@@ -67,15 +67,16 @@ class CreateSnapshot(_Creation):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
             snapshot = self._read(tx, operation)
-            copying = find_copying(tx, snapshot, operation.id) if snapshot is not None else None
-        if snapshot is None:
-            return Done()
+            if snapshot is None:
+                return Done()
+            server = snapshot.server_id
+            copying = find_copying(tx, {snapshot.instance_id: server}, operation.id) if server is not None else None
         driver = find_snapshot_driver(self._drivers, snapshot.backend)
         if copying is not None:
             return WaitFor(copying)
-        if snapshot.server_id is None:
+        if server is None:
             raise SharewrightError("The share is not served by any share server, so it has no state to keep.")
-        whole = driver.create_snapshot(snapshot.instance_id, snapshot.server_id, progress)
+        whole = driver.create_snapshot(snapshot.instance_id, server, progress)
         locations = find_locations(self._drivers, snapshot)
         return Done(lambda tx: fix_moment(tx, operation, locations, whole=whole))
 

@@ -82,6 +82,7 @@ class Resource(StrEnum):
 
     SHARE = "SHARE"
     SHARE_GROUP = "SHARE_GROUP"
+    SHARE_GROUP_SNAPSHOT = "SHARE_GROUP_SNAPSHOT"  # ours: Manila writes no message about one
     SHARE_REPLICA = "SHARE_REPLICA"
     SHARE_SNAPSHOT = "SHARE_SNAPSHOT"
     SECURITY_SERVICE = "SECURITY_SERVICE"

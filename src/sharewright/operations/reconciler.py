@@ -20,11 +20,21 @@ from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.operations.queue import enqueue
 from sharewright.settings import Settings
-from sharewright.states import AccessState, OperationState, ServerStatus, ShareStatus, SnapshotStatus
+from sharewright.states import (
+    AccessState,
+    OperationState,
+    ServerStatus,
+    ShareGroupSnapshotStatus,
+    ShareGroupStatus,
+    ShareStatus,
+    SnapshotStatus,
+)
 from sharewright.store.database import Store
 from sharewright.store.tables import (
     operations,
     share_access_rules,
+    share_group_snapshots,
+    share_groups,
     share_instances,
     share_servers,
     share_snapshot_access_rules,
@@ -47,6 +57,8 @@ def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> d
         round_.update_snapshot_access,
         round_.continue_shares,
         round_.continue_snapshots,
+        round_.continue_group_snapshots,
+        round_.continue_groups,
         round_.delete_servers,
         round_.heal_servers,
     )
@@ -133,6 +145,18 @@ class _Round:
         """The same for snapshots."""
         kinds = {SnapshotStatus.CREATING: "create_snapshot", SnapshotStatus.DELETING: "delete_snapshot"}
         return self._continue(tx, share_snapshots, "share_snapshot", kinds)
+
+    def continue_group_snapshots(self, tx: Connection) -> list[str]:
+        """The same for share group snapshots."""
+        kinds = {
+            ShareGroupSnapshotStatus.CREATING: "create_group_snapshot",
+            ShareGroupSnapshotStatus.DELETING: "delete_group_snapshot",
+        }
+        return self._continue(tx, share_group_snapshots, "share_group_snapshot", kinds)
+
+    def continue_groups(self, tx: Connection) -> list[str]:
+        """The same for share groups that are made from group snapshots."""
+        return self._continue(tx, share_groups, "share_group", {ShareGroupStatus.CREATING: "create_share_group"})
 
     def _continue(self, tx: Connection, table: Table, resource_type: str, kinds: Mapping[str, str]) -> list[str]:
         """Resources in a state of passage whose operation ended without saying so; ``kinds``: state → operation.

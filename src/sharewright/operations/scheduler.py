@@ -22,13 +22,14 @@ from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
 from sharewright.operations.extra_specs import is_true, unsatisfied
 from sharewright.operations.registration import DOWN_AFTER, SHARE
-from sharewright.operations.share_groups import backend_of_group
+from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, backend_of_group, consistent_snapshots
 from sharewright.operations.type_specs import unasked
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.growth import pending_growth
 from sharewright.store.tables import (
     pools,
+    share_groups,
     share_instances,
     share_network_subnets,
     share_servers,
@@ -66,6 +67,7 @@ class Request:
     hints: Hints | None = None
     from_snapshot: bool = False
     group_backend: str | None = None
+    consistent_snapshots: str | None = None  # the support for them that the share's group has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +271,9 @@ def read_request(tx: Connection, share_id: str) -> Request:
             shares.c.share_network_id,
             shares.c.share_type_id,
             shares.c.snapshot_id,
+            shares.c.source_share_group_snapshot_member_id.label("member_id"),
             shares.c.share_group_id,
+            share_groups.c.consistent_snapshot_support,
             # What the user asked for; the zone of the chosen backend comes later.
             share_instances.c.availability_zone,
             share_instances.c.id.label("instance_id"),
@@ -277,6 +281,7 @@ def read_request(tx: Connection, share_id: str) -> Request:
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
         .join(share_types, share_types.c.id == shares.c.share_type_id)
+        .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
         .where(shares.c.id == share_id)
     ).one()
     specs = tx.execute(
@@ -303,8 +308,9 @@ def read_request(tx: Connection, share_id: str) -> Request:
         share_network_id=row.share_network_id,
         zones=frozenset(subnets),
         zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
-        from_snapshot=row.snapshot_id is not None,
+        from_snapshot=row.snapshot_id is not None or row.member_id is not None,
         group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
+        consistent_snapshots=row.consistent_snapshot_support,
     )
 
 
@@ -431,9 +437,12 @@ def _affinity_failure(pool: Pool, request: Request) -> str:
 
 
 def _group_failure(pool: Pool, request: Request) -> str:
-    if request.group_backend in (None, pool.backend):
-        return ""
-    return f"share group: its shares are on backend {request.group_backend}"
+    if request.group_backend not in (None, pool.backend):
+        return f"share group: its shares are on backend {request.group_backend}"
+    wanted = request.consistent_snapshots
+    if wanted is not None and consistent_snapshots(pool.capabilities) != wanted:
+        return f"share group: it has {CONSISTENT_SNAPSHOTS} = {wanted}, which the backend does not offer"
+    return ""
 
 
 def _zone_failure(pool: Pool, request: Request) -> str:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from sqlalchemy import Connection, select
 
 from sharewright.store.tables import share_groups, share_instances, shares
+
+CONSISTENT_SNAPSHOTS: Final = "consistent_snapshot_support"
+
+
+def consistent_snapshots(capabilities: Mapping[str, Any]) -> str | None:
+    """What a pool offers: "host" is the snapshots of shares anywhere on its backend, "pool" of those in this pool, at
+    one moment (Manila's words); None: no such thing."""
+    offered = (capabilities.get("share_group_stats") or {}).get(CONSISTENT_SNAPSHOTS)
+    return None if offered is None else str(offered)
 
 
 def backend_of_group(tx: Connection, share_group_id: str, *, without: str) -> str | None:

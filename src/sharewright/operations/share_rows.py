@@ -34,6 +34,7 @@ class ShareRow:
     wanted: bool
     taken_over: bool
     snapshot_id: str | None
+    member_id: str | None  # of a share group snapshot
     share_group_id: str | None
 
 
@@ -54,6 +55,7 @@ def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
             share_instances.c.wanted,
             share_instances.c.taken_over,
             shares.c.snapshot_id,
+            shares.c.source_share_group_snapshot_member_id.label("member_id"),
             shares.c.share_group_id,
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from sharewright.drivers.contract import (
     ExportLocation,
+    GroupSnapshotDriver,
     MountDriver,
     RevertDriver,
     ShareDriver,
@@ -29,6 +30,17 @@ def find_snapshot_driver(drivers: Mapping[str, ShareDriver], backend: str | None
         raise Unsupported(
             f"The driver of backend {backend} takes no snapshots.",
             hint="A share type that says snapshot_support = True keeps its shares off such backends.",
+        )
+    return driver
+
+
+def find_group_snapshot_driver(drivers: Mapping[str, ShareDriver], backend: str | None) -> GroupSnapshotDriver:
+    """As :func:`find_snapshot_driver`, of one that takes snapshots of several shares at one moment."""
+    driver = find_snapshot_driver(drivers, backend)
+    if not isinstance(driver, GroupSnapshotDriver):
+        raise Unsupported(
+            f"The driver of backend {backend} takes no snapshots of several shares at one moment.",
+            hint="A share group type that says consistent_snapshot_support = host keeps its groups off such backends.",
         )
     return driver
 

@@ -3,6 +3,7 @@ snapshot's after its share's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, or_, select, tuple_
@@ -108,8 +109,9 @@ def deny_everybody(tx: Connection, snapshot_id: str) -> None:
     tx.execute(rules.delete().where(rules.c.snapshot_id == snapshot_id))
 
 
-def find_copying(tx: Connection, snapshot: SnapshotRow, operation_id: str) -> str | None:
-    """The open operation of another snapshot on the same share server that the cloud is still copying, if there is one.
+def find_copying(tx: Connection, servers: Mapping[str, str], operation_id: str) -> str | None:
+    """The open operation of another snapshot, of a share or a group, on one of the same share servers that the cloud is
+    still copying, if there is one. ``servers``: the share server of each of our own snapshot instances.
 
     Some clouds copy one at a time, and a share's file system must not stand still while it waits for its turn. Of
     several whose moment is not fixed yet each waits for older ones only, never two for one another.
@@ -119,17 +121,26 @@ def find_copying(tx: Connection, snapshot: SnapshotRow, operation_id: str) -> st
     own = select(operations.c.sequence).where(operations.c.id == operation_id).scalar_subquery()
     return tx.execute(
         select(operations.c.id)
-        .join(share_snapshot_instances, columns.snapshot_id == operations.c.resource_id)
+        .join(
+            share_snapshot_instances,
+            or_(
+                columns.snapshot_id == operations.c.resource_id,
+                columns.share_group_snapshot_id == operations.c.resource_id,
+            ),
+        )
         .join(share_instances, share_instances.c.id == columns.share_instance_id)
         .where(
-            share_instances.c.share_server_id == snapshot.server_id,
-            columns.id != snapshot.instance_id,
+            share_instances.c.share_server_id.in_(set(servers.values())),
+            columns.id.not_in(servers),
             columns.status == SnapshotStatus.CREATING,
             columns.provider_location.is_not(None),
             operations.c.state.in_(OperationState.OPEN),
             or_(
-                operations.c.kind == "finish_snapshot",
-                and_(operations.c.kind == "create_snapshot", place < tuple_(own, operation_id)),
+                operations.c.kind.in_(("finish_snapshot", "finish_group_snapshot")),
+                and_(
+                    operations.c.kind.in_(("create_snapshot", "create_group_snapshot")),
+                    place < tuple_(own, operation_id),
+                ),
             ),
         )
         .order_by(operations.c.sequence)

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from sharewright.drivers.contract import ShareDriver
 from sharewright.operations.add_subnet import AddSubnet
 from sharewright.operations.contract import Story
+from sharewright.operations.create_group_snapshot import CreateGroupSnapshot, FinishGroupSnapshot
 from sharewright.operations.create_share import CreateShare
+from sharewright.operations.create_share_group import CreateShareGroup
 from sharewright.operations.create_share_server import CreateShareServer
 from sharewright.operations.create_snapshot import CreateSnapshot, FinishSnapshot
+from sharewright.operations.delete_group_snapshot import DeleteGroupSnapshot
 from sharewright.operations.delete_share import DeleteShare
 from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
@@ -40,6 +43,10 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),
         UpdateSnapshotAccess(store, drivers),
+        CreateGroupSnapshot(store, drivers),
+        FinishGroupSnapshot(store, drivers),
+        DeleteGroupSnapshot(store, drivers),
+        CreateShareGroup(store),
         RevertToSnapshot(store, drivers),
         ManageSnapshot(store, drivers),
         UnmanageSnapshot(store, drivers),

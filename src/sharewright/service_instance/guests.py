@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import structlog
@@ -52,13 +52,21 @@ class Guests:
         seconds = timeout or self._settings.guest_seconds
         return self._call(server_id, lambda address: self._channels.observe(address, document, timeout=seconds))
 
+    def flush(self, server_id: str, share_ids: Sequence[str]) -> None:
+        timeout = self._settings.guest_seconds
+        address = self._admitted(server_id)
+        with self._watching(server_id):
+            self._channels.flush(address, share_ids, timeout=timeout)
+
     @contextmanager
-    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> Iterator[Freeze]:
+    def frozen(self, server_id: str, share_ids: Sequence[str], *, seconds: float) -> Iterator[Freeze]:
         timeout = self._settings.guest_seconds
         address = self._admitted(server_id)
         with ExitStack() as stack:
             with self._watching(server_id):
-                freeze = stack.enter_context(self._channels.frozen(address, share_id, seconds=seconds, timeout=timeout))
+                freeze = stack.enter_context(
+                    self._channels.frozen(address, share_ids, seconds=seconds, timeout=timeout)
+                )
             yield freeze
 
     def greet(self, server_id: str) -> None:

@@ -401,8 +401,11 @@ class CloudServiceInstances:
     def observe(self, server_id: str, document: Document, *, timeout: float | None = None) -> State:
         return self._guests.observe(server_id, document, timeout=timeout)
 
-    def frozen(self, server_id: str, share_id: str, *, seconds: float) -> AbstractContextManager[Freeze]:
-        return self._guests.frozen(server_id, share_id, seconds=seconds)
+    def flush(self, server_id: str, share_ids: Sequence[str]) -> None:
+        self._guests.flush(server_id, share_ids)
+
+    def frozen(self, server_id: str, share_ids: Sequence[str], *, seconds: float) -> AbstractContextManager[Freeze]:
+        return self._guests.frozen(server_id, share_ids, seconds=seconds)
 
     def ensure_running(self, server_id: str, progress: Progress, *, ask: Callable[[], object] | None = None) -> bool:
         return self._healing.ensure_running(server_id, progress, ask=ask)

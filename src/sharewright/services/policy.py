@@ -25,7 +25,7 @@ _READER: Final = _names(
     " security_service:index security_service:show security_service:detail"
     " share_type:show share_type:index share_type:default"
     " share_group_type:show share_group_type:index share_group_type:default"
-    " share_group:get share_group:get_all"
+    " share_group:get share_group:get_all share_group_snapshot:get share_group_snapshot:get_all"
     " share_snapshot:get_snapshot share_snapshot:get_all_snapshots share_snapshot:get_metadata"
     " share_snapshot:access_list share_snapshot_export_location:index share_snapshot_export_location:show"
     " share_replica:show share_replica:get_all share_backup:get share_backup:get_all"
@@ -51,6 +51,7 @@ _MEMBER: Final = _names(
     " share_network_subnet:update_metadata share_network_subnet:delete_metadata"
     " share_group:create share_group:update share_group:delete"
     " resource_lock:create resource_lock:update resource_lock:delete resource_lock:bypass_locked_show_action"
+    " share_group_snapshot:create share_group_snapshot:update share_group_snapshot:delete"
     " message:delete"
 )
 _ADMIN: Final = _names(
@@ -72,6 +73,7 @@ _ADMIN: Final = _names(
     " share_types_extra_spec:create share_types_extra_spec:show share_types_extra_spec:index"
     " share_types_extra_spec:update share_types_extra_spec:delete"
     " share_group:force_delete share_group:reset_status share_group:list_all_projects"
+    " share_group_snapshot:force_delete share_group_snapshot:reset_status share_group_snapshot:list_all_projects"
     " share_group_type:create share_group_type:delete share_group_type:list_project_access"
     " share_group_type:add_project_access share_group_type:remove_project_access"
     " share_group_types_spec:create share_group_types_spec:show share_group_types_spec:index"

@@ -1,7 +1,8 @@
 """Share groups: what a request may do to them.
 
 A group is rows only: its shares are on one backend and one share network, and nothing has to be made for it. So what a
-request asks for is done when it is answered.
+request asks for is done when it is answered, except for a group that is made from a group snapshot: its shares are made
+(group_sources.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.operations.messages import Action, Detail, Resource, write_message
+from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, consistent_snapshots
 from sharewright.services import share_group_types, share_types
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
+from sharewright.services.group_sources import read_group_source
 from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.shares import choose_network, choose_zone
@@ -25,9 +28,8 @@ from sharewright.services.transitions import SHARE_GROUP
 from sharewright.services.validation import parse_boolean_spec
 from sharewright.states import ShareGroupStatus
 from sharewright.store.quotas import release, reserve
-from sharewright.store.tables import share_group_share_types, share_groups, shares
+from sharewright.store.tables import pools, share_group_share_types, share_group_snapshots, share_groups, shares
 
-CONSISTENCY: Final = "consistent_snapshot_support"
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_groups.c[name]
     for name in (
@@ -94,17 +96,17 @@ def list_groups(
 
 def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
     """A new group: name, description, share_group_type_id, share_types (ids; the default one when none is given),
-    share_network_id, availability_zone.
+    share_network_id, availability_zone; or source_share_group_snapshot_id, which says all but the first three.
 
-    A type that asks for consistent snapshots is more than any backend has: as in Manila the group is then in ``error``,
-    with a user message.
+    When no backend has the consistent snapshots that the type asks for, the group is in ``error`` as in Manila, with a
+    user message.
     """
     authorize(context, "share_group:create")
-    source = values.get("source_share_group_snapshot_id")
-    if source:
-        raise InvalidInput(f"Share group snapshot {source[:64]} could not be found.")
     identifier = new_id()
     with deployment.store.begin() as tx:
+        source = read_group_source(tx, context, values)
+        if source is not None:
+            values = source.values
         with _of_the_body():
             group_type = share_group_types.choose(tx, deployment, context, values.get("share_group_type_id"))
             chosen = _choose_share_types(tx, deployment, context, values.get("share_types") or (), group_type)
@@ -121,7 +123,12 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             user_id=context.user_id,
             amounts={"share_groups": 1},
         )
-        asked = group_type["group_specs"].get(CONSISTENCY)
+        asked = group_type["group_specs"].get(CONSISTENT_SNAPSHOTS)
+        if asked is not None and _is_true(asked) is False:
+            asked = None
+        support = _consistent_snapshots(tx, asked)
+        lacking = asked is not None and support is None
+        status = ShareGroupStatus.AVAILABLE if source is None else ShareGroupStatus.CREATING
         tx.execute(
             share_groups.insert().values(
                 id=identifier,
@@ -129,10 +136,12 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 user_id=context.user_id,
                 name=values.get("name"),
                 description=values.get("description"),
-                status=ShareGroupStatus.AVAILABLE if asked is None else ShareGroupStatus.ERROR,
+                status=ShareGroupStatus.ERROR if lacking else status,
                 share_group_type_id=group_type["id"],
                 share_network_id=network_id,
                 availability_zone=zone,
+                consistent_snapshot_support=support,
+                source_share_group_snapshot_id=source.snapshot_id if source is not None else None,
                 created_at=utcnow(),
             )
         )
@@ -140,7 +149,9 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             share_group_share_types.insert(),
             [{"share_group_id": identifier, "share_type_id": share_type["id"]} for share_type in chosen],
         )
-        if asked is not None:
+        if source is not None and not lacking:
+            source.create_shares(tx, deployment, context, identifier)
+        if lacking:
             write_message(
                 tx,
                 None,
@@ -149,9 +160,12 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 resource_type=Resource.SHARE_GROUP,
                 action=Action.ALLOCATE_HOST,
                 detail=Detail.NO_VALID_HOST,
-                error=f"The share group type asks for {CONSISTENCY} = {asked}, which no backend offers.",
+                error=f"The share group type asks for {CONSISTENT_SNAPSHOTS} = {asked}, which no backend offers.",
             )
-        return _complete(tx, [find(tx, context, identifier)])[0]
+        record = _complete(tx, [find(tx, context, identifier)])[0]
+    if source is not None:
+        deployment.wake()
+    return record
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
@@ -167,11 +181,20 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
 
 
 def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
-    """Delete a group that has no shares; ``force`` (admin) from every state."""
+    """Delete a group that has neither shares nor snapshots; ``force`` (admin) from every state."""
     action = "force_delete" if force else "delete"
     with deployment.store.begin() as tx:
         found = find(tx, context, identifier, f"share_group:{action}", lock=True)
         SHARE_GROUP[action].check("Share group", identifier, found["status"])
+        query = (
+            select(func.count())
+            .select_from(share_group_snapshots)
+            .where(share_group_snapshots.c.share_group_id == identifier)
+        )
+        if number := tx.execute(query).scalar_one():
+            raise Conflict(
+                f"Cannot delete share group {identifier}: it has {number} snapshot(s).", hint="Delete them first."
+            )
         query = select(func.count()).select_from(shares).where(shares.c.share_group_id == identifier)
         if number := tx.execute(query).scalar_one():
             raise Conflict(
@@ -202,6 +225,28 @@ def _of_the_body() -> Iterator[None]:
         yield
     except NotFound as error:
         raise InvalidInput(error.message) from None
+
+
+def _consistent_snapshots(tx: Connection, asked: str | None) -> str | None:
+    """What a new group gets of what the backends' pools offer: what its type asks for, else what all of them do. Only
+    pools that offer it take its shares. A type may also say that it asks for any, because the ``openstack`` client lets
+    nothing but a boolean through."""
+    offered = {
+        consistent_snapshots(capabilities) for capabilities in tx.execute(select(pools.c.capabilities)).scalars()
+    }
+    if asked in offered:
+        return asked
+    if asked is not None:
+        offered.discard(None)
+    return offered.pop() if len(offered) == 1 and (asked is None or _is_true(asked)) else None
+
+
+def _is_true(asked: str) -> bool | None:
+    """None: it is no boolean."""
+    try:
+        return parse_boolean_spec(CONSISTENT_SNAPSHOTS, asked)
+    except InvalidInput:
+        return None
 
 
 def _choose_share_types(

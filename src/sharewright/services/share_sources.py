@@ -59,7 +59,7 @@ def read_source(tx: Connection, context: RequestContext, values: Mapping[str, An
     authorize(context, "share_snapshot:get_snapshot", snapshot["project_id"])
     if snapshot["status"] != SnapshotStatus.AVAILABLE:
         raise InvalidInput(f"Snapshot {snapshot_id} is in status '{snapshot['status']}'; it must be available.")
-    parent = _parent(tx, snapshot["share_id"])
+    parent = read_parent(tx, snapshot["share_id"])
     if not parent["create_share_from_snapshot_support"]:
         raise InvalidInput(
             f"A new share may not be created from snapshot '{snapshot_id}', because the snapshot's parent share does "
@@ -86,12 +86,18 @@ def read_source(tx: Connection, context: RequestContext, values: Mapping[str, An
             "share_type": values.get("share_type") or parent["share_type_id"],
         },
         share_type_id=parent["share_type_id"],
-        instance={name: parent[name] for name in _COPIED},
+        instance=copied_columns(parent),
         host=parent["host"],
     )
 
 
-def _parent(tx: Connection, share_id: str) -> dict[str, Any]:
+def copied_columns(parent: Record) -> dict[str, Any]:
+    """What the instance of a share takes over from its parent's."""
+    return {name: parent[name] for name in _COPIED}
+
+
+def read_parent(tx: Connection, share_id: str) -> dict[str, Any]:
+    """Raises NotFound."""
     row = fetch_one(
         tx,
         select(

@@ -31,6 +31,7 @@ from sharewright.store.tables import (
     share_metadata,
     share_network_subnets,
     share_networks,
+    share_snapshot_instances,
     share_snapshots,
     share_type_extra_specs,
     share_types,
@@ -143,7 +144,6 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
     hints = _parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
-    identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         source = read_source(tx, context, values)
         if source is not None:
@@ -160,64 +160,88 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
         zone = choose_zone(tx, specs, values.get("availability_zone"))
         network_id = choose_network(tx, context, specs, values.get("share_network_id"), zone)
-        quotas = deployment.settings.quotas
-        check_share_size(
-            read_limits(tx, quotas, context.project_id),
-            values["size"],
-            user_id=context.user_id,
-            share_type_id=share_type["id"],
-        )
-        reserve(
-            tx,
-            quotas,
-            project_id=context.project_id,
-            user_id=context.user_id,
-            share_type_id=share_type["id"],
-            amounts={"shares": 1, "gigabytes": values["size"]},
-        )
-        tx.execute(
-            shares.insert().values(
-                id=identifier,
-                project_id=context.project_id,
-                user_id=context.user_id,
-                name=values.get("name"),
-                description=values.get("description"),
-                size=values["size"],
-                protocol=protocol,
-                is_public=bool(values.get("is_public")),
-                share_type_id=share_type["id"],
-                status=ShareStatus.CREATING,
-                progress=None,
-                availability_zone=zone,
-                share_network_id=network_id,
-                snapshot_id=source.snapshot_id if source is not None else None,
-                share_group_id=values.get("share_group_id") or None,
-                created_at=now,
-                **{name: _is_true(specs, name) for name in SUPPORT},
-            )
-        )
-        tx.execute(
-            share_instances.insert().values(
-                id=new_id(),
-                share_id=identifier,
-                status=ShareStatus.CREATING,
-                availability_zone=zone,
-                share_network_id=network_id,
-                size=values["size"],
-                created_at=now,
-                **(source.instance if source is not None else instance_columns(specs)),
-            )
-        )
-        write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
         seconds = 0.0
         if source is not None:
             hints["only_host"] = source.host  # where its snapshot is
             seconds = COPY_SECONDS * values["size"]
-        payload = {"scheduler_hints": hints} if hints else {}
-        submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=seconds)
+        identifier = insert(
+            tx,
+            deployment,
+            context,
+            {**values, "protocol": protocol, "availability_zone": zone, "share_network_id": network_id},
+            share_type,
+            source.instance if source is not None else instance_columns(specs),
+            {"scheduler_hints": hints} if hints else {},
+            snapshot_id=source.snapshot_id if source is not None else None,
+            more_seconds=seconds,
+        )
+        write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
         record = _complete(tx, [find(tx, context, identifier)])[0]
     deployment.wake()
     return record
+
+
+def insert(
+    tx: Connection,
+    deployment: Deployment,
+    context: RequestContext,
+    values: Mapping[str, Any],
+    share_type: Record,
+    instance: Mapping[str, Any],
+    payload: Mapping[str, Any],
+    *,
+    more_seconds: float = 0.0,
+    **columns: Any,
+) -> str:
+    """Write the rows of a new share with its quota and its operation, and return its id. ``values`` as of
+    :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's does."""
+    identifier, now = new_id(), utcnow()
+    quotas, size = deployment.settings.quotas, values["size"]
+    check_share_size(
+        read_limits(tx, quotas, context.project_id), size, user_id=context.user_id, share_type_id=share_type["id"]
+    )
+    reserve(
+        tx,
+        quotas,
+        project_id=context.project_id,
+        user_id=context.user_id,
+        share_type_id=share_type["id"],
+        amounts={"shares": 1, "gigabytes": size},
+    )
+    placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
+    tx.execute(
+        shares.insert().values(
+            id=identifier,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            name=values.get("name"),
+            description=values.get("description"),
+            size=size,
+            protocol=values["protocol"],
+            is_public=bool(values.get("is_public")),
+            share_type_id=share_type["id"],
+            status=ShareStatus.CREATING,
+            progress=None,
+            share_group_id=values.get("share_group_id") or None,
+            created_at=now,
+            **placed,
+            **{name: _is_true(share_type["extra_specs"], name) for name in SUPPORT},
+            **columns,
+        )
+    )
+    tx.execute(
+        share_instances.insert().values(
+            id=new_id(),
+            share_id=identifier,
+            status=ShareStatus.CREATING,
+            size=size,
+            created_at=now,
+            **placed,
+            **instance,
+        )
+    )
+    submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
+    return identifier
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
@@ -279,6 +303,18 @@ def refuse_with_snapshots(tx: Connection, identifier: str) -> None:
     number = tx.execute(query).scalar_one()
     if number:
         raise Forbidden(f"Share still has {number} dependent snapshots.", hint="Delete them first.")
+    members = share_snapshot_instances.c
+    number = tx.execute(
+        select(func.count())
+        .select_from(share_snapshot_instances)
+        .join(share_instances, share_instances.c.id == members.share_instance_id)
+        .where(share_instances.c.share_id == identifier, members.share_group_snapshot_id.is_not(None))
+    ).scalar_one()
+    if number:
+        raise Forbidden(
+            f"Share still has {number} dependent share group snapshot members.",
+            hint="Delete the share group snapshots first.",
+        )
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------

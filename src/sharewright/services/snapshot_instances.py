@@ -1,4 +1,5 @@
-"""Snapshot instances: the parts of a snapshot that exist on backends (for administrators)."""
+"""Snapshot instances: the parts of a snapshot that exist on backends (for administrators). As in Manila the members of
+share group snapshots are among them, without a snapshot_id."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.snapshots import check_status
-from sharewright.store.tables import share_snapshot_instances, share_snapshots
+from sharewright.store.tables import share_instances, share_snapshot_instances, share_snapshots
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_snapshot_instances.c[name] for name in ("id", "snapshot_id", "status", "created_at", "updated_at")
@@ -57,6 +58,9 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 
 
 def _select() -> Select[Any]:
-    return select(share_snapshot_instances, share_snapshots.c.share_id, share_snapshots.c.progress).join(
-        share_snapshots, share_snapshots.c.id == share_snapshot_instances.c.snapshot_id
+    columns = share_snapshot_instances.c
+    return (
+        select(share_snapshot_instances, share_instances.c.share_id, share_snapshots.c.progress)
+        .join(share_instances, share_instances.c.id == columns.share_instance_id)
+        .outerjoin(share_snapshots, share_snapshots.c.id == columns.snapshot_id)
     )

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharewright.errors import Conflict, Forbidden, InvalidInput, SharewrightError
-from sharewright.states import NetworkStatus, ServerStatus, ShareGroupStatus, ShareStatus, SnapshotStatus
+from sharewright.states import (
+    NetworkStatus,
+    ServerStatus,
+    ShareGroupSnapshotStatus,
+    ShareGroupStatus,
+    ShareStatus,
+    SnapshotStatus,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +109,23 @@ SHARE_GROUP: Final[Mapping[str, Transition]] = {
         refusal=Conflict,
     ),
     "force_delete": Transition(sources=frozenset(ShareGroupStatus.ALL), target=None),
+}
+
+SHARE_GROUP_SNAPSHOT: Final[Mapping[str, Transition]] = {
+    "delete": Transition(
+        sources=frozenset(
+            {
+                ShareGroupSnapshotStatus.AVAILABLE,
+                ShareGroupSnapshotStatus.ERROR,
+                ShareGroupSnapshotStatus.ERROR_DELETING,
+            }
+        ),
+        target=ShareGroupSnapshotStatus.DELETING,
+        refusal=Conflict,
+    ),
+    "force_delete": Transition(
+        sources=frozenset(ShareGroupSnapshotStatus.ALL), target=ShareGroupSnapshotStatus.DELETING
+    ),
 }
 
 SHARE_SERVER: Final[Mapping[str, Transition]] = {

@@ -32,6 +32,8 @@ _REFUSALS: Final = {
     " gigabytes quota ({limit} GiB).",
     "share_networks": "ShareNetworksLimitExceeded: Maximum number of share-networks allowed ({limit}) exceeded.",
     "share_groups": "ShareGroupsLimitExceeded: Maximum number of share groups allowed ({limit}) exceeded.",
+    "share_group_snapshots": "ShareGroupSnapshotsLimitExceeded: Maximum number of share group snapshots allowed"
+    " ({limit}) exceeded.",
     "snapshots": "SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded.",
     "snapshot_gigabytes": "SnapshotSizeExceedsAvailableQuota: Requested snapshot exceeds allowed project/user or share"
     " type snapshot gigabytes quota ({limit} GiB).",

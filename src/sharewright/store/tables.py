@@ -197,9 +197,12 @@ share_groups = Table(
     Column("share_group_type_id", ID, ForeignKey("share_group_types.id"), nullable=False, index=True),
     Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
     Column("availability_zone", NAME),  # null: its shares' own
+    Column("consistent_snapshot_support", String(16)),  # only pools that report the same take its shares
+    Column("source_share_group_snapshot_id", ID),  # that it was made from; the snapshot may be gone
     *_times(),
     Index("ix_share_groups_project_id_created_at_id", "project_id", "created_at", "id"),
     Index("ix_share_groups_created_at_id", "created_at", "id"),
+    _partial("ix_share_groups_unsettled", "status", where="status <> 'available'"),
 )
 
 share_group_share_types = Table(
@@ -234,6 +237,7 @@ shares = Table(
     Column("share_server_id", ID, index=True),
     Column("snapshot_id", ID, index=True),  # that it was made from; the snapshot may be gone
     Column("share_group_id", ID, index=True),  # a group with shares stays
+    Column("source_share_group_snapshot_member_id", ID),  # that it was made from; the member may be gone
     Column("access_rules_status", STATE, nullable=False, default="active"),
     # From the share type at creation: a type that changes later does not change the share.
     Column("snapshot_support", Boolean, nullable=False, default=False),
@@ -317,6 +321,23 @@ share_instances = Table(
     _partial("ix_share_instances_without_volume", "host", where="volume_id IS NULL"),
 )
 
+share_group_snapshots = Table(
+    "share_group_snapshots",
+    metadata,
+    Column("id", ID, primary_key=True),
+    # A group with snapshots stays.
+    Column("share_group_id", ID, ForeignKey("share_groups.id"), nullable=False, index=True),
+    Column("project_id", NAME, nullable=False),
+    Column("user_id", NAME, nullable=False),
+    Column("name", NAME),
+    Column("description", Text),
+    Column("status", STATE, nullable=False),
+    *_times(),
+    Index("ix_share_group_snapshots_project_id_created_at_id", "project_id", "created_at", "id"),
+    Index("ix_share_group_snapshots_created_at_id", "created_at", "id"),
+    _partial("ix_share_group_snapshots_unsettled", "status", where="status <> 'available'"),
+)
+
 share_snapshots = Table(
     "share_snapshots",
     metadata,
@@ -344,11 +365,13 @@ share_snapshot_metadata = Table(
     Column("value", Text, nullable=False),
 )
 
-share_snapshot_instances = Table(
+share_snapshot_instances = Table(  # of a snapshot, or a member of a share group snapshot, as in Manila
     "share_snapshot_instances",
     metadata,
     Column("id", ID, primary_key=True),
-    Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), index=True),
+    Column("share_group_snapshot_id", ID, ForeignKey("share_group_snapshots.id", ondelete="CASCADE"), index=True),
+    Column("size", Integer),  # a member's: that of its share at that moment
     Column("share_instance_id", ID, ForeignKey("share_instances.id"), nullable=False, index=True),
     Column("status", STATE, nullable=False),
     # The driver's memory of it; each is written the moment it is known.
@@ -360,6 +383,7 @@ share_snapshot_instances = Table(
     Column("filesystem_type", String(16)),
     Column("filesystem_uuid", ID),
     *_times(),
+    CheckConstraint("(snapshot_id IS NULL) <> (share_group_snapshot_id IS NULL)", name="of_one_thing"),
     _partial("ix_share_snapshot_instances_unsettled", "status", where="status <> 'available'"),
 )
 

@@ -5,14 +5,16 @@ its files.
 Called by these names through links in <root>/usr/sbin. Every call is noted in <root>/calls. A file <root>/fail/<name>
 makes that tool fail with the file's content; <root>/busy/<share directory> makes umount fail, and when that file says
 "nfsd", only until the NFS server is started anew. <root>/smb-clients holds the connections of SMB clients; one that is
-"deaf" does not hear close-share.
+"deaf" does not hear close-share. <root>/slow/<share directory> makes freezing that one hang.
 """
 
 # ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH110, PTH114, PTH119, PTH120, PTH123, PTH208, PTH211
 
+import fcntl
 import json
 import os
 import sys
+import time
 
 ROOT = os.environ["SHAREWRIGHT_GUEST_ROOT"]
 MOUNTS = f"{ROOT}/proc/self/mountinfo"
@@ -183,7 +185,12 @@ def sync(arguments):
 
 
 def fsfreeze(arguments):
-    path, lines = arguments[1].removeprefix(ROOT), read(f"{ROOT}/frozen").splitlines()
+    path = arguments[1].removeprefix(ROOT)
+    if arguments[0] == "--freeze" and os.path.exists(f"{ROOT}/slow/{os.path.basename(path)}"):
+        time.sleep(60)
+    lock = open(f"{ROOT}/frozen.lock", "w")  # noqa: SIM115 - several may run at a time
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lines = read(f"{ROOT}/frozen").splitlines()
     if (arguments[0] == "--freeze") == (path in lines):
         die(f"fsfreeze: {path}: {'freeze failed: Device or resource busy' if path in lines else 'unfreeze failed'}")
     kept = [line for line in lines if line != path]

@@ -183,7 +183,7 @@ def test_a_share_stands_still_and_no_other_call_comes_between(
     address = sshd.address(SERVER_ID)
     channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
     round_trips.count = 0
-    with channels.frozen(address, number(1), seconds=60, timeout=10) as freeze:
+    with channels.frozen(address, [number(1)], seconds=60, timeout=10) as freeze:
         assert machine.frozen == [f"/shares/share-{number(1)}"]
         assert not freeze.held
         with ThreadPoolExecutor(1) as pool, pytest.raises(GuestBusy):
@@ -200,7 +200,7 @@ def test_a_connection_that_is_cut_while_a_share_stands_still(
     machine.add_disk(1)
     address = sshd.address(SERVER_ID)
     channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
-    with channels.frozen(address, number(1), seconds=60, timeout=10) as freeze:
+    with channels.frozen(address, [number(1)], seconds=60, timeout=10) as freeze:
         for process in sshd.serving():
             os.kill(process, signal.SIGKILL)
     assert (machine.frozen, freeze.held) == ([], True)
@@ -210,7 +210,7 @@ def test_a_guest_that_is_gone_when_it_should_thaw(machine: Machine, sshd: Sshd, 
     machine.add_disk(1)
     address = sshd.address(SERVER_ID)
     channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
-    with channels.frozen(address, number(1), seconds=2.0, timeout=10) as freeze:
+    with channels.frozen(address, [number(1)], seconds=2.0, timeout=10) as freeze:
         sshd.stop()
     assert not freeze.held
     end = time.monotonic() + 30
@@ -227,13 +227,13 @@ def test_another_s_freeze_is_busy_and_what_is_not_mounted_an_error(
     channels.apply(address, document(1, share(1, rule("10.0.0.5"))), timeout=10)
     with contextlib.closing(SshChannels()) as other:
         with (
-            other.frozen(address, number(1), seconds=60, timeout=10) as freeze,
+            other.frozen(address, [number(1)], seconds=60, timeout=10) as freeze,
             pytest.raises(GuestBusy, match="is frozen"),
-            channels.frozen(address, number(1), seconds=60, timeout=10),
+            channels.frozen(address, [number(1)], seconds=60, timeout=10),
         ):
             raise AssertionError
         assert freeze.held
-    with pytest.raises(GuestError, match="not mounted"), channels.frozen(address, number(2), seconds=60, timeout=10):
+    with pytest.raises(GuestError, match="not mounted"), channels.frozen(address, [number(2)], seconds=60, timeout=10):
         raise AssertionError
     assert sshd.logins == 2
 

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from databases import BACKENDS, PostgresCluster
 from sharewright.errors import ConfigurationError
+from sharewright.identifiers import new_id, utcnow
 from sharewright.store.database import Store
-from sharewright.store.migrations import current_revision, migrate, newest_revision
-from sharewright.store.tables import metadata
+from sharewright.store.migrations import configuration, current_revision, migrate, newest_revision
+from sharewright.store.tables import metadata, share_snapshot_instances
 
 
 @pytest.fixture(params=BACKENDS)
@@ -61,6 +64,55 @@ def test_an_empty_database_has_no_revision_and_migrating_twice_is_harmless(empty
     assert migrate(store) == newest_revision()
     assert migrate(store) == newest_revision()
     assert current_revision(store) == newest_revision()
+    store.close()
+
+
+def test_snapshots_survive_that_their_table_is_made_anew(empty_url: str) -> None:
+    """SQLite changes a column by making the table again (0019)."""
+    store, ids = Store(empty_url), [new_id() for _ in range(6)]
+    share_type, share, instance, snapshot, taken, other = ids
+    with store.begin() as tx:
+        command.upgrade(configuration(tx), "0018")
+        now = "2026-01-01 00:00:00"
+        for table, values in (
+            ("share_types", {"id": share_type, "name": "t", "is_public": True}),
+            (
+                "shares",
+                {"id": share, "project_id": "p", "user_id": "u", "size": 1, "protocol": "NFS", "is_public": False,
+                 "share_type_id": share_type, "status": "available", "access_rules_status": "active",
+                 "snapshot_support": True, "create_share_from_snapshot_support": True,
+                 "revert_to_snapshot_support": True, "mount_snapshot_support": False},
+            ),
+            (
+                "share_instances",
+                {"id": instance, "share_id": share, "status": "available", "size": 1, "volume_attached": True,
+                 "filesystem_ready": True, "wanted": True},
+            ),
+            (
+                "share_snapshots",
+                {"id": snapshot, "share_id": share, "project_id": "p", "user_id": "u", "size": 1, "protocol": "NFS",
+                 "status": "available"},
+            ),
+            (
+                "share_snapshot_instances",
+                {"id": taken, "snapshot_id": snapshot, "share_instance_id": instance, "status": "available",
+                 "consistent": True, "provider_location": "in the cloud"},
+            ),
+        ):  # fmt: skip
+            row = {**values, "created_at": now}
+            names = ", ".join(row)
+            places = ", ".join(f":{name}" for name in row)
+            tx.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
+    migrate(store)
+    with store.read() as tx:
+        (row,) = tx.execute(select(share_snapshot_instances)).all()
+        indexes = inspect(tx).get_indexes("share_snapshot_instances")
+    assert (row.id, row.snapshot_id, row.provider_location, row.consistent) == (taken, snapshot, "in the cloud", True)
+    (unsettled,) = [index for index in indexes if index["name"] == "ix_share_snapshot_instances_unsettled"]
+    assert any("available" in str(value) for value in unsettled["dialect_options"].values())
+    neither = {"id": other, "share_instance_id": instance, "status": "creating", "created_at": utcnow()}
+    with pytest.raises(IntegrityError, match="of_one_thing"), store.begin() as tx:
+        tx.execute(share_snapshot_instances.insert().values(**neither))
     store.close()
 
 

@@ -175,7 +175,7 @@ class TestFreeze:
         (server,) = sqlite_world.rows(share_servers)
         snapshot = sqlite_world.request_snapshot(share)
         instances = sqlite_world.assembly.drivers["alpha"]._instances  # type: ignore[attr-defined]
-        with instances.frozen(server.id, sqlite_world.instance(share).id, seconds=30) as freeze:
+        with instances.frozen(server.id, [sqlite_world.instance(share).id], seconds=30) as freeze:
             assert sqlite_world.run_one("create_snapshot")
             assert "is frozen" in operation(sqlite_world, snapshot).error
             assert list(sqlite_world.cloud.volumes.list_snapshots()) == []

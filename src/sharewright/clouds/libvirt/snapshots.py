@@ -65,24 +65,15 @@ class Snapshots:
         # By instance: the snapshots of the last job that was begun there, until it is known how they ended.
         self._jobs = Records(layout.records / "jobs")
 
-    def ensure(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
+    def ensure(self, specs: Sequence[SnapshotSpec], *, timeout: float) -> list[VolumeSnapshot]:
+        """Of different volumes. Those of one machine that are missing get the same moment."""
         end = time.monotonic() + timeout
-        tags = tags_to_store(spec.tags, self._deployment, spec.name)
-        snapshot_id = derived_id(self._deployment, "snapshot", spec.name)
-        with self._volumes.held(spec.volume_id, timeout=timeout):
-            record = self.records.get(snapshot_id)
-            if record is not None and record["volume_id"] != spec.volume_id:
-                raise CloudError(
-                    f"Snapshot {spec.name} exists, of volume {record['volume_id']}, not {spec.volume_id}.",
-                    hint="Delete it first.",
-                )
-            if record is not None and record["ready"]:
-                self._check_file(record)
-            elif record is not None:
-                record = self._conclude(snapshot_id, record) if record["begun"] else None
-            if record is None:
-                record = self._make(snapshot_id, spec, tags, end)
-        return _snapshot(snapshot_id, record)
+        wanted = {derived_id(self._deployment, "snapshot", spec.name): spec for spec in specs}
+        with self._volumes.held(*(spec.volume_id for spec in specs), timeout=timeout):
+            records = {key: self._existing(key, spec) for key, spec in wanted.items()}
+            missing = {key: wanted[key] for key, record in records.items() if record is None}
+            made = self._make(missing, end)
+        return [_snapshot(key, made.get(key) or record or {}) for key, record in records.items()]
 
     def wait(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
         end = time.monotonic() + timeout
@@ -157,8 +148,50 @@ class Snapshots:
 
     # ---- making ----
 
-    def _make(self, snapshot_id: str, spec: SnapshotSpec, tags: dict[str, str], end: float) -> Record:
-        """A snapshot with the present moment, in the place of one that failed."""
+    def _existing(self, snapshot_id: str, spec: SnapshotSpec) -> Record | None:
+        """The record of a snapshot that is there or being copied; None: it has to be made."""
+        record = self.records.get(snapshot_id)
+        if record is not None and record["volume_id"] != spec.volume_id:
+            raise CloudError(
+                f"Snapshot {spec.name} exists, of volume {record['volume_id']}, not {spec.volume_id}.",
+                hint="Delete it first.",
+            )
+        if record is not None and record["ready"]:
+            self._check_file(record)
+        elif record is not None:
+            record = self._conclude(snapshot_id, record) if record["begun"] else None
+        return record
+
+    def _make(self, specs: Mapping[str, SnapshotSpec], end: float) -> dict[str, Record]:
+        """Snapshots with the present moment, in the place of those that failed; all, or none of these."""
+        prepared: dict[str, Record] = {}
+        made: dict[str, Record] = {}
+        running: dict[str, dict[str, Record]] = {}  # by instance: one job for all of its disks
+        domains: dict[str, Any] = {}
+        try:
+            for key, spec in specs.items():
+                record, volume, domain = self._prepare(key, spec, prepared, end)
+                if domain is None:
+                    made[key] = self._copy(key, record, volume, end)
+                else:
+                    running.setdefault(record["instance_id"], {})[key] = record
+                    domains[record["instance_id"]] = domain
+            for instance_id, records in running.items():
+                made |= self._begin(domains[instance_id], records, end)
+        except BaseException:
+            for key, record in prepared.items():
+                with suppress(CloudError, DeadlineExceeded):
+                    self._abort(record, end)
+                    self._remove(key, record)
+            raise
+        return made
+
+    def _prepare(
+        self, snapshot_id: str, spec: SnapshotSpec, prepared: dict[str, Record], end: float
+    ) -> tuple[Record, Record, Any]:
+        """The record of a snapshot that is about to be made, written and put into ``prepared``; its volume's; and the
+        running domain that has the volume, or None."""
+        tags = tags_to_store(spec.tags, self._deployment, spec.name)
         volume = self._volumes.present(spec.volume_id)
         domain = self._volumes.running(spec.volume_id, volume)
         old = self.records.get(snapshot_id)
@@ -186,16 +219,9 @@ class Snapshots:
                     f"{self._pools.path(record)}, the place for snapshot {spec.name}, is not ours.",
                     hint="Adopt it (manage) or move it away.",
                 )
+            prepared[snapshot_id] = record
             self.records.put(snapshot_id, record)
-        try:
-            if domain is None:
-                return self._copy(snapshot_id, record, volume, end)
-            return self._begin(domain, {snapshot_id: record}, end)[snapshot_id]
-        except BaseException:
-            with suppress(CloudError, DeadlineExceeded):
-                self._abort(record, end)
-                self._remove(snapshot_id, record)
-            raise
+        return record, volume, domain
 
     def _copy(self, snapshot_id: str, record: Record, volume: Record, end: float) -> Record:
         what = f"snapshot {record['name']}"

@@ -141,7 +141,11 @@ class LibvirtVolumes:
 
     def ensure_snapshot(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
         cloud_calls.count += 1
-        return self._snapshots.ensure(spec, timeout=timeout)
+        return self._snapshots.ensure([spec], timeout=timeout)[0]
+
+    def ensure_snapshots(self, specs: Sequence[SnapshotSpec], *, timeout: float) -> Sequence[VolumeSnapshot]:
+        cloud_calls.count += 1
+        return self._snapshots.ensure(specs, timeout=timeout)
 
     def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
         cloud_calls.count += 1

@@ -4,9 +4,10 @@ A real server and this one agree on: disks are found by serial among the attache
 when asked for and on a blank volume; older generations are refused; mounts and exports come back at boot by themselves;
 what the document leaves out is unexported and unmounted, never wiped.
 
-Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.freeze``,
-``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.replace``, ``guest.mount``, ``guest.grow``,
-``guest.export``, ``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.part`` (files are open), ``guest.switch``
+Names for SimulatedCloud.fail and set_delay: ``guest.wait_ready``, ``guest.apply``, ``guest.observe``, ``guest.flush``,
+``guest.freeze``, ``guest.thaw`` for whole calls; ``guest.mkfs``, ``guest.identify``, ``guest.replace``,
+``guest.mount``, ``guest.grow``, ``guest.export``, ``guest.unmount``, ``guest.fit``, ``guest.copy``, ``guest.part``
+(files are open), ``guest.switch``
 for one share's step. Copying takes one call: the next one finds the copy ready.
 """
 
@@ -159,11 +160,21 @@ class SimulatedGuests:
                 usage=self._usages.get(document.server_id, Usage()),
             )
 
+    def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
+        with (
+            self._state.call("guest.flush", timeout=timeout, cloud=False),
+            self._state.transaction(write=False) as tx,
+        ):
+            self._check_mounted(tx, self._reach(tx, address), share_ids)
+        round_trips.count += 1
+
     @contextmanager
-    def frozen(self, address: GuestAddress, share_id: str, *, seconds: float, timeout: float) -> Iterator[Freeze]:
+    def frozen(
+        self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
+    ) -> Iterator[Freeze]:
         token, freeze = new_id(), Freeze()
         with self._state.call("guest.freeze", timeout=timeout, cloud=False), self._state.transaction() as tx:
-            self._begin_freeze(tx, self._reach(tx, address), share_id, token, seconds)
+            self._begin_freeze(tx, self._reach(tx, address), share_ids, token, seconds)
         round_trips.count += 1
         try:
             yield freeze
@@ -231,30 +242,33 @@ class SimulatedGuests:
         return tuple(unmounted), busy
 
     def _begin_freeze(
-        self, tx: sqlite3.Connection, instance: sqlite3.Row, share_id: str, token: str, seconds: float
+        self, tx: sqlite3.Connection, instance: sqlite3.Row, share_ids: Sequence[str], token: str, seconds: float
     ) -> None:
         now = time.time()
-        row = tx.execute("SELECT * FROM guest_freezes WHERE instance_id = ?", (instance["id"],)).fetchone()
+        row = tx.execute("SELECT * FROM guest_frozen WHERE instance_id = ?", (instance["id"],)).fetchone()
         if row is not None and row["until"] > now and row["boot_id"] == instance["boot_id"]:
             raise GuestBusy(f"Share {row['share_id']} of this server is frozen.", hint="Try again in a moment.")
-        mounted = tx.execute(
-            "SELECT 1 FROM guest_shares WHERE instance_id = ? AND share_id = ? AND mounted", (instance["id"], share_id)
-        ).fetchone()
-        if mounted is None:
-            raise GuestError(f"Share {share_id} is not mounted, so it cannot be frozen.")
-        tx.execute(
-            "INSERT OR REPLACE INTO guest_freezes VALUES (?, ?, ?, ?, ?, ?)",
-            (instance["id"], share_id, token, instance["boot_id"], now, now + seconds),
+        self._check_mounted(tx, instance, share_ids)
+        tx.execute("DELETE FROM guest_frozen WHERE instance_id = ?", (instance["id"],))
+        tx.executemany(
+            "INSERT INTO guest_frozen VALUES (?, ?, ?, ?, ?, ?)",
+            [(instance["id"], share, token, instance["boot_id"], now, now + seconds) for share in share_ids],
         )
+
+    def _check_mounted(self, tx: sqlite3.Connection, instance: sqlite3.Row, share_ids: Sequence[str]) -> None:
+        rows = tx.execute("SELECT share_id FROM guest_shares WHERE instance_id = ? AND mounted", (instance["id"],))
+        missing = set(share_ids) - {row["share_id"] for row in rows.fetchall()}
+        if missing:
+            raise GuestError(f"Share {min(missing)} is not mounted, so it cannot be frozen.")
 
     def _end_freeze(self, tx: sqlite3.Connection, instance: sqlite3.Row, token: str) -> tuple[bool, float]:
         """Whether the freeze with that token was in force until now, and for how many seconds."""
         row = tx.execute(
-            "SELECT * FROM guest_freezes WHERE instance_id = ? AND token = ?", (instance["id"], token)
+            "SELECT * FROM guest_frozen WHERE instance_id = ? AND token = ?", (instance["id"], token)
         ).fetchone()
         if row is None:
             return False, 0.0
-        tx.execute("DELETE FROM guest_freezes WHERE instance_id = ?", (instance["id"],))
+        tx.execute("DELETE FROM guest_frozen WHERE instance_id = ?", (instance["id"],))
         now = time.time()
         return row["until"] > now and row["boot_id"] == instance["boot_id"], now - row["begun"]
 
@@ -413,14 +427,14 @@ class SimulatedGuests:
     def let_time_pass(self, seconds: float) -> None:
         """Bring the ends of freezes so much nearer."""
         with self._state.transaction() as tx:
-            tx.execute("UPDATE guest_freezes SET until = until - ?", (seconds,))
+            tx.execute("UPDATE guest_frozen SET until = until - ?", (seconds,))
 
     def frozen_shares(self) -> list[str]:
         """Ids of the shares whose file systems stand still now."""
         with self._state.transaction(write=False) as tx:
             rows = tx.execute(
-                "SELECT share_id FROM guest_freezes JOIN instances ON instances.id = instance_id"
-                " WHERE running AND until > ? AND guest_freezes.boot_id = instances.boot_id",
+                "SELECT share_id FROM guest_frozen JOIN instances ON instances.id = instance_id"
+                " WHERE running AND until > ? AND guest_frozen.boot_id = instances.boot_id",
                 (time.time(),),
             ).fetchall()
         return [row["share_id"] for row in rows]

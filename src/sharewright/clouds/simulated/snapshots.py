@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from sharewright.clouds.contract import SnapshotSpec, Tags, VolumeSnapshot, VolumeSpec
 from sharewright.clouds.simulated.adoption import NOBODY, adopt, without_ours
@@ -24,19 +25,21 @@ class SimulatedSnapshots:
         self._deployment = deployment
 
     def ensure_snapshot(self, spec: SnapshotSpec, *, timeout: float) -> VolumeSnapshot:
-        tags = tags_to_store(spec.tags, self._deployment, spec.name)
         with self._state.call("ensure_snapshot", timeout=timeout), self._state.transaction() as tx:
-            row = tx.execute(
-                "SELECT * FROM snapshots WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
-            ).fetchone()
-            if row is None:
-                row = self._take(tx, spec, tags)
-            elif row["volume_id"] != spec.volume_id:
-                raise CloudError(
-                    f"Snapshot {spec.name} exists, of volume {row['volume_id']}, not {spec.volume_id}.",
-                    hint="Delete it first.",
-                )
-        return _snapshot(row)
+            return self._ensure(tx, spec)
+
+    def ensure_snapshots(self, specs: Sequence[SnapshotSpec], *, timeout: float) -> Sequence[VolumeSnapshot]:
+        """Not in one transaction, because no real cloud makes all or none. Names for SimulatedCloud.fail and set_delay:
+        ``ensure_snapshots`` for all of it, ``ensure_snapshots.next`` for each but the first."""
+        taken: list[VolumeSnapshot] = []
+        with self._state.call("ensure_snapshots", timeout=timeout):
+            for spec in specs:
+                with ExitStack() as stack:
+                    if taken:
+                        stack.enter_context(self._state.call("ensure_snapshots.next", timeout=timeout, cloud=False))
+                    tx = stack.enter_context(self._state.transaction())
+                    taken.append(self._ensure(tx, spec))
+        return taken
 
     def await_snapshot(self, snapshot_id: str, *, timeout: float) -> VolumeSnapshot:
         end = time.monotonic() + timeout
@@ -89,7 +92,35 @@ class SimulatedSnapshots:
             row = tx.execute("SELECT 1 FROM frozen_snapshots WHERE snapshot_id = ?", (snapshot_id,)).fetchone()
         return row is not None
 
+    def are_of_one_moment(self, snapshot_ids: Sequence[str]) -> bool:
+        """Whether the file systems of all were frozen from before the first of their moments until after the last."""
+        needed: set[str] = set()
+        in_force: list[set[str]] = []
+        with self._state.transaction(write=False) as tx:
+            for snapshot_id in snapshot_ids:
+                rows = tx.execute("SELECT * FROM freezes_at_moments WHERE snapshot_id = ?", (snapshot_id,)).fetchall()
+                own = {row["token"] for row in rows if row["own"]}
+                if not own:
+                    return False
+                needed |= own
+                in_force.append({row["token"] for row in rows})
+        return all(needed <= tokens for tokens in in_force)
+
     # ---- rows ----
+
+    def _ensure(self, tx: sqlite3.Connection, spec: SnapshotSpec) -> VolumeSnapshot:
+        tags = tags_to_store(spec.tags, self._deployment, spec.name)
+        row = tx.execute(
+            "SELECT * FROM snapshots WHERE deployment = ? AND name = ?", (self._deployment, spec.name)
+        ).fetchone()
+        if row is None:
+            row = self._take(tx, spec, tags)
+        elif row["volume_id"] != spec.volume_id:
+            raise CloudError(
+                f"Snapshot {spec.name} exists, of volume {row['volume_id']}, not {spec.volume_id}.",
+                hint="Delete it first.",
+            )
+        return _snapshot(row)
 
     def _take(self, tx: sqlite3.Connection, spec: SnapshotSpec, tags: Tags) -> sqlite3.Row:
         volume = tx.execute(
@@ -116,6 +147,12 @@ class SimulatedSnapshots:
         )
         if is_frozen(tx, volume):
             tx.execute("INSERT INTO frozen_snapshots VALUES (?)", (snapshot_id,))
+        tx.execute(
+            "INSERT INTO freezes_at_moments SELECT ?, token, serial = ? FROM guest_frozen"
+            " JOIN guest_shares USING (instance_id, share_id) JOIN instances ON instances.id = instance_id"
+            " WHERE mounted AND running AND until > ? AND guest_frozen.boot_id = instances.boot_id",
+            (snapshot_id, volume["id"], time.time()),
+        )
         row: sqlite3.Row = tx.execute("SELECT * FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone()
         return row
 
@@ -129,10 +166,10 @@ class SimulatedSnapshots:
 def is_frozen(tx: sqlite3.Connection, volume: sqlite3.Row) -> bool:
     """Whether a guest has the volume's file system frozen now."""
     row = tx.execute(
-        "SELECT 1 FROM guest_freezes JOIN guest_shares USING (instance_id, share_id)"
+        "SELECT 1 FROM guest_frozen JOIN guest_shares USING (instance_id, share_id)"
         " JOIN instances ON instances.id = instance_id"
         " WHERE instance_id = ? AND serial = ? AND mounted AND running AND until > ?"
-        " AND guest_freezes.boot_id = instances.boot_id",
+        " AND guest_frozen.boot_id = instances.boot_id",
         (volume["instance_id"], volume["id"], time.time()),
     ).fetchone()
     return row is not None

@@ -58,9 +58,13 @@ CREATE TABLE IF NOT EXISTS guest_shares (
   filesystem_uuid TEXT NOT NULL, mounted INTEGER NOT NULL, rules TEXT, PRIMARY KEY (instance_id, share_id));
 CREATE TABLE IF NOT EXISTS guest_extensions (
   instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, section TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS guest_freezes (
-  instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, share_id TEXT NOT NULL, token TEXT NOT NULL,
-  boot_id TEXT NOT NULL, begun REAL NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS guest_frozen (
+  instance_id TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE, share_id TEXT NOT NULL, token TEXT NOT NULL,
+  boot_id TEXT NOT NULL, begun REAL NOT NULL, until REAL NOT NULL, PRIMARY KEY (instance_id, share_id));
+-- The freezes that were in force at a snapshot's moment; own: of the volume that it is of.
+CREATE TABLE IF NOT EXISTS freezes_at_moments (
+  snapshot_id TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE, token TEXT NOT NULL, own INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS freezes_at_moments_snapshot ON freezes_at_moments (snapshot_id);
 CREATE TABLE IF NOT EXISTS guest_networks (
   instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, data TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (

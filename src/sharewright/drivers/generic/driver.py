@@ -196,7 +196,7 @@ class GenericDriver:
         record = read_instance(self._store, share_instance_id)
         volume_id = record.volume_id or self._ensure_volume(record, progress).id
         if not record.volume_attached:
-            if record.snapshot_id is not None:
+            if record.snapshot_id is not None or record.member_id is not None:
                 with progress.step("parent"):  # from here on a boot cannot take the copy for its parent
                     self._converge(self._server(server_id), progress)
             with progress.step("attach"):
@@ -291,7 +291,10 @@ class GenericDriver:
     # ---- snapshots ----
 
     def create_snapshot(self, snapshot_instance_id: str, server_id: str, progress: Progress) -> bool:
-        return self._snapshots.create(snapshot_instance_id, server_id, progress)
+        return self._snapshots.create({snapshot_instance_id: server_id}, progress)
+
+    def create_group_snapshot(self, members: Mapping[str, str], progress: Progress) -> bool:
+        return self._snapshots.create(members, progress)
 
     def is_snapshot_whole(self, snapshot_instance_id: str, progress: Progress) -> bool:
         return self._snapshots.is_whole(snapshot_instance_id, progress)
@@ -401,7 +404,7 @@ class GenericDriver:
 
     def _ensure_volume(self, record: InstanceRecord, progress: Progress) -> Volume:
         volume_type = record.volume_type or self._settings.volume_type or None
-        source = self._snapshots.source(record.snapshot_id) if record.snapshot_id is not None else None
+        source = self._snapshots.source_of(record)
         with progress.step("volume"):
             # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
             size = max(record.size, source.size) if source is not None else record.size

@@ -61,7 +61,7 @@ def _pool(pool: str, name: str, settings: Backend, cloud: Cloud, *, volume_type:
             "squash_modes": list(get_args(Squash)),
             "smb_encryption_modes": list(get_args(SmbEncryption)),
             "sec_flavors": ["sys"],
-            "share_group_stats": {"consistent_snapshot_support": None},
+            "share_group_stats": {"consistent_snapshot_support": "host"},
             "ipv4_support": True,
             "ipv6_support": settings.connect_share_server_to_tenant_network,
             "thin_provisioning": True,

@@ -34,6 +34,7 @@ class InstanceRecord:
     filesystem_uuid: str | None
     filesystem_ready: bool
     snapshot_id: str | None
+    member_id: str | None  # of a share group snapshot
     clone_of: str | None
     old_volume_id: str | None
     old_volume_serial: str | None
@@ -58,6 +59,7 @@ def _query() -> Select[Any]:
         columns.filesystem_uuid,
         columns.filesystem_ready,
         shares.c.snapshot_id,
+        shares.c.source_share_group_snapshot_member_id.label("member_id"),
         columns.clone_of,
         columns.old_volume_id,
         columns.old_volume_serial,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from sharewright.clouds.contract import Cloud, Volume
 from sharewright.drivers.generic.failures import share_failure
@@ -40,7 +40,7 @@ from sharewright.guest.document import ShareState
 from sharewright.progress import Progress
 from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_snapshots, shares
+from sharewright.store.tables import share_snapshot_instances, shares
 
 MOST_TRIES = 5
 PART_SECONDS = 25.0  # that parting SMB clients from their share may take besides
@@ -144,13 +144,12 @@ class Shrinker:
                 hint="Create a smaller share and copy the data.",
             )
         with self.store.read() as tx:
+            taken = share_snapshot_instances.c
             mine = shares.c.id == record.share_id
             protocol = tx.execute(select(shares.c.protocol).where(mine)).scalar_one()
             copying = tx.execute(
-                select(share_snapshots.c.id)
-                .where(
-                    share_snapshots.c.share_id == record.share_id, share_snapshots.c.status == SnapshotStatus.CREATING
-                )
+                select(func.coalesce(taken.snapshot_id, taken.share_group_snapshot_id).label("id"))
+                .where(taken.share_instance_id == record.id, taken.status == SnapshotStatus.CREATING)
                 .limit(1)
             ).first()
         if protocol not in ("NFS", "CIFS"):

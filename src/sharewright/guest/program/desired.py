@@ -209,12 +209,12 @@ class Desired:
 
 
 class FreezeRequest:
-    """What a ``freeze`` or ``thaw`` asks for."""
+    """What a ``freeze`` asks for."""
 
-    __slots__ = ("seconds", "share_id", "token")
+    __slots__ = ("seconds", "share_ids", "token")
 
-    def __init__(self, share_id: str, token: str, seconds: float) -> None:
-        self.share_id = share_id
+    def __init__(self, share_ids: list[str], token: str, seconds: float) -> None:
+        self.share_ids = share_ids
         self.token = token
         self.seconds = seconds
 
@@ -269,13 +269,28 @@ def parse_document(value: object) -> Desired:
 
 def parse_freeze(value: object) -> FreezeRequest:
     """Refusal (invalid) names the first field that is wrong."""
-    table = _table(value, "request", ("call", "share_id", "token"), ("seconds",))
-    seconds = table.get("seconds", 1.0)
+    table = _table(value, "request", ("call", "share_ids", "token", "seconds"), ())
+    seconds = table["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_FREEZE:
         _wrong("seconds", seconds, f"seconds up to {LONGEST_FREEZE:g}")
-    return FreezeRequest(
-        _text(table["share_id"], "share_id", UUID), _text(table["token"], "token", UUID), float(seconds)
-    )
+    return FreezeRequest(_share_ids(table), _text(table["token"], "token", UUID), float(seconds))
+
+
+def parse_thaw(value: object) -> str:
+    """The token. Refusal as of :func:`parse_freeze`."""
+    return _text(_table(value, "request", ("call", "token"), ())["token"], "token", UUID)
+
+
+def parse_flush(value: object) -> list[str]:
+    """Ids of shares. Refusal as of :func:`parse_freeze`."""
+    return _share_ids(_table(value, "request", ("call", "share_ids"), ()))
+
+
+def _share_ids(table: dict[str, object]) -> list[str]:
+    found = [_text(each, "share_ids[]", UUID) for each in _list(table["share_ids"], "share_ids")]
+    if not found or len(set(found)) < len(found):
+        _wrong("share_ids", found, "at least one id, each once")
+    return found
 
 
 def _network_data(value: object) -> dict[str, object] | None:

@@ -7,13 +7,15 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Iterator, Sequence
 
 STATE = "/var/lib/sharewright"  # survives a reboot
 RUN = "/run/sharewright"  # does not
 SHARES = "/shares"
 MOVES = f"{RUN}/moves"  # shares that move to another disk (moving.py); gone with a reboot
 PROGRAM = "/usr/lib/sharewright/sharewright-guest"
+AT_ONCE = 32  # commands that run at the same time, of many
 
 
 class Refusal(Exception):
@@ -28,6 +30,10 @@ class Refusal(Exception):
 
 class CommandFailed(Exception):
     """A command could not be run, took too long, or exited with another status than zero."""
+
+
+class NotBegun(CommandFailed):
+    """It was not run at all."""
 
 
 class Completed:
@@ -137,7 +143,29 @@ class Host:
     def run(self, *arguments: str, data: str = "", timeout: float = 30.0) -> Completed:
         """Run a command with ``data`` on its standard input. CommandFailed when it cannot be started or does not end
         within ``timeout`` seconds; its exit status is the caller's to judge."""
-        import signal
+        (result,) = self.run_each([arguments], data=data, timeout=timeout)
+        if isinstance(result, CommandFailed):
+            raise result
+        return result
+
+    def run_each(
+        self, commands: Sequence[Sequence[str]], *, data: str = "", timeout: float = 30.0
+    ) -> list[Completed | CommandFailed]:
+        """Run commands at the same time, AT_ONCE of them, all within ``timeout`` seconds; how each ended, as
+        :meth:`run` would say it. For commands that write little: what one says is read when those before it have
+        ended."""
+        end = time.monotonic() + timeout
+        results: list[Completed | CommandFailed] = []
+        for first in range(0, len(commands), AT_ONCE):
+            some = commands[first : first + AT_ONCE]
+            if first and time.monotonic() >= end:
+                results += [NotBegun(f"{each[0]} was not begun within {timeout:g} s") for each in some]
+                continue
+            begun = [self._begin(each) for each in some]
+            results += [self._end(each, data, end, timeout) for each in begun]
+        return results
+
+    def _begin(self, arguments: Sequence[str]) -> subprocess.Popen[bytes] | CommandFailed:
         import subprocess  # imported late: "hello" needs no command, and the import is the dearest of all
 
         search = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -146,7 +174,7 @@ class Host:
             environment["PATH"] = f"{self.root}/usr/sbin:{search}"
             environment["SHAREWRIGHT_GUEST_ROOT"] = self.root
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -156,9 +184,19 @@ class Host:
                 cwd="/",
             )
         except OSError as error:
-            raise CommandFailed(f"{arguments[0]} cannot be run: {error.strerror}") from error
+            return NotBegun(f"{arguments[0]} cannot be run: {error.strerror}")
+
+    def _end(
+        self, process: subprocess.Popen[bytes] | CommandFailed, data: str, end: float, timeout: float
+    ) -> Completed | CommandFailed:
+        import signal
+        import subprocess
+
+        if isinstance(process, CommandFailed):
+            return process
+        name = str(process.args[0])  # type: ignore[index]
         try:
-            output, errors = process.communicate(data.encode(), timeout=timeout)
+            output, errors = process.communicate(data.encode(), timeout=max(end - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -168,10 +206,8 @@ class Host:
                 process.communicate(timeout=1.0)
             except subprocess.TimeoutExpired:
                 pass  # asleep in the kernel; nobody can end it, and waiting for it would take the server with it
-            raise CommandFailed(f"{arguments[0]} did not end within {timeout:g} s") from None
-        return Completed(
-            arguments[0], process.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
-        )
+            return CommandFailed(f"{name} did not end within {timeout:g} s")
+        return Completed(name, process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
 
     def start(self, *arguments: str) -> None:
         """Start a process of its own, which outlives this one. OSError when it cannot be started."""

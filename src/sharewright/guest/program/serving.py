@@ -115,14 +115,17 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
             finally:
                 os.close(lock)
         return {"state": {**state, "boot_id": boot_id(host), "program": IDENTITY}}, False
-    if call in ("freeze", "thaw"):
+    if call in ("flush", "freeze", "thaw"):
         from . import freezing
-        from .desired import parse_freeze
+        from .desired import parse_flush, parse_freeze, parse_thaw
 
-        wanted = parse_freeze(request)
         if call == "thaw":
-            return freezing.thaw(host, wanted.token), False
-        freezing.freeze(host, wanted.share_id, wanted.token, wanted.seconds)
+            return freezing.thaw(host, parse_thaw(request)), False
+        if call == "flush":
+            freezing.flush(host, parse_flush(request))
+        else:
+            wanted = parse_freeze(request)
+            freezing.freeze(host, wanted.share_ids, wanted.token, wanted.seconds)
         return {}, False
     raise Refusal("invalid", f"Unknown call {str(call)[:40]!r}.")
 
