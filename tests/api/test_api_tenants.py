@@ -20,6 +20,7 @@ from sharewright.store.tables import (
     security_services,
     share_access_rules,
     share_export_locations,
+    share_group_snapshots,
     share_groups,
     share_network_security_services,
     share_networks,
@@ -78,6 +79,11 @@ URLS: list[tuple[str, str, Any]] = [
     ("PUT", "/v2/share-groups/{group}", {"share_group": {"name": "taken"}}),
     ("DELETE", "/v2/share-groups/{group}", None),
     ("POST", "/v2/share-groups/{group}/action", {"force_delete": None}),
+    ("GET", "/v2/share-group-snapshots/{group_snapshot}", None),
+    ("GET", "/v2/share-group-snapshots/{group_snapshot}/members", None),
+    ("PUT", "/v2/share-group-snapshots/{group_snapshot}", {"share_group_snapshot": {"name": "taken"}}),
+    ("DELETE", "/v2/share-group-snapshots/{group_snapshot}", None),
+    ("POST", "/v2/share-group-snapshots/{group_snapshot}/action", {"force_delete": None}),
     ("GET", "/v2/security-services/{security}", None),
     ("PUT", "/v2/security-services/{security}", {"security_service": {"name": "taken"}}),
     ("DELETE", "/v2/security-services/{security}", None),
@@ -153,6 +159,13 @@ def belongings(site: Site) -> dict[str, str]:
                 created_at=utcnow(),
             )
         )  # fmt: skip
+        group_snapshot = str(uuid.uuid4())
+        tx.execute(
+            share_group_snapshots.insert().values(
+                id=group_snapshot, share_group_id=group["id"], project_id="blue", user_id="alice", status="available",
+                created_at=utcnow(),
+            )
+        )  # fmt: skip
         message = write_message(tx, None, project_id="blue", resource_id=share["id"], action=Action.CREATE, error="x")
     return {
         "network": network["id"],
@@ -163,6 +176,7 @@ def belongings(site: Site) -> dict[str, str]:
         "snapshot_rule": snapshot_rule,
         "snapshot_location": snapshot_location,
         "group": group["id"],
+        "group_snapshot": group_snapshot,
         "security": security["id"],
         "lock": lock["id"],
         "transfer": transfer["id"],
@@ -176,6 +190,7 @@ TABLES = (
     share_networks,
     share_snapshots,
     share_groups,
+    share_group_snapshots,
     share_access_rules,
     operations,
     security_services,

@@ -44,6 +44,7 @@ def find(
 ) -> dict[str, Any]:
     """A group snapshot's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction
     ends."""
+    authorize(context, rule)
     statement = select(share_group_snapshots).where(share_group_snapshots.c.id == identifier)
     if lock:
         statement = statement.with_for_update()

@@ -169,6 +169,11 @@ def _admit(
             share_servers.c.taken_over,
         ),
     )
+    if servers:  # which would get a second NIC there, or one on no network
+        if not values["neutron_net_id"] or not all(subnet["neutron_net_id"] for subnet in same):
+            raise Conflict(f"Several share network subnets for {where} need neutron_net_id and neutron_subnet_id each.")
+        if any(subnet["neutron_subnet_id"] == values["neutron_subnet_id"] for subnet in same):
+            raise Conflict(f"Subnet {values['neutron_subnet_id']} is a share network subnet for {where} already.")
     backends = {server["backend"] for server in servers}
     unable = {
         row["backend"]
