@@ -77,10 +77,12 @@ class Machine:
         return snapshot
 
     def set_speed(self, speed: int) -> None:
-        jobs = self.jobs()
-        assert jobs
-        for job in jobs:
-            self._ask({"execute": "block-job-set-speed", "arguments": {"device": job["device"], "speed": speed}})
+        """Of what is being copied; one of several disks may be done meanwhile."""
+        answers = [
+            self._say({"execute": "block-job-set-speed", "arguments": {"device": job["device"], "speed": speed}})
+            for job in self.jobs()
+        ]
+        assert any("return" in answer for answer in answers), answers
 
     def write(self, offset: int, volume: Volume | None = None) -> None:
         (device,) = [
@@ -102,7 +104,10 @@ class Machine:
         return path
 
     def _ask(self, command: dict[str, Any]) -> Any:
-        return json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, json.dumps(command), 0))["return"]
+        return self._say(command)["return"]
+
+    def _say(self, command: dict[str, Any]) -> Any:
+        return json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, json.dumps(command), 0))
 
     def close(self) -> None:
         self._connection.close()

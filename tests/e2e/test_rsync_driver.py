@@ -33,7 +33,7 @@ unused_server_seconds = 3600
 [backends.rsync]
 driver = "rsync_driver:RSYNC"
 image = "{IMAGE}"
-service_network_cidr = "10.252.128.0/18"
+service_network_cidr = "10.252.192.0/18"
 """
 
 pytestmark = pytest.mark.e2e

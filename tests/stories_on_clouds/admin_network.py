@@ -43,6 +43,8 @@ class AdminNetwork:
         yield made
         for layout, share in made.items():
             red.delete(share)
+            for later in list(red.api.share_network_subnets(networks[layout]))[1:]:
+                red.api.delete_share_network_subnet(networks[layout], later.id)
             red.api.delete_share_network(networks[layout])
 
     @pytest.fixture(scope="class", params=LAYOUTS)
