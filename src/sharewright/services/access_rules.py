@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, case, exists, func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound, OverQuota
@@ -257,15 +257,7 @@ def _check_state(share: Record, action: str, refused: str) -> None:
 def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, address: str) -> str | None:
     """The id of the share's rule for that client that is being removed, if there is one. Raises InvalidInput for one
     that is not, OverQuota when the share has all the rules that it may have."""
-    rules = share_access_rules.c
-    mine = and_(rules.access_type == kind, rules.access_to == address)
-    found = tx.execute(
-        select(
-            func.count().label("total"),
-            func.max(case((mine, rules.id))).label("id"),
-            func.max(case((mine, rules.state))).label("state"),
-        ).where(rules.share_id == share_id)
-    ).one()
+    found = rules_for(tx, share_access_rules, share_access_rules.c.share_id, share_id, kind, address)
     if found.id is not None and found.state not in AccessState.LEAVING:
         raise InvalidInput(f"Share access {kind}:{address} exists.")
     if found.id is None and found.total >= deployment.settings.api.max_access_rules:
@@ -274,6 +266,20 @@ def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, addr
             hint="Give access to a network instead of to each of its addresses, or remove rules.",
         )
     return None if found.id is None else str(found.id)
+
+
+def rules_for(
+    tx: Connection, rules: Table, owner: ColumnElement[str], owner_id: str, kind: str, client: str
+) -> Row[Any]:
+    """How many rules the owner has (total), and the one for that client (id and state, or None each)."""
+    mine = and_(rules.c.access_type == kind, rules.c.access_to == client)
+    return tx.execute(
+        select(
+            func.count().label("total"),
+            func.max(case((mine, rules.c.id))).label("id"),
+            func.max(case((mine, rules.c.state))).label("state"),
+        ).where(owner == owner_id)
+    ).one()
 
 
 def check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, select, update
+from sqlalchemy import Connection, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound, OverQuota
@@ -14,7 +14,7 @@ from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services import snapshots as snapshot_service
 from sharewright.services.access_keys import sealed_key, show_keys
-from sharewright.services.access_rules import check_ipv6
+from sharewright.services.access_rules import check_ipv6, rules_for
 from sharewright.services.access_types import check_access_to, check_cifs_snapshot_rule
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.policy import can_see
@@ -116,15 +116,8 @@ def _share_of(tx: Connection, snapshot: Record) -> dict[str, Any]:
 
 def _same(tx: Connection, deployment: Deployment, snapshot_id: str, kind: str, client: str) -> str | None:
     """As of a share's rules: the id of the rule for that client that is being removed, if there is one."""
-    rules = share_snapshot_access_rules.c
-    mine = and_(rules.access_type == kind, rules.access_to == client)
-    found = tx.execute(
-        select(
-            func.count().label("total"),
-            func.max(case((mine, rules.id))).label("id"),
-            func.max(case((mine, rules.state))).label("state"),
-        ).where(rules.snapshot_id == snapshot_id)
-    ).one()
+    rules = share_snapshot_access_rules
+    found = rules_for(tx, rules, rules.c.snapshot_id, snapshot_id, kind, client)
     if found.id is not None and found.state not in AccessState.LEAVING:
         raise InvalidInput(f"Share snapshot access {kind}:{client} exists.")
     if found.id is None and found.total >= deployment.settings.api.max_access_rules:
