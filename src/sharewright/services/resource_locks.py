@@ -18,8 +18,9 @@ from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, contains, count, fetch_page
 from sharewright.services.locks import check_manipulation, insert
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.policy import authorize, can_see
 from sharewright.services.validation import parse_moment
+from sharewright.services.visible import of_projects
 from sharewright.store.tables import resource_locks, share_access_rules, shares
 
 ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {"share": ("delete",), "access_rule": ("delete", "show")}
@@ -70,11 +71,10 @@ def list_locks(
 ) -> tuple[list[dict[str, Any]], int | None]:
     """The locks of a project (administrators and services: of all). One statement, two with a count."""
     authorize(context, "resource_lock:get_all")
-    statement = select(resource_locks)
-    if not (all_projects and allows(context, "resource_lock:get_all_projects")):
-        statement = statement.where(_LOCKS.project_id == context.project_id)
-    elif "project_id" in filters:
-        statement = statement.where(_LOCKS.project_id == filters["project_id"])
+    rule = "resource_lock:get_all_projects"
+    statement = select(resource_locks).where(
+        *of_projects(context, _LOCKS.project_id, filters, rule=rule, all_projects=all_projects)
+    )
     statement = statement.where(*(_LOCKS[name] == filters[name] for name in _EXACT if name in filters))
     if "lock_reason~" in filters:
         statement = statement.where(contains(_LOCKS.lock_reason, filters["lock_reason~"]))

@@ -14,11 +14,12 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, 
 
 from sharewright.context import RequestContext
 from sharewright.errors import ConfigurationError, Conflict, Forbidden, InvalidInput, NotFound
-from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.identifiers import new_id, utcnow
 from sharewright.services import share_networks
-from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
-from sharewright.services.lists import Page, contains, fetch_page
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.deployment import Deployment, Record, fetch
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import allows, authorize
+from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.store.secrets import open_access_keys
 from sharewright.store.tables import security_services, share_network_security_services, share_servers
 
@@ -40,13 +41,10 @@ def find(
     tx: Connection, context: RequestContext, identifier: str, rule: str = "security_service:show", *, lock: bool = False
 ) -> dict[str, Any]:
     """A security service's row. Raises NotFound or Forbidden. ``lock`` holds it until the transaction ends."""
-    authorize(context, rule)
-    statement = select(security_services).where(security_services.c.id == identifier)
-    row = fetch_one(tx, statement.with_for_update() if lock else statement) if is_id(identifier) else None
-    if row is None or not can_see(context, row["project_id"]):
-        raise NotFound(f"Security service {identifier[:64]} could not be found.")
-    authorize(context, rule, row["project_id"])
-    return row
+    table = security_services
+    return find_visible(
+        tx, context, select(table), of=table, identifier=identifier, rule=rule, what="Security service", lock=lock
+    )
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
@@ -65,21 +63,16 @@ def list_services(
     """The project's security services (an admin: all), or those of the share network ``share_network_id``. Two
     statements, and one for the share network."""
     authorize(context, "security_service:index")
-    columns = security_services.c
-    statement = select(security_services)
+    columns, rule = security_services.c, "security_service:get_all_security_services"
+    statement = select(security_services).where(*by_columns(security_services, _EXACT, filters))
     with deployment.store.read() as tx:
         if "share_network_id" in filters:
             network = share_networks.find(tx, context, filters["share_network_id"])
             link = exists().where(_LINK.security_service_id == columns.id, _LINK.share_network_id == network["id"])
             statement = statement.where(link)
-        elif not (all_projects and allows(context, "security_service:get_all_security_services")):
-            statement = statement.where(columns.project_id == context.project_id)
-        elif "project_id" in filters:
-            statement = statement.where(columns.project_id == filters["project_id"])
-        statement = statement.where(
-            *(columns[name] == filters[name] for name in _EXACT if name in filters),
-            *(contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters),
-        )
+        else:
+            own = of_projects(context, columns.project_id, filters, rule=rule, all_projects=all_projects)
+            statement = statement.where(*own)
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=columns.id)
         return _complete(tx, deployment, context, records)
 

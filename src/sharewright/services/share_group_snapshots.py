@@ -13,12 +13,13 @@ from sqlalchemy import ColumnElement, Connection, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
-from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.identifiers import new_id, utcnow
 from sharewright.services import share_groups as groups
-from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
-from sharewright.services.lists import Page, contains, fetch_page
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.deployment import Deployment, Record, fetch, group
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE_GROUP_SNAPSHOT
+from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.services.work import submit
 from sharewright.states import ShareGroupSnapshotStatus, ShareGroupStatus, ShareStatus
 from sharewright.store.quotas import reserve
@@ -44,15 +45,10 @@ def find(
 ) -> dict[str, Any]:
     """A group snapshot's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction
     ends."""
-    authorize(context, rule)
-    statement = select(share_group_snapshots).where(share_group_snapshots.c.id == identifier)
-    if lock:
-        statement = statement.with_for_update()
-    found = fetch_one(tx, statement) if is_id(identifier) else None
-    if found is None or not can_see(context, found["project_id"]):
-        raise NotFound(f"Share group snapshot {identifier[:64]} could not be found.")
-    authorize(context, rule, found["project_id"])
-    return found
+    table = share_group_snapshots
+    return find_visible(
+        tx, context, select(table), of=table, identifier=identifier, rule=rule, what="Share group snapshot", lock=lock
+    )
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
@@ -71,15 +67,10 @@ def list_snapshots(
 ) -> list[dict[str, Any]]:
     """The group snapshots of one page. Two statements."""
     authorize(context, "share_group_snapshot:get_all")
-    columns = share_group_snapshots.c
-    statement = select(share_group_snapshots)
-    if not (all_projects and allows(context, "share_group_snapshot:list_all_projects")):
-        statement = statement.where(columns.project_id == context.project_id)
-    elif "project_id" in filters:
-        statement = statement.where(columns.project_id == filters["project_id"])
-    statement = statement.where(
-        *(columns[name] == filters[name] for name in _EXACT if name in filters),
-        *(contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters),
+    columns, rule = share_group_snapshots.c, "share_group_snapshot:list_all_projects"
+    statement = select(share_group_snapshots).where(
+        *of_projects(context, columns.project_id, filters, rule=rule, all_projects=all_projects),
+        *by_columns(share_group_snapshots, _EXACT, filters),
     )
     with deployment.store.read() as tx:
         return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=columns.id))

@@ -15,17 +15,18 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
-from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.messages import Action, Detail, Resource, write_message
 from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, consistent_snapshots
 from sharewright.services import share_group_types, share_types
-from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
+from sharewright.services.deployment import Deployment, Record, fetch, group
 from sharewright.services.group_sources import read_group_source
-from sharewright.services.lists import Page, contains, fetch_page
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import authorize
 from sharewright.services.shares import choose_network, choose_zone
 from sharewright.services.transitions import SHARE_GROUP
 from sharewright.services.validation import parse_boolean_spec
+from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.states import ShareGroupStatus
 from sharewright.store.quotas import release, reserve
 from sharewright.store.tables import pools, share_group_share_types, share_group_snapshots, share_groups, shares
@@ -53,15 +54,10 @@ def find(
     tx: Connection, context: RequestContext, identifier: str, rule: str = "share_group:get", *, lock: bool = False
 ) -> dict[str, Any]:
     """A group's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
-    authorize(context, rule)
-    statement = select(share_groups, _HOST).where(share_groups.c.id == identifier)
-    if lock:
-        statement = statement.with_for_update(of=share_groups)
-    found = fetch_one(tx, statement) if is_id(identifier) else None
-    if found is None or not can_see(context, found["project_id"]):
-        raise NotFound(f"Share group {identifier[:64]} could not be found.")
-    authorize(context, rule, found["project_id"])
-    return found
+    statement = select(share_groups, _HOST)
+    return find_visible(
+        tx, context, statement, of=share_groups, identifier=identifier, rule=rule, what="Share group", lock=lock
+    )
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
@@ -80,15 +76,10 @@ def list_groups(
 ) -> list[dict[str, Any]]:
     """The groups of one page. Two statements."""
     authorize(context, "share_group:get_all")
-    columns = share_groups.c
-    statement = select(share_groups, _HOST)
-    if not (all_projects and allows(context, "share_group:list_all_projects")):
-        statement = statement.where(columns.project_id == context.project_id)
-    elif "project_id" in filters:
-        statement = statement.where(columns.project_id == filters["project_id"])
-    statement = statement.where(
-        *(columns[name] == filters[name] for name in _EXACT if name in filters),
-        *(contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters),
+    columns, rule = share_groups.c, "share_group:list_all_projects"
+    statement = select(share_groups, _HOST).where(
+        *of_projects(context, columns.project_id, filters, rule=rule, all_projects=all_projects),
+        *by_columns(share_groups, _EXACT, filters),
     )
     with deployment.store.read() as tx:
         return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=columns.id))

@@ -9,14 +9,15 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
-from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.errors import Conflict, Forbidden, InvalidInput
+from sharewright.identifiers import new_id, utcnow
 from sharewright.service_instance.layouts import ROUTED_LAYOUTS
 from sharewright.services import share_network_subnets as subnet_service
-from sharewright.services.deployment import Deployment, Record, fetch, fetch_one, group
-from sharewright.services.lists import Page, contains, fetch_page
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.deployment import Deployment, Record, fetch, group
+from sharewright.services.lists import Page, fetch_page
+from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE_NETWORK_STATUSES
+from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.states import NetworkStatus
 from sharewright.store.quotas import release, reserve
 from sharewright.store.tables import (
@@ -42,13 +43,10 @@ def find(
     tx: Connection, context: RequestContext, identifier: str, rule: str = "share_network:show", *, lock: bool = False
 ) -> dict[str, Any]:
     """A share network's row. Raises NotFound or Forbidden. ``lock`` holds it until the transaction ends."""
-    authorize(context, rule)
-    statement = select(share_networks).where(share_networks.c.id == identifier)
-    row = fetch_one(tx, statement.with_for_update() if lock else statement) if is_id(identifier) else None
-    if row is None or not can_see(context, row["project_id"]):
-        raise NotFound(f"Share network {identifier[:64]} could not be found.")
-    authorize(context, rule, row["project_id"])
-    return row
+    table = share_networks
+    return find_visible(
+        tx, context, select(table), of=table, identifier=identifier, rule=rule, what="Share network", lock=lock
+    )
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
@@ -67,13 +65,10 @@ def list_networks(
 ) -> list[dict[str, Any]]:
     """The share networks of a project (an admin: of all), with their subnets. Two statements."""
     authorize(context, "share_network:index")
-    statement = _select()
-    if all_projects and allows(context, "share_network:get_all_share_networks"):
-        if "project_id" in filters:
-            statement = statement.where(share_networks.c.project_id == filters["project_id"])
-    else:
-        statement = statement.where(share_networks.c.project_id == context.project_id)
-    statement = statement.where(*_conditions(filters))
+    owner, rule = share_networks.c.project_id, "share_network:get_all_share_networks"
+    statement = _select().where(
+        *of_projects(context, owner, filters, rule=rule, all_projects=all_projects), *_conditions(filters)
+    )
     with deployment.store.read() as tx:
         return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_networks.c.id))
 
@@ -202,10 +197,8 @@ def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, A
 
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     network, subnet = share_networks.c, share_network_subnets.c
-    conditions: list[ColumnElement[bool]] = [network[key] == filters[key] for key in _OWN if key in filters]
-    conditions += [contains(network[key], filters[f"{key}~"]) for key in _OWN if f"{key}~" in filters]
-    inner: list[ColumnElement[bool]] = [subnet[key] == filters[key] for key in _OF_SUBNETS if key in filters]
-    inner += [contains(subnet[key], filters[f"{key}~"]) for key in _OF_SUBNETS if f"{key}~" in filters]
+    conditions = by_columns(share_networks, _OWN, filters)
+    inner = by_columns(share_network_subnets, _OF_SUBNETS, filters)
     if inner:
         conditions.append(exists().where(subnet.share_network_id == network.id, *inner))
     if filters.get("security_service_id"):

@@ -21,6 +21,7 @@ from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
+from sharewright.services.visible import by_columns
 from sharewright.services.work import submit
 from sharewright.states import ShareStatus
 from sharewright.store.quotas import check_share_size, read_limits, reserve
@@ -387,8 +388,7 @@ def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: 
 
 
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [shares.c[name] == filters[name] for name in _EXACT if name in filters]
-    conditions += [contains(shares.c[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
+    conditions = by_columns(shares, _EXACT, filters)
     conditions.append(shares.c.is_soft_deleted.is_(bool(filters.get("is_soft_deleted"))))
     for key, value in filters.get("metadata", {}).items():
         conditions.append(

@@ -9,14 +9,15 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound, Unprocessable
-from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.identifiers import new_id, utcnow
 from sharewright.services import shares as share_service
-from sharewright.services.deployment import Deployment, Record, fetch_one
-from sharewright.services.lists import Page, contains, count, fetch_page
-from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.deployment import Deployment, Record
+from sharewright.services.lists import Page, count, fetch_page
+from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE, SNAPSHOT
 from sharewright.services.validation import check_metadata
+from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.services.work import submit
 from sharewright.states import ShareStatus, SnapshotStatus
 from sharewright.store.quotas import reserve
@@ -51,15 +52,9 @@ def find(
     lock: bool = False,
 ) -> dict[str, Any]:
     """A snapshot's row. NotFound when it is not there for this caller. ``lock`` holds it until the transaction ends."""
-    authorize(context, rule)
-    statement = _select().where(share_snapshots.c.id == identifier)
-    if lock:
-        statement = statement.with_for_update(of=share_snapshots)
-    snapshot = fetch_one(tx, statement) if is_id(identifier) else None
-    if snapshot is None or not can_see(context, snapshot["project_id"]):
-        raise NotFound(f"Snapshot {identifier[:64]} could not be found.")
-    authorize(context, rule, snapshot["project_id"])
-    return snapshot
+    return find_visible(
+        tx, context, _select(), of=share_snapshots, identifier=identifier, rule=rule, what="Snapshot", lock=lock
+    )
 
 
 def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
@@ -81,7 +76,10 @@ def list_snapshots(
     """The snapshots of one page, and how many there are in all when asked. Two statements at most (three with a
     count)."""
     authorize(context, "share_snapshot:get_all_snapshots")
-    statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
+    owner, rule = share_snapshots.c.project_id, "share_snapshot:list_all_projects"
+    statement = _select().where(
+        *of_projects(context, owner, filters, rule=rule, all_projects=all_projects), *_conditions(filters)
+    )
     with deployment.store.read() as tx:
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_snapshots.c.id)
         total = count(tx, statement) if with_count else None
@@ -349,19 +347,12 @@ def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, A
     return records
 
 
-def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
-    if all_projects and allows(context, "share_snapshot:list_all_projects"):
-        return [share_snapshots.c.project_id == filters["project_id"]] if "project_id" in filters else []
-    return [share_snapshots.c.project_id == context.project_id]
-
-
 def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    columns = share_snapshots.c
-    conditions: list[ColumnElement[bool]] = [columns[name] == filters[name] for name in _EXACT if name in filters]
-    conditions += [contains(columns[name], filters[f"{name}~"]) for name in _EXACT if f"{name}~" in filters]
-    item = share_snapshot_metadata
-    conditions += [
-        exists().where(item.c.snapshot_id == columns.id, item.c.key == key, item.c.value == value)
-        for key, value in filters.get("metadata", {}).items()
+    snapshot, item = share_snapshots.c, share_snapshot_metadata.c
+    return [
+        *by_columns(share_snapshots, _EXACT, filters),
+        *(
+            exists().where(item.snapshot_id == snapshot.id, item.key == key, item.value == value)
+            for key, value in filters.get("metadata", {}).items()
+        ),
     ]
-    return conditions
