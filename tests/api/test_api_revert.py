@@ -67,7 +67,7 @@ def test_another_share_s_snapshot(site: Site) -> None:
     share, _ = a_snapshot(site)
     _, other = a_snapshot(site, share_type="reverting")
     assert "not associated" in revert(site, 400, share, other)["badRequest"]["message"]
-    revert(site, 404, share, NOBODY)
+    revert(site, 400, share, NOBODY)
     revert(site, 404, NOBODY, other)
     for wrong in (None, 5, ""):
         revert(site, 400, share, wrong)

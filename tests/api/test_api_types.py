@@ -8,6 +8,7 @@ import pytest
 from site_for_tests import Site
 from sqlalchemy import select
 
+from sharewright.services import share_types
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.store.tables import share_instances
 
@@ -123,6 +124,10 @@ def test_tenants_see_only_what_is_theirs_to_see(site: Site) -> None:
     gold = make(site, extra_specs=specs)["share_type"]
     assert gold["extra_specs"] == specs
     seen = site.expect(200, "GET", f"/v2/types/{gold['id']}")["share_type"]["extra_specs"]
+    implied = dict.fromkeys(share_types.IMPLIED_FALSE, False)
+    assert "create_share_from_snapshot_support" in implied
+    assert seen == {**implied, **SPECS, "snapshot_support": "False"}
+    seen = site.expect(200, "GET", f"/v2/types/{gold['id']}", version="2.23")["share_type"]["extra_specs"]
     assert seen == {**SPECS, "snapshot_support": "False"}
 
 

@@ -22,7 +22,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
-from sharewright.errors import InvalidInput
+from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import access_rules as service
 from sharewright.states import AccessState
 
@@ -101,7 +101,10 @@ def list_all(call: Call) -> Any:
     share_id = call.query.get("share_id", "")
     if not share_id:
         raise InvalidInput("The field 'share_id' has to be specified.")
-    records = service.list_rules(call.deployment, call.context, share_id, call.filters(ACCESS_RULE))
+    try:
+        records = service.list_rules(call.deployment, call.context, share_id, call.filters(ACCESS_RULE))
+    except NotFound as error:  # as Manila: the query is wrong, the list is there
+        raise InvalidInput(error.message) from None
     return ACCESS_RULE.show_all(records, call, summary=True)
 
 

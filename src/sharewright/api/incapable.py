@@ -154,8 +154,24 @@ ROUTES: Final = (
         Route("POST", f"{_BACKUP}/action", no_backup, since=80, action=action, experimental=True)
         for action in _BACKUP_ACTIONS
     ),
-    Route("POST", _SERVER, check_server_migration, since=57, action="migration_check", experimental=True),
-    Route("POST", _SERVER, start_server_migration, since=57, action="migration_start", experimental=True),
+    Route(
+        "POST",
+        _SERVER,
+        check_server_migration,
+        since=57,
+        action="migration_check",
+        experimental=True,
+        rule="share_server:share_server_migration_check",
+    ),
+    Route(
+        "POST",
+        _SERVER,
+        start_server_migration,
+        since=57,
+        action="migration_start",
+        experimental=True,
+        rule="share_server:share_server_migration_start",
+    ),
     Route("POST", _SERVER, complete_server_migration, since=57, action="migration_complete", experimental=True),
     Route("POST", _SERVER, cancel_server_migration, since=57, action="migration_cancel", experimental=True),
     Route("POST", _SERVER, server_migration_progress, since=57, action="migration_get_progress", experimental=True),

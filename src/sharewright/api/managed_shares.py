@@ -47,7 +47,7 @@ def _values(call: Call) -> dict[str, Any]:
             raise Unprocessable("Export path must be a string, or an object with a path.")
         path = path["path"]
     host = convert(body["service_host"], Identifier, "share.service_host")
-    if not host.partition("@")[2].partition("#")[2]:
+    if not host.partition("#")[2]:
         raise InvalidInput("service_host must name a pool: NODE@BACKEND#POOL.")
     options = body.get("driver_options")
     if options is not None and not isinstance(options, dict):
@@ -65,8 +65,8 @@ def _values(call: Call) -> dict[str, Any]:
 
 
 ROUTES: Final = (
-    Route("POST", "/shares/manage", manage, since=7),
-    Route("POST", "/shares/{share_id}/action", unmanage, since=7, status=202, action="unmanage"),
-    Route("POST", "/os-share-manage", manage, until=6),
-    Route("POST", "/os-share-unmanage/{share_id}/unmanage", unmanage, until=6, status=202),
+    Route("POST", "/shares/manage", manage, since=7, rule="share:manage"),
+    Route("POST", "/shares/{share_id}/action", unmanage, since=7, status=202, action="unmanage", rule="share:unmanage"),
+    Route("POST", "/os-share-manage", manage, until=6, rule="share:manage"),
+    Route("POST", "/os-share-unmanage/{share_id}/unmanage", unmanage, until=6, status=202, rule="share:unmanage"),
 )

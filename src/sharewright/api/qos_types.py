@@ -84,13 +84,13 @@ def delete_spec(call: Call, qos_type_id: str, key: str) -> None:
 _ONE = "/qos-types/{qos_type_id}"
 ROUTES: Final = (
     Route("GET", "/qos-types", list_all, since=94),
-    Route("POST", "/qos-types", create, since=94),
+    Route("POST", "/qos-types", create, since=94, rule="qos_type:create"),
     Route("GET", _ONE, show, since=94),
-    Route("PUT", _ONE, update, since=94),
+    Route("PUT", _ONE, update, since=94, rule="qos_type:update"),
     Route("DELETE", _ONE, delete, since=94, status=204),
     Route("GET", f"{_ONE}/specs", list_specs, since=94),
-    Route("POST", f"{_ONE}/specs", create_specs, since=94),
+    Route("POST", f"{_ONE}/specs", create_specs, since=94, rule="qos_type_specs:create"),
     Route("GET", f"{_ONE}/specs/{{key}}", show_spec, since=94),
-    Route("PUT", f"{_ONE}/specs/{{key}}", update_spec, since=94),
+    Route("PUT", f"{_ONE}/specs/{{key}}", update_spec, since=94, rule="qos_type_specs:update"),
     Route("DELETE", f"{_ONE}/specs/{{key}}", delete_spec, since=94, status=204),
 )

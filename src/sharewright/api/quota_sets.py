@@ -120,11 +120,11 @@ def _routes(sets: str, classes: str, since: int, until: int) -> tuple[Route, ...
     one, of_class = f"/{sets}/{{project_id}}", f"/{classes}/{{class_name}}"
     return (
         Route("GET", one, show, since, until),
-        Route("PUT", one, update, since, until),
+        Route("PUT", one, update, since, until, rule="quota_set:update"),
         Route("DELETE", one, delete, since, until, status=202),
         Route("GET", f"{one}/defaults", show_defaults, since, until),
         Route("GET", of_class, show_class, since, until),
-        Route("PUT", of_class, update_class, since, until),
+        Route("PUT", of_class, update_class, since, until, rule="quota_class_set:update"),
     )
 
 

@@ -22,6 +22,7 @@ from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput
 from sharewright.services.deployment import Deployment
 from sharewright.services.lists import Page, parse_page
+from sharewright.services.policy import authorize
 
 MAXIMUM_BODY: Final = 114_688  # bytes; upstream's osapi_max_request_body_size
 
@@ -31,7 +32,8 @@ Handler = Callable[..., Any]
 @dataclass(frozen=True, slots=True)
 class Route:
     """``action`` is the body's key of a POST to ``…/action``. ``since``/``until``: microversions, both included.
-    ``status`` is that of a success. ``experimental``: only for requests that carry the experimental header."""
+    ``status`` is that of a success. ``experimental``: only for requests that carry the experimental header.
+    ``rule``: the policy's, of an operation that is not for everybody: others learn nothing about its body."""
 
     method: str
     path: str
@@ -41,6 +43,7 @@ class Route:
     status: int = 200
     action: str = ""
     experimental: bool = False
+    rule: str = ""
 
     def exists_for(self, call: Call) -> bool:
         return self.since <= call.version <= self.until and (call.is_experimental or not self.experimental)
@@ -160,6 +163,8 @@ class Endpoint:
     ) -> None:
         def run(call: Call) -> tuple[Route, Any]:
             route = self.choose(method, call)
+            if route.rule:
+                authorize(call.context, route.rule)
             return route, route.handler(call, **parameters)
 
         self.serve(request, response, run)

@@ -71,8 +71,8 @@ def ensure_shares(call: Call) -> None:
 
 ROUTES: Final = (
     Route("GET", "/os-services", list_all, until=6),
-    Route("PUT", "/os-services/{change}", update, until=6),
+    Route("PUT", "/os-services/{change}", update, until=6, rule="service:update"),
     Route("GET", "/services", list_all, since=7),
-    Route("PUT", "/services/{change}", update, since=7),
-    Route("POST", "/services/ensure-shares", ensure_shares, since=86, status=202),
+    Route("PUT", "/services/{change}", update, since=7, rule="service:update"),
+    Route("POST", "/services/ensure-shares", ensure_shares, since=86, status=202, rule="service:ensure_shares"),
 )

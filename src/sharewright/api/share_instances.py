@@ -86,8 +86,30 @@ ROUTES: Final = (
     Route("GET", "/share_instances", list_all, since=3),
     Route("GET", "/share_instances/{share_instance_id}", show, since=3),
     Route("GET", "/shares/{share_id}/instances", list_of_share, since=3),
-    Route("POST", _ACTION, reset_status, since=3, until=6, status=202, action="os-reset_status"),
-    Route("POST", _ACTION, reset_status, since=7, status=202, action="reset_status"),
-    Route("POST", _ACTION, force_delete, since=3, until=6, status=202, action="os-force_delete"),
-    Route("POST", _ACTION, force_delete, since=7, status=202, action="force_delete"),
+    Route(
+        "POST",
+        _ACTION,
+        reset_status,
+        since=3,
+        until=6,
+        status=202,
+        action="os-reset_status",
+        rule="share_instance:reset_status",
+    ),
+    Route(
+        "POST", _ACTION, reset_status, since=7, status=202, action="reset_status", rule="share_instance:reset_status"
+    ),
+    Route(
+        "POST",
+        _ACTION,
+        force_delete,
+        since=3,
+        until=6,
+        status=202,
+        action="os-force_delete",
+        rule="share_instance:force_delete",
+    ),
+    Route(
+        "POST", _ACTION, force_delete, since=7, status=202, action="force_delete", rule="share_instance:force_delete"
+    ),
 )

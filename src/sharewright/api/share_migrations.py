@@ -51,10 +51,10 @@ def reset_task_state(call: Call, share_id: str) -> None:
 
 def _both(handler: Handler, action: str, since: int, *, until: int = 10_000, status: int = 202) -> tuple[Route, ...]:
     """An action that is final from 2.96 on."""
-    path = "/shares/{share_id}/action"
+    path, rule = "/shares/{share_id}/action", f"share:{action}"
     return (
-        Route("POST", path, handler, since, 95, status=status, action=action, experimental=True),
-        Route("POST", path, handler, 96, until, status=status, action=action),
+        Route("POST", path, handler, since, 95, status=status, action=action, experimental=True, rule=rule),
+        Route("POST", path, handler, 96, until, status=status, action=action, rule=rule),
     )
 
 

@@ -158,7 +158,15 @@ ROUTES: Final = (
     Route("GET", _ONE, show),
     Route("PUT", _ONE, update),
     Route("DELETE", _ONE, delete, status=202),
-    Route("POST", f"{_ONE}/action", reset_status, since=63, status=202, action="reset_status"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        reset_status,
+        since=63,
+        status=202,
+        action="reset_status",
+        rule="share_network:reset_status",
+    ),
     Route(
         "POST",
         f"{_ONE}/action",

@@ -121,10 +121,26 @@ _REQUIRED: Final = ("host", "share_network_id", "identifier")
 _ONE = "/share-servers/{share_server_id}"
 ROUTES: Final = (
     Route("GET", "/share-servers", list_all),
-    Route("POST", "/share-servers/manage", manage, since=49, status=202),
-    Route("POST", f"{_ONE}/action", unmanage, since=49, status=202, action="unmanage"),
+    Route("POST", "/share-servers/manage", manage, since=49, status=202, rule="share_server:manage_share_server"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        unmanage,
+        since=49,
+        status=202,
+        action="unmanage",
+        rule="share_server:unmanage_share_server",
+    ),
     Route("GET", _ONE, show),
     Route("DELETE", _ONE, delete, status=202),
     Route("GET", f"{_ONE}/details", details),
-    Route("POST", f"{_ONE}/action", reset_status, since=49, status=202, action="reset_status"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        reset_status,
+        since=49,
+        status=202,
+        action="reset_status",
+        rule="share_server:reset_status",
+    ),
 )

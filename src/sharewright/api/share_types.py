@@ -28,10 +28,13 @@ def _required_specs(record: Record, viewer: Viewer) -> dict[str, str]:
     return {name: record["extra_specs"][name] for name in names if name in record["extra_specs"]}
 
 
-def _specs(record: Record, viewer: Viewer) -> dict[str, str]:
+def _specs(record: Record, viewer: Viewer) -> dict[str, Any]:
+    """Administrators see what is set; others what they may see, and from 2.24 on also what is so when it is not set."""
     if viewer.is_admin:
         return dict(record["extra_specs"])
-    return {key: value for key, value in record["extra_specs"].items() if key in service.TENANT_VISIBLE}
+    shown = {key: value for key, value in record["extra_specs"].items() if key in service.TENANT_VISIBLE}
+    implied = dict.fromkeys(service.IMPLIED_FALSE, False) if viewer.version >= 24 else {}
+    return implied | shown
 
 
 SHARE_TYPE: Final = Resource(
@@ -178,18 +181,32 @@ def project_of(call: Call, action: str) -> str:
 _ONE = "/types/{share_type_id}"
 ROUTES: Final = (
     Route("GET", "/types", list_all),
-    Route("POST", "/types", create),
+    Route("POST", "/types", create, rule="share_type:create"),
     Route("GET", "/types/default", show_default),
     Route("GET", _ONE, show),
-    Route("PUT", _ONE, update, since=50),
+    Route("PUT", _ONE, update, since=50, rule="share_type:update"),
     Route("DELETE", _ONE, delete, status=202),
     Route("GET", f"{_ONE}/extra_specs", list_specs),
-    Route("POST", f"{_ONE}/extra_specs", create_specs),
+    Route("POST", f"{_ONE}/extra_specs", create_specs, rule="share_types_extra_spec:create"),
     Route("GET", f"{_ONE}/extra_specs/{{key}}", show_spec),
-    Route("PUT", f"{_ONE}/extra_specs/{{key}}", update_spec),
+    Route("PUT", f"{_ONE}/extra_specs/{{key}}", update_spec, rule="share_types_extra_spec:update"),
     Route("DELETE", f"{_ONE}/extra_specs/{{key}}", delete_spec, status=202),
     Route("GET", f"{_ONE}/os-share-type-access", list_access, until=6),
     Route("GET", f"{_ONE}/share_type_access", list_access, since=7),
-    Route("POST", f"{_ONE}/action", add_access, status=202, action="addProjectAccess"),
-    Route("POST", f"{_ONE}/action", remove_access, status=202, action="removeProjectAccess"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        add_access,
+        status=202,
+        action="addProjectAccess",
+        rule="share_type:add_project_access",
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        remove_access,
+        status=202,
+        action="removeProjectAccess",
+        rule="share_type:remove_project_access",
+    ),
 )

@@ -26,6 +26,8 @@ from sharewright.errors import InvalidInput
 from sharewright.services import shares as service
 from sharewright.states import ShareStatus
 
+TYPE_ZONES_SINCE: Final = 48  # before, a share type's extra spec availability_zones had no effect on new shares
+
 
 def _paths(record: Record, viewer: Viewer) -> list[str]:
     return [record["export_location"]] if record["export_location"] else []
@@ -109,7 +111,7 @@ SHARE: Final = Resource(
         Filter("volume_type_id", key="share_type_id"),
         Filter("share_network_id"),
         Filter("share_server_id"),  # refused to all but admins, not ignored
-        Filter("host", admin=True),
+        Filter("host"),  # so is this one
         Filter("snapshot_id"),
         Filter("is_public", kind="flag"),
         Filter("metadata", kind="map"),
@@ -150,7 +152,8 @@ def list_details(call: Call) -> Any:
 
 def create(call: Call) -> Any:
     values = SHARE.parse(call.body, call.version, "create")
-    return SHARE.show(service.create(call.deployment, call.context, values), call)
+    in_any_zone = call.version < TYPE_ZONES_SINCE
+    return SHARE.show(service.create(call.deployment, call.context, values, in_any_zone=in_any_zone), call)
 
 
 def show(call: Call, share_id: str) -> Any:
@@ -184,6 +187,7 @@ def wanted_status(call: Call) -> str:
     return status
 
 
+_ACTION: Final = "/shares/{share_id}/action"
 ROUTES: Final = (
     Route("GET", "/shares", list_summaries),
     Route("POST", "/shares", create),
@@ -191,8 +195,8 @@ ROUTES: Final = (
     Route("GET", "/shares/{share_id}", show),
     Route("PUT", "/shares/{share_id}", update),
     Route("DELETE", "/shares/{share_id}", delete, status=202),
-    Route("POST", "/shares/{share_id}/action", reset_status, until=6, status=202, action="os-reset_status"),
-    Route("POST", "/shares/{share_id}/action", reset_status, since=7, status=202, action="reset_status"),
-    Route("POST", "/shares/{share_id}/action", force_delete, until=6, status=202, action="os-force_delete"),
-    Route("POST", "/shares/{share_id}/action", force_delete, since=7, status=202, action="force_delete"),
+    Route("POST", _ACTION, reset_status, until=6, status=202, action="os-reset_status", rule="share:reset_status"),
+    Route("POST", _ACTION, reset_status, since=7, status=202, action="reset_status", rule="share:reset_status"),
+    Route("POST", _ACTION, force_delete, until=6, status=202, action="os-force_delete", rule="share:force_delete"),
+    Route("POST", _ACTION, force_delete, since=7, status=202, action="force_delete", rule="share:force_delete"),
 )  # fmt: skip

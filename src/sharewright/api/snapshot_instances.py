@@ -58,5 +58,13 @@ ROUTES: Final = (
     Route("GET", "/snapshot-instances", list_summaries, since=19),
     Route("GET", "/snapshot-instances/detail", list_details, since=19),
     Route("GET", _ONE, show, since=19),
-    Route("POST", f"{_ONE}/action", reset_status, since=19, status=202, action="reset_status"),
+    Route(
+        "POST",
+        f"{_ONE}/action",
+        reset_status,
+        since=19,
+        status=202,
+        action="reset_status",
+        rule="share_snapshot_instance:reset_status",
+    ),
 )

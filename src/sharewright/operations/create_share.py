@@ -105,7 +105,11 @@ class CreateShare(BaseStory):
             pool = None
             if share.backend is None:
                 with progress.step("schedule"):
-                    pool = self._scheduler.choose(share.id, operation.payload.get("scheduler_hints"))
+                    pool = self._scheduler.choose(
+                        share.id,
+                        operation.payload.get("scheduler_hints"),
+                        in_any_zone=bool(operation.payload.get("in_any_zone")),
+                    )
             driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
             with self._store.begin() as tx:
                 progress.fence(tx)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver, ShareManager
 from sharewright.errors import SharewrightError
+from sharewright.operations.affinities import drop_affinities
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, write_message
@@ -71,6 +72,7 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     ).one_or_none()
     if row is None:
         return
+    drop_affinities(tx, share_id)
     rules = select(share_access_rules.c.id).where(share_access_rules.c.share_id == share_id)
     locks = resource_locks.c.resource_id
     tx.execute(resource_locks.delete().where((locks == share_id) | locks.in_(rules)))

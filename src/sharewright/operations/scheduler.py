@@ -67,6 +67,7 @@ class Request:
     hints: Hints | None = None
     from_snapshot: bool = False
     group_backend: str | None = None
+    in_any_zone: bool = False  # whatever the share type says about zones
     consistent_snapshots: str | None = None  # the support for them that the share's group has
 
 
@@ -126,12 +127,13 @@ class Scheduler:
         self._drivers = drivers
         self._settings = settings
 
-    def choose(self, share_id: str, hints: Mapping[str, Any] | None = None) -> Pool:
+    def choose(self, share_id: str, hints: Mapping[str, Any] | None = None, *, in_any_zone: bool = False) -> Pool:
         """The best pool for a share that exists as rows. ``hints``: same_host and different_host (lists of share ids),
-        only_host (a pool's name). Raises NoValidBackend, saying why for each backend;
+        only_host (a pool's name). ``in_any_zone``: whatever the share type says about zones.
+        Raises NoValidBackend, saying why for each backend;
         CloudUnavailable when one of them does not report just now."""
         with self._store.read() as tx:
-            request = read_request(tx, share_id)
+            request = replace(read_request(tx, share_id), in_any_zone=in_any_zone)
             if hints:
                 request = replace(request, hints=read_hints(tx, hints))
         failures, silent = self._refresh()
@@ -449,7 +451,11 @@ def _zone_failure(pool: Pool, request: Request) -> str:
     if request.availability_zone and request.availability_zone != pool.availability_zone:
         return f"availability zone {request.availability_zone}: the backend is in {pool.availability_zone}"
     allowed = request.extra_specs.get("availability_zones")
-    if allowed is not None and pool.availability_zone not in [zone.strip() for zone in allowed.split(",")]:
+    if (
+        allowed is not None
+        and not request.in_any_zone
+        and pool.availability_zone not in [zone.strip() for zone in allowed.split(",")]
+    ):
         return f"share type {request.share_type} is for availability zones {allowed}, not {pool.availability_zone}"
     return ""
 

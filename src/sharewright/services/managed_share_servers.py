@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, literal, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput
@@ -132,6 +132,18 @@ def _find_backend(tx: Connection, host: str) -> str:
     return backend
 
 
+def _refuse_alike(tx: Connection, identifier: str) -> None:
+    """InvalidInput when the text is a share server's id with something around it, with other signs in it, or
+    its end: Manila takes such for the same server."""
+    text = identifier.lower().replace("_", "-")
+    columns = share_servers.c
+    alike = or_(literal(text).contains(columns.id), columns.id.endswith(text, autoescape=True))
+    query = select(columns.id).where(columns.status != ServerStatus.UNMANAGED, alike).limit(1)
+    found = tx.execute(query).scalar()
+    if found is not None:
+        raise InvalidInput(f"{identifier[:64]} is too much like share server {found}, which is there already.")
+
+
 def _find_unmanaged(tx: Connection, identifier: str, backend: str) -> Record | None:
     """The hidden row of the server with that VM. InvalidInput when it is a share server."""
     query = (
@@ -142,6 +154,7 @@ def _find_unmanaged(tx: Connection, identifier: str, backend: str) -> Record | N
     )
     found = fetch_one(tx, query)
     if found is None:
+        _refuse_alike(tx, identifier)
         return None
     if found["status"] != ServerStatus.UNMANAGED:
         raise InvalidInput(f"{identifier[:64]} is share server {found['id']} already.")

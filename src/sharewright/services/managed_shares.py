@@ -18,7 +18,7 @@ from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE
-from sharewright.services.validation import check_protocol, parse_boolean_spec
+from sharewright.services.validation import parse_boolean_spec
 from sharewright.services.work import submit
 from sharewright.states import ServerStatus, ShareStatus
 from sharewright.store.tables import (
@@ -32,6 +32,7 @@ from sharewright.store.tables import (
 
 # Until its volume has been looked at; the API shows 0, as Manila does, and the quotas count nothing.
 UNKNOWN_SIZE: Final = 1
+LONGEST_PROTOCOL: Final = 16  # characters
 
 
 def manage(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
@@ -45,7 +46,9 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
     authorize(context, "share:manage")
     if values.get("is_public"):
         authorize(context, "share:create_public_share")
-    protocol = check_protocol(values["protocol"], deployment.settings.enabled_share_protocols)
+    protocol = values["protocol"].upper()  # whether the backend has it, the operation finds out, as in Manila
+    if len(protocol) > LONGEST_PROTOCOL:
+        raise InvalidInput(f"Invalid share protocol provided: {protocol[:32]}.")
     identifier, now = new_id(), utcnow()
     with deployment.store.begin() as tx:
         pool = _find_pool(tx, values["host"])

@@ -1,5 +1,5 @@
 """QoS types: named sets of specs that an administrator gives to backends which have qualities of service. None of ours
-has them yet (capability ``qos_type_support``), so nothing refers to a QoS type."""
+has them yet (capability ``qos_type_support``); a share type may name one all the same (``default_qos_type``)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: qos_types.c[name] for name in ("id", "name", "created_at", "updated_at")
 }
 _OWNER: Column[Any] = qos_type_specs.c.qos_type_id
+DEFAULT_QOS_SPEC: Final = "default_qos_type"
 _KEY: Final = re.compile(r"^[\w.\-: ]{1,255}$")
 
 
@@ -124,6 +125,16 @@ def delete_spec(deployment: Deployment, context: RequestContext, identifier: str
         removed = tx.execute(delete(qos_type_specs).where(_OWNER.in_([identifier]), qos_type_specs.c.key == key))
         if not removed.rowcount:
             raise NotFound(f"QoS type {identifier} has no spec {key[:64]}.")
+
+
+def check_qos(tx: Connection, specs: Mapping[str, str]) -> None:
+    """Raise InvalidInput when a share type's default_qos_type is none that there is."""
+    name = specs.get(DEFAULT_QOS_SPEC)
+    if name and tx.execute(select(qos_types.c.id).where(qos_types.c.name == name)).first() is None:
+        raise InvalidInput(
+            f"The share type's extra spec {DEFAULT_QOS_SPEC} names {name[:64]}, which is no QoS type.",
+            hint="An administrator can create it, or change the share type.",
+        )
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

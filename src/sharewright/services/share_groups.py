@@ -21,6 +21,7 @@ from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, consistent
 from sharewright.services import share_group_types, share_types
 from sharewright.services.deployment import Deployment, Record, fetch, group
 from sharewright.services.group_sources import read_group_source
+from sharewright.services.group_zones import group_zone
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.shares import choose_network, choose_zone
@@ -107,6 +108,8 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             zone = choose_zone(tx, share_type["extra_specs"], zone)
             with _of_the_body():
                 network_id = choose_network(tx, context, share_type["extra_specs"], network_id, zone)
+        if zone is None and source is None:
+            zone = group_zone(tx, [share_type["extra_specs"] for share_type in chosen], network_id)
         reserve(
             tx,
             deployment.settings.quotas,

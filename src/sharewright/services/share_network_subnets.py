@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
@@ -169,7 +169,8 @@ def _admit(
             share_servers.c.taken_over,
         ),
     )
-    if servers:  # which would get a second NIC there, or one on no network
+    on_default = not values["neutron_net_id"] and not any(subnet["neutron_net_id"] for subnet in same)
+    if servers and not on_default:  # which would get a second NIC there, or one on no network
         if not values["neutron_net_id"] or not all(subnet["neutron_net_id"] for subnet in same):
             raise Conflict(f"Several share network subnets for {where} need neutron_net_id and neutron_subnet_id each.")
         if any(subnet["neutron_subnet_id"] == values["neutron_subnet_id"] for subnet in same):
@@ -218,9 +219,23 @@ def remove(deployment: Deployment, context: RequestContext, share_network_id: st
             raise Conflict(
                 f"Share network subnet {identifier} cannot be deleted: it has shares.", hint="Delete them first."
             )
+        refuse_kept_servers(tx, on_it, f"Share network subnet {identifier}")
         leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(own))
         tx.execute(delete(share_network_subnets).where(share_network_subnets.c.id == identifier))
     deployment.wake()
+
+
+def refuse_kept_servers(tx: Connection, servers: Select[Any], what: str) -> None:
+    """Conflict for share servers that may have shares which were unmanaged: they stay until an administrator says
+    otherwise, as in Manila. ``servers``: their ids."""
+    kept = select(share_servers.c.id).where(
+        share_servers.c.id.in_(servers), share_servers.c.is_auto_deletable.is_(False)
+    )
+    if tx.execute(kept.limit(1)).first() is not None:
+        raise Conflict(
+            f"{what} cannot be deleted: it has share servers that may hold shares which were unmanaged.",
+            hint="An administrator can delete or unmanage the share servers.",
+        )
 
 
 def leave_servers(

@@ -134,6 +134,8 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
             raise Conflict(f"Share network {identifier} is being changed.", hint="Wait until it is active.")
         subnets = select(share_network_subnets.c.id).where(share_network_subnets.c.share_network_id == identifier)
         tx.execute(subnets.with_for_update())  # subnets before servers: the order in which operations lock them
+        on_it = select(share_servers.c.id).where(share_servers.c.share_network_id == identifier)
+        subnet_service.refuse_kept_servers(tx, on_it, f"Share network {identifier}")
         subnet_service.leave_servers(tx, deployment, context, share_servers.c.share_network_subnet_id.in_(subnets))
         tx.execute(
             update(share_servers).where(share_servers.c.share_network_id == identifier).values(share_network_id=None)

@@ -76,10 +76,10 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
     authorize(context, "share_server:delete")
     with deployment.store.begin() as tx:
         server = find(tx, identifier, lock=True)
+        SHARE_SERVER["delete"].check("Share server", identifier, server["status"])
         used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
         if tx.execute(used).first() is not None:
             raise Conflict(f"Share server {identifier} is in use: it has shares.", hint="Delete them first.")
-        SHARE_SERVER["delete"].check("Share server", identifier, server["status"])
         tx.execute(
             update(share_servers)
             .where(share_servers.c.id == identifier)

@@ -40,6 +40,7 @@ TENANT_VISIBLE: Final = (
     *BOOLEAN_SPECS, "replication_type", "availability_zones", "mount_point_name_support",
     "provisioning:max_share_size", "provisioning:min_share_size", "provisioning:max_share_extend_size",
 )  # fmt: skip
+IMPLIED_FALSE: Final = tuple(name for name in BOOLEAN_SPECS if name != REQUIRED_SPEC)
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_types.c[name] for name in ("id", "name", "created_at", "updated_at")
 }

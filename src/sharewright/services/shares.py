@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, f
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.operations.affinities import ADMIN_METADATA, keep_affinities
 from sharewright.operations.type_specs import check_protocol_specs, check_size, instance_columns
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
@@ -17,6 +18,7 @@ from sharewright.services.group_members import check_group_has_type, check_named
 from sharewright.services.lists import Page, contains, count, fetch_page
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
+from sharewright.services.qos_types import check_qos
 from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
@@ -39,7 +41,6 @@ from sharewright.store.tables import (
     shares,
 )
 
-ADMIN_METADATA: Final = ("__affinity_same_host", "__affinity_different_host")
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: shares.c[name]
     for name in (
@@ -119,6 +120,8 @@ def list_shares(
     authorize(context, "share:get_all")
     if "share_server_id" in filters:
         authorize(context, "share:list_by_share_server_id")
+    if "host" in filters:
+        authorize(context, "share:list_by_host")
     statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
     with deployment.store.read() as tx:
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id)
@@ -126,8 +129,11 @@ def list_shares(
         return (_complete(tx, records) if detail else records), total
 
 
-def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
-    """Accept a new share: its rows, the quota and the operation in one transaction.
+def create(
+    deployment: Deployment, context: RequestContext, values: Mapping[str, Any], *, in_any_zone: bool = False
+) -> Record:
+    """Accept a new share: its rows, the quota and the operation in one transaction. ``in_any_zone``: also where its
+    type's extra spec availability_zones does not name the zone.
 
     ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
     availability_zone, is_public, metadata, scheduler_hints (which the operation honours). With snapshot_id the share is
@@ -157,14 +163,17 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
         specs = share_type["extra_specs"]
         check_size(specs, values["size"])
         check_protocol_specs(specs, protocol)
+        check_qos(tx, specs)
         for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
             find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
-        zone = choose_zone(tx, specs, values.get("availability_zone"))
+        zone = choose_zone(tx, {} if in_any_zone else specs, values.get("availability_zone"))
         network_id = choose_network(tx, context, specs, values.get("share_network_id"), zone)
         seconds = 0.0
+        scheduling: dict[str, Any] = {"scheduler_hints": hints} if hints else {}
         if source is not None:
-            hints["only_host"] = source.host  # where its snapshot is
             seconds = COPY_SECONDS * values["size"]
+            # Where its snapshot is.
+            scheduling = {"scheduler_hints": {**hints, "only_host": source.host}}
         identifier = insert(
             tx,
             deployment,
@@ -172,11 +181,12 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             {**values, "protocol": protocol, "availability_zone": zone, "share_network_id": network_id},
             share_type,
             source.instance if source is not None else instance_columns(specs),
-            {"scheduler_hints": hints} if hints else {},
+            scheduling | ({"in_any_zone": True} if in_any_zone else {}),
             snapshot_id=source.snapshot_id if source is not None else None,
             more_seconds=seconds,
         )
         write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
+        keep_affinities(tx, identifier, hints)
         record = _complete(tx, [find(tx, context, identifier)])[0]
     deployment.wake()
     return record

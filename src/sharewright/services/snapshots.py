@@ -240,7 +240,10 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
                 f"Share {share_id} may not be reverted to a snapshot, because it does not have that capability.",
                 hint="Its share type needs the extra spec revert_to_snapshot_support = True when it is created.",
             )
-        snapshot = find(tx, context, snapshot_id, lock=True)
+        try:
+            snapshot = find(tx, context, snapshot_id, lock=True)
+        except NotFound as error:  # the body's mistake, as in Manila
+            raise InvalidInput(error.message) from None
         if snapshot["share_id"] != share_id:
             raise InvalidInput(f"Snapshot {snapshot_id} is not associated with share {share_id}.")
         SHARE["revert"].check("Share", share_id, share["status"])

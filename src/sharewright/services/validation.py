@@ -19,10 +19,10 @@ Text255 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*$
 ACCESS_LEVELS: Final = ("rw", "ro")
 _KNOWN_ACCESS_TYPES: Final = ("ip", "user", "cert", "cephx")
 _SPEC_KEY: Final = re.compile(r"^[\w.\-: ]{1,255}$")
-_CLOUD_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,36}")
+_CLOUD_ID: Final = re.compile(r"(?! )[A-Za-z0-9_. -]{1,36}(?<! )")
 BOOLEAN_SPECS: Final = (
     "driver_handles_share_servers", "snapshot_support", "create_share_from_snapshot_support",
-    "revert_to_snapshot_support", "mount_snapshot_support",
+    "revert_to_snapshot_support", "mount_snapshot_support", "snapshot_inherit_share_access_support",
 )  # fmt: skip
 ZONES_SPEC: Final = "availability_zones"
 _SIZE_SPECS: Final = frozenset(
@@ -109,7 +109,9 @@ def check_identifier(value: str, what: str) -> str:
     if is_id(value.lower()):
         return value.lower()
     if not _CLOUD_ID.fullmatch(value):
-        raise InvalidInput(f"{what} '{value[:64]}' is not a UUID, nor 1 to 36 letters, digits, '_', '.' and '-'.")
+        raise InvalidInput(
+            f"{what} '{value[:64]}' is not a UUID, nor 1 to 36 letters, digits, blanks, '_', '.' and '-'."
+        )
     return value
 
 
