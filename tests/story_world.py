@@ -396,7 +396,7 @@ class World:
                 (share_snapshot_instances, instances.snapshot_id),
             ):
                 tx.execute(table.update().where(column == snapshot_id).values(status="restoring"))
-            payload = {"snapshot_id": snapshot_id, "size": snapshot.size, "reserved": growth}
+            payload = {"snapshot_id": snapshot_id, "size": snapshot.size, "reserved": growth, "status": share.status}
             self._enqueue(tx, "revert_to_snapshot", share_id, payload)
 
     def request_snapshot_delete(self, snapshot_id: str) -> None:

@@ -3,8 +3,9 @@
 a volume from the snapshot → attached → in the place of the old one, in one guest round trip → the old one detached →
 the share ``available`` with the size that it had then, the snapshot ``available`` as before.
 
-A failure before the share is served from the new volume is undone: ``reverting_error`` with a user message, served as
-it was; the same may be asked for again.
+When the share was larger at that moment and its share server has no room for that (max_share_server_size), nothing has
+happened, and it is what it was. A failure before the share is served from the new volume is undone: ``reverting_error``
+with a user message, served as it was; the same may be asked for again.
 """
 
 from __future__ import annotations
@@ -14,26 +15,30 @@ from collections.abc import Mapping
 from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ShareDriver
-from sharewright.errors import SharewrightError
+from sharewright.errors import NoValidBackend, SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.extend_share import lock_share, present_size, settle_size
 from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_rows import is_delete_queued, read_share, write_status
 from sharewright.operations.snapshot_drivers import find_revert_driver
 from sharewright.operations.snapshot_rows import write_snapshot_status
 from sharewright.progress import Progress
+from sharewright.settings import Settings
 from sharewright.states import ShareStatus, SnapshotStatus
 from sharewright.store.database import Store
 
 
 class RevertToSnapshot(BaseStory):
-    """Payload: ``snapshot_id``, ``size`` (GiB, of the snapshot), ``reserved`` (GiB taken from the quota)."""
+    """Payload: ``snapshot_id``, ``size`` (GiB, of the snapshot), ``reserved`` (GiB taken from the quota), ``status``
+    (of the share before)."""
 
     kind = "revert_to_snapshot"
 
-    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
+    def __init__(self, store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> None:
         self._store = store
         self._drivers = drivers
+        self._scheduler = Scheduler(store, drivers, settings)
 
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
@@ -44,11 +49,17 @@ class RevertToSnapshot(BaseStory):
             return Done()
         if share.server_id is None or not share.wanted:
             raise SharewrightError("The share is not served by any share server, so it cannot be reverted.")
+        size = int(operation.payload["size"])
+        # Once: when this is told again the share may have its size already.
+        if size > share.size and not progress.recall("has_room"):
+            with progress.step("schedule"):
+                self._scheduler.check_server(share.id, size - share.size, operation.id)
+                progress.record(has_room=True)
         find_revert_driver(self._drivers, share.backend).revert_to_snapshot(
             share.instance_id,
             share.server_id,
             str(operation.payload["snapshot_id"]),
-            int(operation.payload["size"]),
+            size,
             progress,
         )
         return Done(lambda tx: finish(tx, operation))
@@ -64,7 +75,9 @@ class RevertToSnapshot(BaseStory):
         if share is None:
             return
         write_snapshot_status(tx, str(operation.payload["snapshot_id"]), SnapshotStatus.AVAILABLE)
-        write_status(tx, share.id, ShareStatus.REVERTING_ERROR)
+        no_room = isinstance(error, NoValidBackend)
+        before = operation.payload.get("status", ShareStatus.AVAILABLE)  # not in what an older version accepted
+        write_status(tx, share.id, before if no_room else ShareStatus.REVERTING_ERROR)
         # The snapshot's, where only the old volume could not be taken away any more.
         settle_size(tx, share, present_size(tx, share), reserved=int(operation.payload["reserved"]))
         write_message(
@@ -73,7 +86,7 @@ class RevertToSnapshot(BaseStory):
             project_id=share.project_id,
             resource_id=share.id,
             action=Action.REVERT_TO_SNAPSHOT,
-            detail=Detail.UNKNOWN_ERROR,
+            detail=Detail.FILTER_CAPACITY if no_room else Detail.UNKNOWN_ERROR,
             error=error,
         )
 

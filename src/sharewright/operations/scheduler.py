@@ -26,7 +26,7 @@ from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, backend_of
 from sharewright.operations.type_specs import unasked
 from sharewright.settings import Settings
 from sharewright.store.database import Store
-from sharewright.store.growth import pending_growth
+from sharewright.store.growth import pending_growth, present_sizes
 from sharewright.store.tables import (
     pools,
     share_groups,
@@ -171,7 +171,7 @@ class Scheduler:
         """Raise NoValidBackend when the pool that a share lives in, or its share server, has no room for ``increase``
         GiB more; ``operation_id`` is of the extension. What is not known the cloud will say. As Manila's capacity
         filter: the part of the pool that is reserved is the one for extending (reserved_share_extend_percentage)."""
-        self._check_server(share_id, increase, operation_id)
+        self.check_server(share_id, increase, operation_id)
         self._refresh()
         with self._store.read() as tx:
             request = read_request(tx, share_id)
@@ -188,8 +188,10 @@ class Scheduler:
                 hint="Delete what is not needed, or ask an administrator for more storage.",
             )
 
-    def _check_server(self, share_id: str, increase: int, operation_id: str) -> None:
-        """max_share_server_size is the largest sum of sizes on one share server, however its shares came to theirs."""
+    def check_server(self, share_id: str, increase: int, operation_id: str) -> None:
+        """Raise NoValidBackend when a share's server has no room for ``increase`` GiB more; ``operation_id`` is of what
+        makes the share grow. max_share_server_size is the largest sum of sizes on one share server, however its shares
+        came to theirs, with the snapshots that clients mount."""
         instances = share_instances.c
         with self._store.begin() as tx:
             row = tx.execute(
@@ -201,14 +203,13 @@ class Scheduler:
                 return
             # One at a time, and after whoever places a new share there.
             tx.execute(select(share_servers.c.id).where(share_servers.c.id == row.share_server_id).with_for_update())
-            mine = instances.share_server_id == row.share_server_id
-            total = tx.execute(select(func.coalesce(func.sum(instances.size), 0)).where(mine)).scalar_one()
+            total = present_sizes(tx, row.share_server_id)
             total += pending_growth(tx, [row.share_server_id], before=operation_id).get(row.share_server_id, 0)
         if total + increase > limit:
             raise NoValidBackend(
-                f"The share cannot grow by {increase} GiB: its share server has {total} GiB of shares and may have "
-                f"{limit}.",
-                hint="Create a share of the size that is wanted and copy the data, or make other shares smaller.",
+                f"The share cannot grow by {increase} GiB: its share server has {total} GiB of shares and "
+                f"mounted snapshots and may have {limit}.",
+                hint="Create another share with what is wanted, or make other shares on the server smaller.",
             )
 
     def _refresh(self) -> tuple[dict[str, str], bool]:

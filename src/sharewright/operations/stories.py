@@ -47,7 +47,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         FinishGroupSnapshot(store, drivers),
         DeleteGroupSnapshot(store, drivers),
         CreateShareGroup(store),
-        RevertToSnapshot(store, drivers),
+        RevertToSnapshot(store, drivers, settings),
         ManageSnapshot(store, drivers),
         UnmanageSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),

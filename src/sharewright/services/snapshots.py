@@ -275,7 +275,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
             )
         share_service.write_status(tx, share_id, ShareStatus.REVERTING)
         write_status(tx, snapshot_id, SnapshotStatus.RESTORING)
-        payload = {"snapshot_id": snapshot_id, "size": snapshot["size"], "reserved": growth}
+        payload = {"snapshot_id": snapshot_id, "size": snapshot["size"], "reserved": growth, "status": share["status"]}
         seconds = share_service.COPY_SECONDS * snapshot["size"]
         submit(tx, deployment, context, "revert_to_snapshot", "share", share_id, payload, more_seconds=seconds)
     deployment.wake()

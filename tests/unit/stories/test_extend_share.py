@@ -124,7 +124,7 @@ class TestTheLimitOfAServer:
         assert small.usage() == (2, 3)
         (message,) = small.messages(share)
         assert (message.action_id, message.detail_id) == (Action.EXTEND, Detail.FILTER_CAPACITY)
-        assert "its share server has 3 GiB of shares and may have 5" in message.detail
+        assert "its share server has 3 GiB of shares and mounted snapshots and may have 5" in message.detail
         small.request_extend(share, 3)
         small.run()
         assert (small.share(share).status, small.share(share).size) == ("available", 3)

@@ -319,6 +319,39 @@ def test_a_server_has_no_more_than_it_may_have(sqlite_store: Any, tmp_path: Any)
         assert world.snapshot_exports(snapshot) == [["10.20.0.7/32", "ro"]]
 
 
+def test_a_server_has_no_more_gib_than_it_may_have(sqlite_store: Any, tmp_path: Any) -> None:
+    """The volume of a mounted snapshot counts with its snapshot's size: for new mounts, for growing and new shares."""
+    with make_world(sqlite_store, tmp_path / "state", max_share_server_size=3) as world:
+        share, snapshot, _ = mounted(world)
+        server = world.instance(share).share_server_id
+        world.request_extend(share, 3)
+        world.run()
+        assert world.share(share).size == 1
+        assert "has 2 GiB of shares and mounted snapshots and may have 3" in world.messages(share)[0].detail
+        elsewhere = world.request_share(3)
+        world.run()
+        assert world.instance(elsewhere).share_server_id != server
+        beside = world.request_share(1)
+        world.run()
+        assert world.instance(beside).share_server_id == server
+        other = world.request_snapshot(share)
+        world.run()
+        world.request_snapshot_rule(other, "10.20.0.9")
+        world.run()
+        assert world.snapshot_rules(other) == {"10.20.0.9": "error"}
+        assert "has 3 GiB of shares and mounted snapshots and may have 3; the snapshot has 1" in (
+            world.messages(other)[0].detail
+        )
+        assert world.snapshot_exports(snapshot) == [["10.20.0.7/32", "ro"]]
+        assert len(world.rows(share_snapshot_mounts)) == 1
+        world.request_delete(beside)
+        world.run()
+        world.request_snapshot_rule(other, "10.20.0.10")
+        world.run()
+        assert world.snapshot_rules(other)["10.20.0.10"] == "active"
+        world.check_consistent()
+
+
 class TestReconciler:
     def run(self, world: World) -> dict[str, int]:
         settings = make_settings(world.settings.state_path)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sharewright.drivers.contract import SnapshotDriver
 from sharewright.errors import CloudCapacityExceeded, CloudError, CloudUnavailable, GuestUnreachable
-from sharewright.operations.messages import Action
+from sharewright.operations.messages import Action, Detail
 from sharewright.progress import NoProgress
+from sharewright.store.database import Store
 from sharewright.store.tables import operations, retired_volumes, share_snapshots, shares
-from story_world import BACKEND, World
+from story_world import BACKEND, World, make_world
 
 
 def a_snapshot(world: World, size: int = 1) -> tuple[str, str]:
@@ -175,6 +178,59 @@ def test_of_a_share_that_has_another_size_now(world: World, then: int) -> None:
     assert (world.share(share).status, world.share(share).size, world.instance(share).size) == ("available", 2, 2)
     assert world.usage() == (1, 2)
     world.check_consistent()
+
+
+class TestTheLimitOfAServer:
+    """max_share_server_size, for a share that had been larger."""
+
+    @pytest.fixture
+    def small(self, sqlite_store: Store, tmp_path: Path) -> Iterator[World]:
+        with make_world(sqlite_store, tmp_path / "state", max_share_server_size=4) as world:
+            yield world
+
+    def shrunk(self, world: World) -> tuple[str, str]:
+        """A share of 1 GiB, and its snapshot of 3."""
+        share, snapshot = a_snapshot(world, 3)
+        with world.store.begin() as tx:
+            tx.execute(shares.update().where(shares.c.id == share).values(size=1))
+            tx.exec_driver_sql("UPDATE share_instances SET size = 1")
+            tx.exec_driver_sql("UPDATE quota_usages SET in_use = 1 WHERE resource = 'gigabytes'")
+        return share, snapshot
+
+    @pytest.mark.parametrize("status", ["available", "reverting_error"])
+    def test_nothing_has_happened(self, small: World, status: str) -> None:
+        share, snapshot = self.shrunk(small)
+        other = small.request_share(2)
+        small.run()
+        before = small.instance(share)
+        assert small.instance(other).share_server_id == before.share_server_id
+        with small.store.begin() as tx:
+            tx.execute(shares.update().where(shares.c.id == share).values(status=status))
+        seen = volumes(small)
+        small.request_revert(share, snapshot)
+        small.run()
+        assert (small.share(share).status, small.share(share).size) == (status, 1)
+        assert small.snapshot(snapshot).status == "available"
+        assert (small.instance(share).volume_id, small.instance(share).size) == (before.volume_id, 1)
+        assert (volumes(small), small.usage()) == (seen, (2, 3))
+        (message,) = small.messages(share)
+        assert (message.action_id, message.detail_id) == (Action.REVERT_TO_SNAPSHOT, Detail.FILTER_CAPACITY)
+        assert "its share server has 3 GiB of shares and mounted snapshots and may have 4" in message.detail
+        assert small.exports(share) == [["10.20.0.5/32", "rw"]]
+        small.request_delete(other)
+        small.run()
+        small.request_revert(share, snapshot)
+        small.run()
+        assert (small.share(share).status, small.share(share).size) == ("available", 3)
+        small.check_consistent()
+
+    def test_a_new_share_finds_the_place_taken(self, small: World) -> None:
+        share, snapshot = self.shrunk(small)
+        small.request_revert(share, snapshot)
+        other = small.request_share(2)
+        small.run_worker()
+        assert (small.share(share).size, small.share(other).status) == (3, "available")
+        assert small.instance(other).share_server_id != small.instance(share).share_server_id
 
 
 def test_snapshots_and_shares_from_it_go_on(world: World) -> None:

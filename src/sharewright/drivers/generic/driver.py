@@ -396,6 +396,7 @@ class GenericDriver:
             instances=self._instances,
             snapshots=self._snapshots,
             max_shares=self._settings.max_shares_per_share_server,
+            max_size=self._settings.max_share_server_size,
             make=make,
             tell=lambda server: self._converge(server, progress),
             serve=lambda name, server, volume: self._serve(name, self._server(server), volume, progress),

@@ -37,13 +37,14 @@ OWNER = "share_snapshot_mount"  # of its volume, with the snapshot instance's id
 class Mounter:
     """What mounting needs of the driver. ``make`` ensures the volume from a source, ``tell`` brings a server its
     document, ``serve`` does so with its answer about one volume in it, ``remove`` detaches and deletes a volume.
-    ``max_shares`` of a server; -1: no limit."""
+    ``max_shares`` and ``max_size`` (GiB) of a server; -1: no limit."""
 
     store: Store
     cloud: Cloud
     instances: ServiceInstances
     snapshots: VolumeSnapshots
     max_shares: int
+    max_size: int
     make: Callable[[SnapshotRecord, Source], Volume]
     tell: Callable[[ServiceInstance], State]
     serve: Callable[[str, str, str], ShareState]
@@ -89,7 +90,8 @@ class Mounter:
             self.release(record.id, progress)
             mount = None
         if mount is None:
-            begin_mount(self.store, progress, record.id, server_id, max_shares=self.max_shares)
+            limits = {"max_shares": self.max_shares, "max_size": self.max_size}
+            begin_mount(self.store, progress, record.id, server_id, **limits)
         volume_id = mount.volume_id if mount is not None else None
         if volume_id is None:
             with progress.step("volume"):

@@ -12,12 +12,14 @@ from sharewright.identifiers import derived_id, utcnow
 from sharewright.progress import Progress
 from sharewright.states import AccessState
 from sharewright.store.database import Store
+from sharewright.store.growth import pending_growth, present_sizes
 from sharewright.store.tables import (
     share_instances,
     share_servers,
     share_snapshot_access_rules,
     share_snapshot_instances,
     share_snapshot_mounts,
+    share_snapshots,
     shares,
 )
 
@@ -96,10 +98,11 @@ def rules_in_force(tx: Connection, which: ColumnElement[bool]) -> list[Any]:
 
 
 def begin_mount(
-    store: Store, progress: Progress, snapshot_instance_id: str, server_id: str, *, max_shares: int
+    store: Store, progress: Progress, snapshot_instance_id: str, server_id: str, *, max_shares: int, max_size: int
 ) -> None:
     """Remember that a snapshot is going to have a volume on a server, before that is made. SharewrightError when the
-    server has all that it may have: a mounted snapshot counts as a share (``max_shares``; -1: no limit)."""
+    server has all that it may have: a mounted snapshot counts as a share of its size
+    (``max_shares``, ``max_size`` in GiB; -1: no limit)."""
     with store.begin() as tx:
         progress.fence(tx)
         tx.execute(select(share_servers.c.id).where(share_servers.c.id == server_id).with_for_update())
@@ -112,6 +115,20 @@ def begin_mount(
                 f"The share server has {present} shares and mounted snapshots, and may not have more.",
                 hint="Deny all access to another snapshot on it, or have max_shares_per_share_server raised.",
             )
+        if max_size >= 0:
+            total = present_sizes(tx, server_id) + pending_growth(tx, [server_id]).get(server_id, 0)
+            size = tx.execute(
+                select(share_snapshots.c.size)
+                .join(share_snapshot_instances, share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
+                .where(share_snapshot_instances.c.id == snapshot_instance_id)
+            ).scalar_one()
+            if total + size > max_size:
+                raise SharewrightError(
+                    f"The share server has {total} GiB of shares and mounted snapshots and may have {max_size}; the "
+                    f"snapshot has {size}.",
+                    hint="Deny all access to another snapshot on it, create a share from the snapshot instead, or have "
+                    "max_share_server_size raised.",
+                )
         tx.execute(
             share_snapshot_mounts.insert().values(
                 id=snapshot_instance_id,

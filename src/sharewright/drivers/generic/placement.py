@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
-from sharewright.store.growth import pending_growth
+from sharewright.store.growth import mounted_sizes, pending_growth
 from sharewright.store.tables import share_instances, share_servers, share_snapshot_mounts
 
 
 def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_shares: int, max_size: int) -> str | None:
     """The candidate with the fewest shares (then the fewest GiB) that has room for one more of ``size`` GiB. A snapshot
-    that clients mount has a volume on the server too, and counts as a share.
+    that clients mount has a volume on the server too, and counts as a share of its size.
 
     A limit of -1 is no limit (Manila's max_shares_per_share_server and max_share_server_size). A server known to be
     unhealthy takes nothing new. What shares are about to grow by counts as theirs already.
@@ -24,7 +24,8 @@ def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_sh
         .scalar_subquery()
     )
     count = func.count(share_instances.c.id) + mounted
-    total = func.coalesce(func.sum(share_instances.c.size), 0)
+    snapshots = mounted_sizes().where(share_snapshot_mounts.c.share_server_id == share_servers.c.id)
+    total = func.coalesce(func.sum(share_instances.c.size), 0) + snapshots.correlate(share_servers).scalar_subquery()
     query = (
         select(share_servers.c.id, total.label("total"))
         .join(share_instances, share_instances.c.share_server_id == share_servers.c.id, isouter=True)
