@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 import sharewright.drivers.generic.driver  # noqa: F401 - otherwise imported by every process anew, and late
 from sharewright.clouds.simulated.state import SimulatedState
 from sharewright.operations.assembly import assemble
+from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.worker import Worker
 from sharewright.store.database import Store
 from story_world import make_settings
@@ -92,14 +93,22 @@ class Boundaries:
         SimulatedState.call = watched_call  # type: ignore[method-assign]
 
 
-def work(url: str, state_dir: str, kill_at: int, count: Any) -> None:
-    """The process: a real worker until it is killed."""
+def work(url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool) -> None:
+    """The process: a real worker until it is killed. ``empties_bin``: it empties the recycle bin first, which is
+    maintenance otherwise, in a thread whose boundaries do not count."""
     Boundaries(kill_at, count).install()
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     store = Store(url)
     # Who takes over waits until the shares that a victim froze go on by themselves.
     settings = make_settings(Path(state_dir), lease_seconds=LEASE_SECONDS, snapshot_freeze_seconds=10.0)
-    worker = Worker(store, assemble(settings, store).stories, settings)
+    # With much else to do on the machine leases of a second run out under workers that live. That is work done again,
+    # as after a kill, but no operation is to be given up for it.
+    worker = Worker(store, assemble(settings, store).stories, settings, crash_limit=1000)
+    if empties_bin:
+        maintenance = Maintenance(store, settings, drivers={}, clouds={}, holder="victim")
+        thread = threading.Thread(target=maintenance.empty_bin, name="operation-bin")
+        thread.start()
+        thread.join()
     worker.start()
     while True:
         time.sleep(60)
@@ -108,12 +117,12 @@ def work(url: str, state_dir: str, kill_at: int, count: Any) -> None:
 class Victim:
     """Runs a killable worker; ``crossed`` tells how many boundaries it has crossed."""
 
-    def __init__(self, url: str, state_dir: Path, kill_at: int = 0) -> None:
+    def __init__(self, url: str, state_dir: Path, kill_at: int = 0, *, empties_bin: bool = False) -> None:
         self._kill_at = kill_at
         start_server()
         self._count = context.Value("i", 0)
         self._process: ForkServerProcess = context.Process(
-            target=work, args=(url, str(state_dir), kill_at, self._count), daemon=True
+            target=work, args=(url, str(state_dir), kill_at, self._count, empties_bin), daemon=True
         )
         self._process.start()
 

@@ -10,6 +10,7 @@ import pytest
 
 from deployment import Deployment, wait_for
 from namespaces import Namespace, capture_on
+from nfs_levels import levels
 from probes import Target
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.network_documents import first_subnet_id
@@ -95,6 +96,7 @@ class TestAdminNetwork(AdminNetwork):
             assert (after.instance_id, after.export_addresses[0]) == (before.instance_id, before.export_addresses[0])
             client.run("echo after >> /mnt/later/file && sync && test $(wc -l < /mnt/later/file) = 2")
             self._check_sides(deployment, share, neighbours, blue)
+            self._check_levels(red, share, after.export_addresses[-1], neighbours["fd00:77:4::/64"])
             deployment.kill()
             machines.reset(server)
             last, address = list(neighbours.values())[-1], after.export_addresses[-1]
@@ -124,6 +126,33 @@ class TestAdminNetwork(AdminNetwork):
 
             wait_for("the share network to be active again", lambda: status() == "active", seconds=120)
         return NamespaceClient(deployment, further, cidr, mac).namespace
+
+    def _check_levels(self, red: Shares, share: str, server: str, neighbour: Namespace) -> None:
+        """Rules for IPv6 on a real kernel: one address, a network, everybody, what overlaps, and a change in place."""
+        one, inside, outside = "fd00:77:4::a:1", "fd00:77:4::b:1", "fd00:77:4::c:1"
+        for address in (one, inside, outside):
+            neighbour.ip("address", "add", f"{address}/64", "dev", "eth0", "nodad")
+        path = red.export(share).partition(":/")[2]
+
+        def seen() -> tuple[str, str, str]:
+            found = levels(neighbour, server, path, (one, inside, outside))
+            return found[one], found[inside], found[outside]
+
+        assert seen() == ("none", "none", "none"), "0.0.0.0/0 is everybody of IPv4"
+        single = red.allow(share, one, "ro")
+        assert seen() == ("ro", "none", "none")
+        network = red.allow(share, "fd00:77:4::b:0/112")
+        assert seen() == ("ro", "rw", "none")
+        everybody = red.allow(share, "::/0", "ro")
+        assert seen() == ("ro", "rw", "ro"), "the narrower rule wins"
+        red.api.delete_access_rule(single, share)
+        single = red.allow(share, one)
+        assert seen() == ("rw", "rw", "ro"), "denied and added again with another level"
+        red.deny(everybody, share)
+        assert seen() == ("rw", "rw", "none")
+        for rule in (single, network):
+            red.deny(rule, share)
+        assert seen() == ("none", "none", "none")
 
     def _check_sides(self, deployment: Deployment, share: str, neighbours: dict[str, Namespace], blue: Shares) -> None:
         """Each neighbour reaches the share on its own subnet, and nothing else of the server."""

@@ -4,6 +4,7 @@ come yet."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
@@ -19,7 +20,7 @@ from sharewright.store.tables import (
 _GROWING = ("extend_share", "revert_to_snapshot")  # to the payload's size; the latter may also become smaller
 
 
-def mounted_sizes() -> Select[tuple[int]]:
+def mounted_sizes() -> Select[Any]:
     """GiB of the snapshots that clients mount, from ``share_snapshot_mounts``: each has a volume on its server."""
     return (
         select(func.coalesce(func.sum(share_snapshots.c.size), 0))
