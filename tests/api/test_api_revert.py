@@ -46,7 +46,7 @@ def test_accepted(any_site: Site) -> None:
     assert any_site.expect(200, "GET", f"/v2/snapshots/{snapshot}")["snapshot"]["status"] == "restoring"
     (operation,) = reverts(any_site)
     assert (operation.key, operation.payload) == (
-        f"share:{share}", {"snapshot_id": snapshot, "size": 2, "reserved": 0},
+        f"share:{share}", {"snapshot_id": snapshot, "size": 2, "reserved": 0, "status": "available"},
     )  # fmt: skip
     any_site.expect(400, "DELETE", f"/v2/snapshots/{snapshot}")
     any_site.expect(403, "DELETE", f"/v2/shares/{share}")
