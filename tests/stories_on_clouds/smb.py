@@ -332,6 +332,48 @@ class Smb:
         assert cloud.volumes.find_volume(before.volume_id) is None
         shares.delete(other)
 
+    def test_revert_and_other_levels_under_a_mounted_client(
+        self, shares: Shares, share: str, client: SmbClient
+    ) -> None:
+        """The kernel's client goes on with what was, except for a file that it has open, and who has a file of another
+        share open keeps it. Afterwards the former goes on when its rule goes and another one comes."""
+        other = shares.create("reverting")
+        shares.wait(other)
+        rule = shares.allow(other, shares.client.address)
+        here, there = name_of(shares.export(share)), name_of(shares.export(other))
+        machine = shares.client
+        mount(machine, shares.export(other), "/mnt/reverting")
+        machine.run("cd /mnt/reverting && echo then | tee file > held && stat -c %i . file > /tmp/inodes && sync file")
+        machine.run("nohup setsid sleep 600 < /mnt/reverting/held >/dev/null 2>&1 & echo $! > /tmp/holding")
+        with client.session() as session:
+            snapshot = taken(shares, other, "then")
+            machine.run("cd /mnt/reverting && echo now > file && echo more > more && sync file more && sleep 2")
+            assert "more" in session.listing(there)
+            kept = session.open(here, "kept", "wb")
+            kept.write(b"one")
+            shares.api.post(f"/shares/{other}/action", json={"revert": {"snapshot_id": snapshot}}, raise_exc=True)
+            shares.wait(other)
+            assert machine.run("cat /mnt/reverting/file") == "then\n"
+            kept.write(b"two")
+            kept.close()
+            assert client.run(there, "ls").count("more") == 0
+        assert "more" not in machine.run("ls /mnt/reverting")
+        assert machine.run("cd /mnt/reverting && stat -c %i . file") == machine.run("cat /tmp/inodes")
+        machine.run("echo after > /mnt/reverting/after && sync /mnt/reverting/after")
+        shares.deny(rule, other)
+        assert machine.run("timeout 20 cat /mnt/reverting/after 2>&1", check=False) != "after\n"
+        shares.allow(other, machine.address, "ro")
+        assert machine.run("cat /mnt/reverting/after") == "after\n"
+        assert machine.run("echo no > /mnt/reverting/after 2>&1 || echo refused", check=False).endswith("refused\n")
+        print("a file that was open:", machine.run("cat /mnt/reverting/held 2>&1", check=False))
+        machine.run("kill $(cat /tmp/holding)")
+        machine.unmount("/mnt/reverting")
+        mount(machine, shares.export(other), "/mnt/reverting", f"{GUEST},ro")
+        assert machine.run("cat /mnt/reverting/held") == "then\n"
+        machine.unmount("/mnt/reverting")
+        delete_snapshot(shares, snapshot)
+        shares.delete(other)
+
     def test_reboot_with_the_controller_down(
         self, shares: Shares, share: str, deployment: Deployment, machines: Machines
     ) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,8 @@ from loop_disks import LoopHost
 
 from sharewright.guest.program import leaving
 from sharewright.guest.program.desired import Share
-from sharewright.guest.program.host import CommandFailed
-from sharewright.guest.program.leaving import InUse, close_gate, part, resume
+from sharewright.guest.program.host import CommandFailed, Host
+from sharewright.guest.program.leaving import InUse, close_gate, cut_off, has_files_elsewhere, part, resume
 from sharewright.guest.program.smb import GATE, section_name
 
 SHARE = Share(number(1), "disk", "ext4", number(101), protocol="CIFS")
@@ -107,8 +107,8 @@ def state(process: subprocess.Popen[str]) -> str:
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def leave(samba: Samba) -> None:
-    """Part, with somebody who waits for processes that ended, as the real one's parent does."""
+def leave(samba: Samba, how: Callable[[Host, Share], None] = part) -> None:
+    """Part, or be cut off, with somebody who waits for processes that ended, as the real one's parent does."""
     listing = samba.host.listing
 
     def listing_and_reaping(path: str) -> list[str]:
@@ -119,7 +119,7 @@ def leave(samba: Samba) -> None:
         return listing(path)
 
     samba.host.listing = listing_and_reaping  # type: ignore[method-assign]
-    part(samba.host, SHARE)
+    how(samba.host, SHARE)
 
 
 def test_who_has_a_file_open_notices_nothing(samba: Samba) -> None:
@@ -165,6 +165,28 @@ def test_who_has_files_of_another_share_open_keeps_them(samba: Samba) -> None:
     leave(samba)
     assert client.poll() is None
     assert samba.calls() == [f"smbcontrol {client.pid} close-share {section_name(SHARE.id)}"]
+
+
+def test_who_is_cut_off_loses_what_he_has_open_there_and_nothing_else(samba: Samba) -> None:
+    writing = samba.serve(samba.path(SHARE) / "file")
+    both = samba.serve(samba.path(OTHER) / "file")
+    stranger = samba.serve(samba.path(OTHER) / "file", share=OTHER)
+    leave(samba, cut_off)
+    assert writing.wait(5) == -signal.SIGKILL
+    assert (both.poll(), stranger.poll()) == (None, None)
+    assert "T" not in (state(both), state(stranger))
+    assert samba.calls() == [f"smbcontrol {both.pid} close-share {section_name(SHARE.id)}"]
+
+
+def test_files_elsewhere(samba: Samba) -> None:
+    here = str(samba.serve(samba.path(SHARE) / "file", samba.path(OTHER) / "directory").pid)
+    both = str(samba.serve(samba.path(SHARE) / "file", samba.path(OTHER) / "file").pid)
+    asked = [
+        has_files_elsewhere(samba.host, process, paths)
+        for paths in ([SHARE.path], [SHARE.path, OTHER.path])
+        for process in (here, both)
+    ]
+    assert asked == [False, True, False, False]
 
 
 def test_one_that_does_not_go(samba: Samba) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import msgspec
 import pytest
 from guest_machines import MIB, Machine, Session, document, number, rule, serial, share
@@ -9,6 +12,7 @@ from guest_machines import MIB, Machine, Session, document, number, rule, serial
 from sharewright.guest.document import Document, Filesystem, Share, State, encode_request
 from sharewright.guest.program.filesystems import read_superblock
 from sharewright.guest.program.host import Host
+from sharewright.guest.program.smb import GATE
 
 OLD = number(0xF501)
 NEW = number(0xF509)
@@ -101,3 +105,29 @@ def test_observing_says_so_and_changes_nothing(machine: Machine, served: Session
     assert f"let go of the disk that share {number(1)} had" in answer["state"]["changed"]
     assert mounted(machine) == ["8:16"]
     assert machine.calls == []
+
+
+def test_smb_clients_wait_and_the_section_stays(machine: Machine, session: Session) -> None:
+    """Whoever connects while the disk is away would be refused; at the gate he waits."""
+    machine.add_disk(1)
+    wanted = msgspec.structs.replace(share(1, rule("10.0.0.5")), protocol="CIFS")
+    apply(session, document(1, wanted))
+    copy = machine.add_disk(2, size=64 * MIB)
+    copy.write_bytes((machine.root / "dev/sdb").read_bytes())
+    registry = machine.read("var/lib/samba/registry.tdb")
+    name = f"share-{number(1)}"
+    clients = [{"id": "1", "pid": "101", "machine": "10.0.0.5", "username": "nobody", "service": name}]
+    machine.write("smb-clients", json.dumps(clients))
+    machine.write("proc/101/comm", "smbd\n")
+    assert machine.calls
+    gate = machine.root / GATE.removeprefix("/")
+    tool = machine.root / "usr/sbin/mount"
+    (machine.root / "real").mkdir()
+    real = tool.rename(machine.root / "real/mount")
+    tool.write_text(f'#!/bin/sh\nflock -n -s {gate} true || echo waits > {machine.root}/gate\nexec {real} "$@"\n')
+    tool.chmod(0o755)
+    (state,) = apply(session, document(2, msgspec.structs.replace(reverted(), protocol="CIFS"))).shares
+    assert (state.mounted, state.exported, state.error) == (True, True, "")
+    assert machine.read("gate") == "waits\n"
+    assert subprocess.run(["flock", "-n", "-s", gate, "true"], check=False).returncode == 0
+    assert machine.read("var/lib/samba/registry.tdb") == registry

@@ -98,16 +98,33 @@ def test_a_denied_client_is_disconnected_and_nobody_else(machine: Machine, sessi
     assert one(session, document(2, smb(rule("10.0.0.5")))).exported
     assert connected(machine) == ["10.0.0.5"]
     assert programs(machine) == [
-        "net conf import", "smbcontrol smbd reload-config", "smbstatus --json", "smbcontrol 101 close-share",
-        "smbstatus --json", "net conf list",
+        "net conf import", "smbcontrol smbd reload-config", "smbstatus --json", "kill 101", "smbstatus --json",
+        "net conf list",
     ]  # fmt: skip
     assert not (machine.root / "run/sharewright/smb-closing.json").exists()
+
+
+def test_who_is_denied_one_share_keeps_the_files_of_another(machine: Machine, session: Session) -> None:
+    machine.add_disk(1)
+    machine.add_disk(2)
+    others = smb(rule("10.0.0.6"), index=2)
+    apply(session, document(1, smb(rule("10.0.0.6")), others))
+    connect(machine, ("101", "10.0.0.6", "nobody"))
+    open_files = machine.root / "proc/101/fd"
+    open_files.mkdir(parents=True)
+    machine.write("proc/101/comm", "smbd\n")
+    (open_files / "9").symlink_to(machine.root / f"shares/share-{number(2)}/file")
+    apply(session, document(2, smb(), others))
+    assert connected(machine) == []
+    assert [call for call in machine.calls if "101" in call] == [f"smbcontrol 101 close-share {NAME}"]
 
 
 def test_a_process_that_does_not_let_go_is_ended(machine: Machine, session: Session) -> None:
     machine.add_disk(1)
     one(session, document(1, smb(rule("10.0.0.5"), rule("10.0.0.6"))))
     connect(machine, ("101", "10.0.0.6", "nobody"), deaf=True)
+    (machine.root / "proc/101/fd").mkdir(parents=True)
+    (machine.root / "proc/101/fd/9").symlink_to(machine.root / f"shares/share-{number(2)}/file")
     one(session, document(2, smb(rule("10.0.0.5"))))
     assert connected(machine) == []
     assert "kill 101" in machine.calls

@@ -17,7 +17,7 @@ from .growing import grow
 from .host import MOVES, CommandFailed, Host
 from .looking import look
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
-from .replacing import find_replaced, let_go
+from .replacing import find_replaced, hold_clients, let_go
 from .revoking import revoke_denied
 from .samba import find_samba, take_step
 from .smb import is_served, share_section, wanted_accounts
@@ -85,28 +85,9 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         phase = time.monotonic()
         desired, facts = moving.settle(host, desired, facts, act=True)
         outcome.add_time("switch", phase)
-    reasons = {}
-    replaced = find_replaced(facts, desired)
-    for share in replaced:
-        phase = time.monotonic()
-        reasons[share.id] = let_go(host, share)
-        outcome.changed.append(f"let go of the disk that share {share.id} had")
-        outcome.add_time("replace", phase)
-    if replaced:
-        facts = observing.gather(host, desired, wait=False)
-    plan = make_plan(facts, desired)
-    for share_id, reason in reasons.items():
-        if reason:
-            plan.problems[share_id] = ("replace_failed", reason)
-    # In a VM that was made anew clients may be waiting for exports that the NFS server does not know yet; it would tell
-    # them that their files are gone for good. So the ports that boot left closed are opened after the exports.
     first = not host.exists(SAVED)
-    if not first:
-        _load_firewall(host, plan, outcome, desired)
+    facts, plan = _change_disks(host, desired, facts, outcome, first=first)
     actions = [action for action in plan.actions if action.share is not None]
-    for action in actions:
-        if not plan.hinders(action.share_id):
-            _act_on_share(host, action, plan, outcome)
     if any(plan.hinders(action.share_id) for action in actions):
         failed = {action.share_id for action in actions if plan.hinders(action.share_id)} - plan.lasting
         plan.established = [share for share in plan.established if share.id not in failed]
@@ -130,6 +111,37 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         host.remove(f"{MARKS}/{share_id}.json")
     outcome.timings["total"] = round(time.monotonic() - started, 4)
     return state(host, desired, plan, outcome)
+
+
+def _change_disks(host: Host, desired: Desired, facts: Facts, outcome: Outcome, *, first: bool) -> tuple[Facts, Plan]:
+    """Let go of disks that are replaced, plan, and do what the plan says of single shares; what it planned from, and
+    the plan with what failed of it. SMB clients that connect meanwhile wait, if a disk is replaced."""
+    replaced = find_replaced(facts, desired)
+    gate, late = hold_clients(host, replaced)
+    try:
+        reasons = {}
+        for share in replaced:
+            phase = time.monotonic()
+            reasons[share.id] = late if late and share.protocol == "CIFS" else let_go(host, share)
+            outcome.changed.append(f"let go of the disk that share {share.id} had")
+            outcome.add_time("replace", phase)
+        if replaced:
+            facts = observing.gather(host, desired, wait=False)
+        plan = make_plan(facts, desired)
+        for share_id, reason in reasons.items():
+            if reason:
+                plan.problems[share_id] = ("replace_failed", reason)
+        # In a VM that was made anew clients may be waiting for exports that the NFS server does not know yet; it would
+        # tell them that their files are gone for good. So the ports that boot left closed are opened after the exports.
+        if not first:
+            _load_firewall(host, plan, outcome, desired)
+        for action in plan.actions:
+            if action.share is not None and not plan.hinders(action.share_id):
+                _act_on_share(host, action, plan, outcome)
+    finally:
+        if gate is not None:
+            os.close(gate)
+    return facts, plan
 
 
 def _is_export(action: Action) -> bool:

@@ -1,7 +1,8 @@
 """A share that was reverted: another disk takes the place of the one that is mounted.
 
 The other disk holds what the share was at an earlier moment, so what clients have open there is void; who has nothing
-open just goes on, because handles name the share and the file, and both are the same.
+open just goes on, because handles name the share and the file, and both are the same. SMB clients are disconnected, and
+wait at the gate (leaving.py) until the other disk is there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from .desired import Desired, Share
 from .host import CommandFailed, Host
 from .planning import Facts
-from .smb import section_name
 from .unmounting import UNMOUNT_SECONDS, unmount
 
 
@@ -25,11 +25,24 @@ def find_replaced(facts: Facts, desired: Desired) -> list[Share]:
     return found
 
 
+def hold_clients(host: Host, shares: list[Share]) -> tuple[int | None, str]:
+    """Let SMB clients wait who connect while their share is away, which else would be refused: a descriptor that lets
+    them in again when it is closed, None when no share has such clients; and why it could not be done, or ""."""
+    if not any(share.protocol == "CIFS" for share in shares):
+        return None, ""
+    from .leaving import close_gate  # late, as what is rare: it costs every call to load it
+
+    try:
+        return close_gate(host), ""
+    except (CommandFailed, OSError) as error:
+        return None, str(error)
+
+
 def let_go(host: Host, share: Share) -> str:
     """Unexport a share and unmount its old disk; why not, or "". Others are served meanwhile."""
     try:
         if share.protocol == "CIFS":
-            _close_section(host, section_name(share.id))
+            _cut_off(host, share)
         lines = host.read("/etc/exports").splitlines(keepends=True)
         kept = [line for line in lines if line.split(" ")[0] != share.path]
         if kept != lines:
@@ -41,8 +54,11 @@ def let_go(host: Host, share: Share) -> str:
     return ""
 
 
-def _close_section(host: Host, name: str) -> None:
-    """The plan that follows writes it again."""
-    if host.run("net", "conf", "showshare", name, timeout=30.0).status == 0:
-        host.run("net", "conf", "delshare", name, timeout=30.0).check()
-    host.run("smbcontrol", "all", "close-share", name, timeout=30.0)
+def _cut_off(host: Host, share: Share) -> None:
+    """Who keeps the share all the same shows when it is unmounted, which also ends Samba's processes that do."""
+    from .leaving import cut_off
+
+    try:
+        cut_off(host, share)
+    except CommandFailed:
+        pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 
-from .host import RUN, STATE, CommandFailed, Host, polls
+from .host import RUN, SHARES, STATE, CommandFailed, Host, polls
 from .smb import (
     ACCOUNT,
     OWNER,
@@ -187,13 +187,29 @@ def _close_denied(host: Host, sections: dict[str, list[dict[str, str] | None]]) 
             return
         if first is None:
             first = {each.id for each in denied}
-            for pid, share in sorted({(each.pid, each.share) for each in denied}):
-                host.run("smbcontrol", pid, "close-share", share, timeout=10.0)
+            _disconnect(host, denied)
         elif left < CLOSE_SECONDS / 2 and not ended:
             ended = True
             for pid in sorted({each.pid for each in denied}):
                 host.run("kill", pid, timeout=10.0)
     raise CommandFailed("denied clients are still connected: " + ", ".join(sorted({each.address for each in denied})))
+
+
+def _disconnect(host: Host, denied: list[Connection]) -> None:
+    """A client's connection as a whole is ended, after which it connects to its shares again, to this one with the
+    level that it has now. Linux's client up to 6.2 takes no share up again that was closed for it alone; that is
+    done only to a client that has files of other shares open, which the end of the connection would close."""
+    from .leaving import has_files_elsewhere  # late: it imports this module
+
+    shares: dict[str, list[str]] = {}
+    for each in denied:
+        shares.setdefault(each.pid, []).append(each.share)
+    for pid, names in sorted(shares.items()):
+        if has_files_elsewhere(host, pid, [f"{SHARES}/{name}" for name in names]):
+            for name in sorted(set(names)):
+                host.run("smbcontrol", pid, "close-share", name, timeout=10.0)
+        else:
+            host.run("kill", pid, timeout=10.0)
 
 
 class Connection:
