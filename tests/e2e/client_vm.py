@@ -44,7 +44,7 @@ class ClientVm:
         """Start it; return before it has booted. ``directory`` keeps its keys; ``beside(name)`` boots another one on
         the same network."""
         machine = ClientMachine(cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client")
-        machine.ensure()
+        machine.ensure(timeout=120 * PATIENCE)
 
         def beside(other: str) -> ClientVm:
             return cls.boot(cloud, subnet, other, image, directory.with_name(other))
