@@ -30,6 +30,7 @@ from sharewright.api import (
 )
 from sharewright.api.app import ROUTES
 from sharewright.api.resource import Field, Resource, constant
+from sharewright.api.shapes import body, many, one
 from sharewright.api.versions import MAXIMUM, NEWEST
 from sharewright.errors import InvalidInput
 
@@ -59,11 +60,13 @@ def test_no_key_stands_twice_at_any_microversion(resource: Resource) -> None:
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
 def test_every_table_describes_itself(resource: Resource) -> None:
     for version in (0, 40, MAXIMUM):
-        for action in ("", "create", "update"):
-            schema = resource.schema(version, action=action)
-            assert schema["type"] == "object"
-            assert msgspec.json.decode(msgspec.json.encode(schema)) == schema
-            assert set(schema["required"]) <= set(schema["properties"])
+        for shape in (one(resource), many(resource, summary=True), body(resource, "create"), body(resource, "update")):
+            components: dict[str, Any] = {}
+            schema = shape(version, components)
+            assert msgspec.json.decode(msgspec.json.encode([schema, components])) == [schema, components]
+            for each in (schema, *components.values()):
+                assert each["type"] == "object"
+                assert set(each["required"]) <= set(each["properties"])
 
 
 def test_routes_do_not_overlap() -> None:

@@ -10,6 +10,7 @@ from site_for_tests import Site
 from sqlalchemy import select, update
 
 from sharewright.api.app import ROUTES
+from sharewright.api.versions import EXPERIMENTAL_HEADER, MAXIMUM
 from sharewright.drivers.contract import ExportLocation
 from sharewright.drivers.locations import write_snapshot_locations
 from sharewright.identifiers import utcnow
@@ -99,11 +100,64 @@ URLS: list[tuple[str, str, Any]] = [
     ("PUT", "/v2/shares/{share}/export_locations/{location}/metadata", {"metadata": {"k": "v"}}),
     ("GET", "/v2/shares/{share}/export_locations/{location}/metadata/k", None),
     ("DELETE", "/v2/shares/{share}/export_locations/{location}/metadata/k", None),
+    ("POST", "/v2/shares/{share}/action", {"extend": {"new_size": 2}}),
+    ("POST", "/v2/shares/{share}/action", {"shrink": {"new_size": 1}}),
+    ("POST", "/v2/shares/{share}/action", {"revert": {"snapshot_id": "{snapshot}"}}),
+    (
+        "POST",
+        "/v2/share-networks/{network}/action",
+        {"add_security_service_check": {"security_service_id": "{security}"}},
+    ),
+    (
+        "POST",
+        "/v2/share-networks/{network}/action",
+        {"update_security_service": {"current_service_id": "{security}", "new_service_id": "{security}"}},
+    ),
+    (
+        "POST",
+        "/v2/share-networks/{network}/action",
+        {"update_security_service_check": {"current_service_id": "{security}", "new_service_id": "{security}"}},
+    ),
     ("POST", "/v2/shares/{share}/action", {"soft_delete": None}),
     ("POST", "/v2/shares/{share}/action", {"restore": None}),
     ("GET", "/v2/messages/{message}", None),
     ("DELETE", "/v2/messages/{message}", None),
 ]  # fmt: skip
+# Requests about the caller's own things, or about none, that name another project's.
+REFERENCES: list[tuple[str, str, Any]] = [
+    ("POST", "/v2/shares", {"share": {"size": 1, "share_proto": "NFS", "share_network_id": "{network}"}}),
+    ("POST", "/v2/shares", {"share": {"size": 1, "share_proto": "NFS", "snapshot_id": "{snapshot}"}}),
+    ("POST", "/v2/shares", {"share": {"size": 1, "share_proto": "NFS", "share_group_id": "{group}"}}),
+    ("POST", "/v2/snapshots", {"snapshot": {"share_id": "{share}"}}),
+    ("POST", "/v2/share-groups", {"share_group": {"share_network_id": "{network}"}}),
+    ("POST", "/v2/share-groups", {"share_group": {"source_share_group_snapshot_id": "{group_snapshot}"}}),
+    ("POST", "/v2/share-group-snapshots", {"share_group_snapshot": {"share_group_id": "{group}"}}),
+    ("POST", "/v2/resource-locks", {"resource_lock": {"resource_id": "{share}", "resource_type": "share"}}),
+    ("POST", "/v2/resource-locks", {"resource_lock": {"resource_id": "{rule}", "resource_type": "access_rule"}}),
+    ("POST", "/v2/share-transfers", {"transfer": {"share_id": "{share}"}}),
+    ("POST", "/v2/share-replicas", {"share_replica": {"share_id": "{share}"}}),
+    ("POST", "/v2/share-backups", {"share_backup": {"share_id": "{share}"}}),
+    ("POST", "/v2/share-networks/{own}/action", {"add_security_service": {"security_service_id": "{security}"}}),
+    ("POST", "/v2/share-networks/{own}/action", {"remove_security_service": {"security_service_id": "{security}"}}),
+    ("GET", "/v2/share-replicas?share_id={share}", None),
+    ("GET", "/v2/share-backups?share_id={share}", None),
+    ("GET", "/v2/shares?marker={share}", None),
+    ("GET", "/v2/shares?share_network_id={network}", None),
+    ("GET", "/v2/shares?snapshot_id={snapshot}", None),
+    ("GET", "/v2/shares?share_group_id={group}", None),
+    ("GET", "/v2/shares?export_location_id={location}", None),
+    ("GET", "/v2/shares?with_count=true&name~=a", None),
+    ("GET", "/v2/snapshots?marker={snapshot}", None),
+    ("GET", "/v2/snapshots?share_id={share}", None),
+    ("GET", "/v2/share-networks?marker={network}", None),
+    ("GET", "/v2/share-networks?security_service_id={security}", None),
+    ("GET", "/v2/security-services?share_network_id={network}", None),
+    ("GET", "/v2/share-groups?share_network_id={network}", None),
+    ("GET", "/v2/share-group-snapshots?share_group_id={group}", None),
+    ("GET", "/v2/share-transfers?resource_id={share}", None),
+    ("GET", "/v2/resource-locks?resource_id={share}", None),
+    ("GET", "/v2/messages?resource_id={share}", None),
+]
 ADMIN_ACTIONS: list[Any] = [
     {"reset_status": {"status": "error"}},
     {"force_delete": None},
@@ -232,6 +286,52 @@ def test_other_projects_things_do_not_exist(site: Site) -> None:
     for url in ("/v2/shares/detail", "/v2/share-networks/detail", "/v2/messages"):
         (found,) = [value for key, value in site.expect(200, "GET", url, user="bob").items() if "links" not in key]
         assert found == []
+
+
+@pytest.mark.parametrize("everybodys", ["", "all_tenants=1"])
+def test_other_projects_ids_say_nothing(site: Site, everybodys: str) -> None:
+    """What a request names of another project's is answered as what is nowhere."""
+    mine = belongings(site)
+    own = {"own": site.network("bob")["id"]}
+    nothing = {name: str(uuid.uuid4()) for name in mine}
+    before = contents(site)
+    experimental = {EXPERIMENTAL_HEADER: "True"}
+    for method, url, body in REFERENCES:
+        if everybodys and method != "GET":
+            continue
+        address = f"{url}&{everybodys}" if everybodys else url
+        seen, absent = (
+            site.ask(
+                method, put_in(address, {**own, **ids}), put_in(body, {**own, **ids}), user="bob", headers=experimental
+            )
+            for ids in (mine, nothing)
+        )
+        text, other = seen.text, absent.text
+        for name in mine:
+            text, other = text.replace(mine[name], name), other.replace(nothing[name], name)
+        assert (seen.status_code, text) == (absent.status_code, other), f"{method} {url}"
+        assert method == "GET" or seen.status_code in (400, 403, 404), f"{method} {url}: {seen.text}"
+        assert seen.status_code != 200 or not any(seen.json().values()), f"{method} {url}: {seen.text}"
+    assert contents(site) == before
+
+
+def test_every_action_of_a_project_is_in_these_tests() -> None:
+    """A new action must be added to the list above or be for admins."""
+    others = (
+        "/types", "/share-group-types", "/share-servers", "/snapshot-instances", "/share_instances", "/share-replicas",
+        "/share-backups",
+    )  # fmt: skip
+    tested = {(url.split("/")[2], next(iter(body))) for method, url, body in URLS if url.endswith("/action")}
+    actions = {
+        (route.path.split("/")[1], route.action)
+        for route in ROUTES
+        if route.action and route.until > MAXIMUM and not route.path.startswith(others)
+    }
+    assert {(resource, action) for resource, action in actions - tested if not _is_for_admins(action)} == set()
+
+
+def _is_for_admins(action: str) -> bool:
+    return action.startswith(("migration_", "reset_")) or action in ("force_delete", "unmanage")
 
 
 def test_readers_change_nothing(site: Site) -> None:

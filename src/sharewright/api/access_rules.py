@@ -22,6 +22,18 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import (
+    METADATA,
+    TAKES_METADATA,
+    anything,
+    contract,
+    given,
+    inputs,
+    many,
+    one,
+    parameters,
+    under,
+)
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import access_rules as service
 from sharewright.states import AccessState
@@ -76,6 +88,7 @@ ACCESS_RULE: Final = Resource(
 )
 
 
+@contract(takes=inputs(ACCESS_RULE, "create"), gives=one(ACCESS_RULE))
 def allow(call: Call, share_id: str) -> Any:
     body = unwrap(call.body, "allow_access", "os-allow_access")
     values = ACCESS_RULE.parse_values(body, call.version, "create")
@@ -83,6 +96,7 @@ def allow(call: Call, share_id: str) -> Any:
     return ACCESS_RULE.show(record, call)
 
 
+@contract(takes=given(Field("access_id", Identifier, required=True), Field("unrestrict", Flag, since=82)))
 def deny(call: Call, share_id: str) -> None:
     body = unwrap(call.body, "deny_access", "os-deny_access")
     access_id = body.get("access_id")
@@ -92,11 +106,13 @@ def deny(call: Call, share_id: str) -> None:
     service.deny(call.deployment, call.context, share_id, access_id, unrestrict=unrestrict)
 
 
+@contract(takes=anything, gives=many(ACCESS_RULE, summary=True))
 def list_of_share(call: Call, share_id: str) -> Any:
     records = service.list_rules(call.deployment, call.context, share_id, rule="share:access_get_all")
     return ACCESS_RULE.show_all(records, call, summary=True)
 
 
+@contract(gives=many(ACCESS_RULE, summary=True), query=parameters(ACCESS_RULE, more=(Filter("share_id"),)))
 def list_all(call: Call) -> Any:
     share_id = call.query.get("share_id", "")
     if not share_id:
@@ -108,10 +124,12 @@ def list_all(call: Call) -> Any:
     return ACCESS_RULE.show_all(records, call, summary=True)
 
 
+@contract(gives=one(ACCESS_RULE))
 def show(call: Call, access_id: str) -> Any:
     return ACCESS_RULE.show(service.show(call.deployment, call.context, access_id), call)
 
 
+@contract(takes=under("update_access", given(Field("access_level", Identifier, required=True))), gives=one(ACCESS_RULE))
 def update(call: Call, access_id: str) -> Any:
     level = unwrap(call.body, "update_access").get("access_level")
     if not level:
@@ -122,11 +140,13 @@ def update(call: Call, access_id: str) -> Any:
     return ACCESS_RULE.show(changed, call)
 
 
+@contract(takes=TAKES_METADATA, gives=METADATA)
 def write_metadata(call: Call, access_id: str) -> Any:
     items = all_items(call)
     return {"metadata": service.write_metadata(call.deployment, call.context, access_id, items)}
 
 
+@contract()
 def delete_metadata(call: Call, access_id: str, key: str) -> None:
     service.delete_metadata(call.deployment, call.context, access_id, key)
 

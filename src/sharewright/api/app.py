@@ -61,7 +61,6 @@ from sharewright.api.identity.modes import open_identity
 from sharewright.api.routing import Call, Endpoint, Route
 from sharewright.api.versions import (
     EXPERIMENTAL_HEADER,
-    MAXIMUM,
     VERSION_HEADER,
     VersionNotSupported,
     document,
@@ -141,7 +140,7 @@ def create_app(
     app.add_error_handler(falcon.HTTPError, front.on_http_error)
     app.add_route("/", Public(front.versions, "300 Multiple Choices"))
     app.add_route("/v2", Public(front.versions, "200 OK"))
-    app.add_route("/openapi.json", Public(_describe, "200 OK"))
+    app.add_route("/openapi.json", Public(lambda request: openapi.describe(ROUTES, request), "200 OK"))
     app.add_route("/healthcheck", Public(lambda request: "OK", "200 OK"))
     endpoints: dict[str, Endpoint] = {}
     for route in ROUTES:
@@ -154,12 +153,6 @@ def create_app(
     if isinstance(identity, BuiltinIdentity):
         KeystoneApi(identity, front.base_url).add_routes(app, IDENTITY_PATH)
     return app
-
-
-def _describe(request: falcon.Request) -> dict[str, Any]:
-    """The OpenAPI document for a microversion (``?version=2.N``), the newest if none is named."""
-    named = request.get_param("version")
-    return openapi.document(tuple(ROUTES), negotiate(named) if named else MAXIMUM)
 
 
 class Public:
@@ -235,6 +228,8 @@ class Front:
             return
         identifier = getattr(request.context, "request_id", "")
         response.set_header("x-openstack-request-id", identifier)
+        if request.path == "/openapi.json":
+            response.append_header("Vary", VERSION_HEADER)
         if request.path.startswith("/v2"):
             response.set_header("x-compute-request-id", identifier)
             if request.context.version is not None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Identifier, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, many
 from sharewright.services import system
 
 AVAILABILITY_ZONE: Final = Resource(
@@ -21,6 +22,7 @@ AVAILABILITY_ZONE: Final = Resource(
 )
 
 
+@contract(gives=many(AVAILABILITY_ZONE))
 def list_all(call: Call) -> Any:
     return AVAILABILITY_ZONE.show_all(system.list_zones(call.deployment, call.context), call)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Flag, Identifier, Record, Resource, StringMap, Timestamp, Viewer, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, many, one
 from sharewright.services import export_locations as service
 
 
@@ -33,21 +34,25 @@ EXPORT_LOCATION: Final = Resource(
 )
 
 
+@contract(gives=many(EXPORT_LOCATION, summary=True))
 def list_of_share(call: Call, share_id: str) -> Any:
     records = service.of_share(call.deployment, call.context, share_id)
     return EXPORT_LOCATION.show_all(records, call, summary=True)
 
 
+@contract(gives=one(EXPORT_LOCATION))
 def show_of_share(call: Call, share_id: str, export_location_id: str) -> Any:
     record = service.show_of_share(call.deployment, call.context, share_id, export_location_id)
     return EXPORT_LOCATION.show(record, call)
 
 
+@contract(gives=many(EXPORT_LOCATION, summary=True))
 def list_of_instance(call: Call, share_instance_id: str) -> Any:
     records = service.of_instance(call.deployment, call.context, share_instance_id)
     return EXPORT_LOCATION.show_all(records, call, summary=True)
 
 
+@contract(gives=one(EXPORT_LOCATION))
 def show_of_instance(call: Call, share_instance_id: str, export_location_id: str) -> Any:
     record = service.show_of_instance(call.deployment, call.context, share_instance_id, export_location_id)
     return EXPORT_LOCATION.show(record, call)

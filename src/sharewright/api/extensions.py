@@ -6,12 +6,15 @@ from typing import Any, Final
 
 from sharewright.api.faults import NoSuchResource
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import absent, contract
 
 
+@contract(gives=absent("extensions"))
 def list_all(call: Call) -> Any:
     return {"extensions": []}
 
 
+@contract()
 def show(call: Call, alias: str) -> Any:
     raise NoSuchResource()
 

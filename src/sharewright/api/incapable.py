@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Identifier, Resource, convert, unwrap
+from sharewright.api.resource import Field, Filter, Flag, Identifier, Name, Resource, StringMap, Values, convert, unwrap
 from sharewright.api.routing import Call, Handler, Route
+from sharewright.api.shapes import absent, anything, contract, given, parameters, shown, under
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import incapable as service
 
@@ -15,14 +16,33 @@ _NOTHING: Final = Resource(
 )
 
 # ---- replicas ----
+_MIGRATION: Final = (
+    Field("host", Identifier, required=True),
+    Field("writable", Flag),
+    Field("nondisruptive", Flag),
+    Field("preserve_snapshots", Flag),
+    Field("new_share_network_id", Identifier | None),
+)
 
 
+@contract(gives=absent("share_replicas"), query=parameters(_NOTHING, paged=True, more=(Filter("share_id"),)))
 def list_replicas(call: Call) -> Any:
     call.page(_NOTHING)
     service.list_replicas(call.deployment, call.context, call.query.get("share_id"))
     return {"share_replicas": []}
 
 
+@contract(
+    takes=under(
+        "share_replica",
+        given(
+            Field("share_id", Identifier, required=True),
+            Field("availability_zone", Name),
+            Field("scheduler_hints", StringMap | None, since=67),
+            Field("share_network_id", Name, since=72),
+        ),
+    )
+)
 def create_replica(call: Call) -> None:
     share_id = unwrap(call.body, "share_replica").get("share_id")
     if not share_id:
@@ -30,6 +50,7 @@ def create_replica(call: Call) -> None:
     service.create_replica(call.deployment, call.context, convert(share_id, Identifier, "share_replica.share_id"))
 
 
+@contract(takes=anything)
 def no_replica(call: Call, share_replica_id: str, **rest: str) -> None:
     service.check(call.context, _rule(call, "share_replica", _REPLICA_ACTIONS))
     raise NotFound(f"Share Replica {share_replica_id[:64]} could not be found.")
@@ -38,12 +59,24 @@ def no_replica(call: Call, share_replica_id: str, **rest: str) -> None:
 # ---- backups ----
 
 
+@contract(gives=absent("share_backups"), query=parameters(_NOTHING, paged=True, more=(Filter("share_id"),)))
 def list_backups(call: Call) -> Any:
     call.page(_NOTHING)
     service.list_backups(call.deployment, call.context, call.query.get("share_id"))
     return {"share_backups": []}
 
 
+@contract(
+    takes=under(
+        "share_backup",
+        given(
+            Field("share_id", Identifier, required=True),
+            Field("name", Name),
+            Field("description", Name),
+            Field("backup_options", StringMap | None),
+        ),
+    )
+)
 def create_backup(call: Call) -> None:
     share_id = unwrap(call.body, "share_backup").get("share_id")
     if not share_id:
@@ -51,6 +84,7 @@ def create_backup(call: Call) -> None:
     service.create_backup(call.deployment, call.context, convert(share_id, Identifier, "share_backup.share_id"))
 
 
+@contract(takes=anything)
 def no_backup(call: Call, share_backup_id: str) -> None:
     service.check(call.context, _rule(call, "share_backup", _BACKUP_ACTIONS))
     raise NotFound(f"No backup exists with ID {share_backup_id[:64]}.")
@@ -59,6 +93,14 @@ def no_backup(call: Call, share_backup_id: str) -> None:
 # ---- share servers ----
 
 
+@contract(
+    takes=given(*_MIGRATION),
+    gives=shown(
+        Field("compatible", Flag),
+        Field("requested_capabilities", Values),
+        Field("supported_capabilities", Values),
+    ),
+)
 def check_server_migration(call: Call, share_server_id: str) -> Any:
     body = _server_migration(call, "migration_check")
     service.check_server_migration(call.deployment, call.context, share_server_id, body, "migration_check")
@@ -75,20 +117,24 @@ def check_server_migration(call: Call, share_server_id: str) -> Any:
     }
 
 
+@contract(takes=given(*_MIGRATION))
 def start_server_migration(call: Call, share_server_id: str) -> None:
     body = _server_migration(call, "migration_start")
     service.check_server_migration(call.deployment, call.context, share_server_id, body, "migration_start")
     service.refuse_server_migration(share_server_id)
 
 
+@contract(takes=anything)
 def complete_server_migration(call: Call, share_server_id: str) -> None:
     service.no_server_migration(call.deployment, call.context, share_server_id, "migration_complete")
 
 
+@contract(takes=anything)
 def cancel_server_migration(call: Call, share_server_id: str) -> None:
     service.no_server_migration(call.deployment, call.context, share_server_id, "migration_cancel")
 
 
+@contract(takes=anything)
 def server_migration_progress(call: Call, share_server_id: str) -> None:
     try:
         service.no_server_migration(call.deployment, call.context, share_server_id, "migration_get_progress")
@@ -109,6 +155,8 @@ def _rule(call: Call, resource: str, actions: dict[str, str]) -> str:
     """The policy rule of a request to something that is not there."""
     if call.request.method == "POST" and call.request.path.endswith("/action"):
         return f"{resource}:{actions[next(iter(call.body))]}"
+    if "/export-locations" in call.request.path:
+        return f"share_replica_export_location:{'index' if call.request.path.endswith('/export-locations') else 'show'}"
     named = {"DELETE": "delete", "PUT": "update"}.get(call.request.method)
     return f"{resource}:{named or ('show' if resource == 'share_replica' else 'get')}"
 

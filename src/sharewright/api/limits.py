@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sharewright.api.resource import Field
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, shown, under
 from sharewright.services import quotas
 
 # resource, first microversion, name of its limit, name of what is used
@@ -23,6 +25,7 @@ ABSOLUTE: Final = (
 )
 
 
+@contract(gives=under("limits", shown(Field("rate", list[int]), Field("absolute", dict[str, int]))))
 def show(call: Call) -> Any:
     current = quotas.limits_of_caller(call.deployment, call.context)
     absolute: dict[str, int] = {}

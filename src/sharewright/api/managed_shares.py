@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Flag, Identifier, Name, convert, unwrap
+from sharewright.api.resource import Field, Flag, Identifier, Name, StringMap, convert, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import anything, contract, given, one, under
 from sharewright.api.shares import SHARE
 from sharewright.errors import InvalidInput, Unprocessable
 from sharewright.services import managed_shares as service
@@ -23,14 +24,27 @@ _OPTIONAL: Final = {
     "share_server_id": ("share_server_id", Name),
 }
 _SINCE: Final = {"is_public": 8, "share_server_id": 49}
+MANAGED: Final = (
+    Field("export_path", Identifier, required=True),
+    Field("service_host", Identifier, required=True),
+    Field("protocol", Identifier, required=True),
+    Field("name", Name, aliases=("display_name",)),
+    Field("description", Name, aliases=("display_description",)),
+    Field("share_type", Name),
+    Field("driver_options", StringMap | None),
+    Field("is_public", Flag, since=8),
+    Field("share_server_id", Name, since=49),
+)
 
 
+@contract(takes=under("share", given(*MANAGED)), gives=one(SHARE))
 def manage(call: Call) -> Any:
     if not isinstance(call.body, dict) or not isinstance(call.body.get("share"), dict):
         raise Unprocessable("Share entity not found in request body.")
     return SHARE.show(service.manage(call.deployment, call.context, _values(call)), call)
 
 
+@contract(takes=anything)
 def unmanage(call: Call, share_id: str) -> None:
     service.unmanage(call.deployment, call.context, share_id, servers=call.version >= 49)
 

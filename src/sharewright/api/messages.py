@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, listing, one
 from sharewright.services import messages as service
 
 MESSAGE: Final = Resource(
@@ -41,16 +42,19 @@ MESSAGE: Final = Resource(
 )
 
 
+@listing(MESSAGE)
 def list_all(call: Call) -> Any:
     page = call.page(MESSAGE)
     records = service.list_messages(call.deployment, call.context, call.filters(MESSAGE), page)
     return MESSAGE.show_all(records, call) | call.next_page(MESSAGE, records, page)
 
 
+@contract(gives=one(MESSAGE))
 def show(call: Call, message_id: str) -> Any:
     return MESSAGE.show(service.show(call.deployment, call.context, message_id), call)
 
 
+@contract()
 def delete(call: Call, message_id: str) -> None:
     service.remove(call.deployment, call.context, message_id)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, StringMap, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, listing, mapping, one, under
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import qos_types as service
 
@@ -27,34 +28,41 @@ QOS_TYPE: Final = Resource(
 )
 
 
+@listing(QOS_TYPE)
 def list_all(call: Call) -> Any:
     page = call.page(QOS_TYPE)
     records = service.list_types(call.deployment, call.context, call.filters(QOS_TYPE), page)
     return QOS_TYPE.show_all(records, call) | call.next_page(QOS_TYPE, records, page)
 
 
+@contract(gives=one(QOS_TYPE))
 def show(call: Call, qos_type_id: str) -> Any:
     return QOS_TYPE.show(service.show(call.deployment, call.context, qos_type_id), call)
 
 
+@contract(takes=body(QOS_TYPE, "create"), gives=one(QOS_TYPE))
 def create(call: Call) -> Any:
     values = QOS_TYPE.parse(call.body, call.version, "create")
     return QOS_TYPE.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(takes=body(QOS_TYPE, "update"), gives=one(QOS_TYPE))
 def update(call: Call, qos_type_id: str) -> Any:
     values = QOS_TYPE.parse(call.body, call.version, "update")
     return QOS_TYPE.show(service.change(call.deployment, call.context, qos_type_id, values), call)
 
 
+@contract()
 def delete(call: Call, qos_type_id: str) -> None:
     service.remove(call.deployment, call.context, qos_type_id)
 
 
+@contract(gives=under("specs", mapping()))
 def list_specs(call: Call, qos_type_id: str) -> Any:
     return {"specs": service.read_specs(call.deployment, call.context, qos_type_id)}
 
 
+@contract(gives=mapping(items=1))
 def show_spec(call: Call, qos_type_id: str, key: str) -> Any:
     specs = service.read_specs(call.deployment, call.context, qos_type_id, "qos_type_specs:show")
     if key not in specs:
@@ -62,12 +70,14 @@ def show_spec(call: Call, qos_type_id: str, key: str) -> Any:
     return {key: specs[key]}
 
 
+@contract(takes=under("specs", mapping()), gives=under("specs", mapping()))
 def create_specs(call: Call, qos_type_id: str) -> Any:
     if not isinstance(call.body.get("specs"), dict):
         raise InvalidInput("Malformed request body: expected an object with the key 'specs' holding an object.")
     return {"specs": service.write_specs(call.deployment, call.context, qos_type_id, call.body["specs"])}
 
 
+@contract(takes=mapping(items=1), gives=mapping(items=1))
 def update_spec(call: Call, qos_type_id: str, key: str) -> Any:
     service.read_specs(call.deployment, call.context, qos_type_id, "qos_type_specs:update")
     if key not in call.body:
@@ -77,6 +87,7 @@ def update_spec(call: Call, qos_type_id: str, key: str) -> Any:
     return service.write_specs(call.deployment, call.context, qos_type_id, call.body, "qos_type_specs:update")
 
 
+@contract()
 def delete_spec(call: Call, qos_type_id: str, key: str) -> None:
     service.delete_spec(call.deployment, call.context, qos_type_id, key)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Resource, printable, unwrap
+from sharewright.api.resource import Field, Filter, Flag, Resource, printable, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, inputs, parameters, shown, under
 from sharewright.errors import InvalidInput
 from sharewright.services import quotas as service
 from sharewright.services.validation import parse_boolean_spec
@@ -32,24 +34,41 @@ QUOTA_SET: Final = Resource(
         Field("encryption_keys", int, since=90, update=True),
     ),
 )
+_ID: Final = Field("id", str)
+# A share type's quotas are fewer, so none of them has to be there.
+_LIMITS: Final = tuple(replace(field, admin=False) for field in QUOTA_SET.fields)
+_USED: Final = tuple(replace(field, type=dict[str, int]) for field in QUOTA_SET.fields)
+_CHANGES: Final = (
+    *(replace(field, accepts=int) for field in QUOTA_SET.fields),
+    Field("force", Flag),
+    Field("tenant_id", str),
+    Field("project_id", str),
+)
+_SCOPE: Final = (Filter("user_id"), Filter("share_type", since=39))
 
 
+@contract(gives=under("quota_set", shown(_ID, *_LIMITS)), query=parameters(more=_SCOPE))
 def show(call: Call, project_id: str) -> Any:
     user_id, share_type = _scope(call)
     values = service.show(call.deployment, call.context, project_id, user_id=user_id, share_type=share_type)
     return _quota_set(call, project_id, {name: value["limit"] for name, value in values.items()}, share_type)
 
 
+@contract(gives=under("quota_set", shown(_ID, *_USED)), query=parameters(more=_SCOPE))
 def show_detail(call: Call, project_id: str) -> Any:
     user_id, share_type = _scope(call)
     values = service.show(call.deployment, call.context, project_id, user_id=user_id, share_type=share_type)
     return _quota_set(call, project_id, values, share_type)
 
 
+@contract(gives=under("quota_set", shown(_ID, *_LIMITS)))
 def show_defaults(call: Call, project_id: str) -> Any:
     return _quota_set(call, project_id, service.show_defaults(call.deployment, call.context, project_id), "")
 
 
+@contract(
+    takes=under("quota_set", given(*_CHANGES)), gives=under("quota_set", shown(*_LIMITS)), query=parameters(more=_SCOPE)
+)
 def update(call: Call, project_id: str) -> Any:
     user_id, share_type = _scope(call)
     body = dict(unwrap(call.body, "quota_set"))
@@ -70,16 +89,22 @@ def update(call: Call, project_id: str) -> Any:
     return shown
 
 
+@contract(query=parameters(more=_SCOPE))
 def delete(call: Call, project_id: str) -> None:
     user_id, share_type = _scope(call)
     service.remove(call.deployment, call.context, project_id, user_id=user_id, share_type=share_type)
 
 
+@contract(gives=under("quota_class_set", shown(_ID, *QUOTA_SET.fields)))
 def show_class(call: Call, class_name: str) -> Any:
     values = service.show_class(call.deployment, call.context, class_name)
     return {"quota_class_set": {"id": class_name, **_known(call, values)}}
 
 
+@contract(
+    takes=under("quota_class_set", inputs(QUOTA_SET, "update")),
+    gives=under("quota_class_set", shown(*QUOTA_SET.fields)),
+)
 def update_class(call: Call, class_name: str) -> Any:
     body = dict(unwrap(call.body, "quota_class_set"))
     body.pop("class_name", None)

@@ -34,6 +34,7 @@ Identifier = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00
 PositiveInteger = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Flag = bool
 StringMap = dict[str, Any]  # services/validation.py checks keys and values, with Manila's messages
+Values = Mapping[str, Any]  # shown only: of any kind
 Timestamp = datetime
 
 
@@ -75,6 +76,7 @@ class Field:
     a key whose meaning changed has one Field per range. ``admin``: only admins see it. ``create``/``update``: a request
     may set it; ``required``: a create must. ``aliases``: other keys that a request may use for it, and ``key`` the name
     under which services get it. ``shown`` false: input only. ``accepts``: the request's type where it differs.
+    ``items``: whose summaries are in it, of a list.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Field:
     aliases: tuple[str, ...] = ()
     key: str = ""
     accepts: Any = None
+    items: Resource | None = None
     description: str = ""
 
     def exists_at(self, version: int) -> bool:
@@ -191,21 +194,6 @@ class Resource:
             if entry.kind == "like" and version >= 36 and f"{entry.name}~" in query:
                 chosen[f"{entry.attribute}~"] = query[f"{entry.name}~"]
         return chosen
-
-    def schema(self, version: int, *, admin: bool = True, action: str = "") -> dict[str, Any]:
-        """JSON Schema of the detail view, or of the body of a ``create`` or ``update``."""
-        fields = [
-            field
-            for field in self.fields
-            if field.exists_at(version)
-            and (getattr(field, action) if action else field.shown and (admin or not field.admin))
-        ]
-        properties = {}
-        for field in fields:
-            described = field.accepts or field.type if action else field.type
-            properties[field.name] = {} if described is Any else msgspec.json.schema(described)
-        required = [field.name for field in fields if field.required] if action == "create" else []
-        return {"type": "object", "properties": properties, "required": required}
 
 
 def unwrap(body: Any, *wrappers: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from sharewright.api.lists import list_counted
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, listing, one
 from sharewright.services import resource_locks as service
 
 RESOURCE_LOCK: Final = Resource(
@@ -42,24 +43,29 @@ RESOURCE_LOCK: Final = Resource(
 )
 
 
+@listing(RESOURCE_LOCK, counted=81, projects=True)
 def list_all(call: Call) -> Any:
     return list_counted(call, RESOURCE_LOCK, service.list_locks, detail=True, first_version=81)
 
 
+@contract(gives=one(RESOURCE_LOCK))
 def show(call: Call, resource_lock_id: str) -> Any:
     return RESOURCE_LOCK.show(service.show(call.deployment, call.context, resource_lock_id), call)
 
 
+@contract(takes=body(RESOURCE_LOCK, "create"), gives=one(RESOURCE_LOCK))
 def create(call: Call) -> Any:
     values = RESOURCE_LOCK.parse(call.body, call.version, "create")
     return RESOURCE_LOCK.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(takes=body(RESOURCE_LOCK, "update"), gives=one(RESOURCE_LOCK))
 def update(call: Call, resource_lock_id: str) -> Any:
     values = RESOURCE_LOCK.parse(call.body, call.version, "update")
     return RESOURCE_LOCK.show(service.change(call.deployment, call.context, resource_lock_id, values), call)
 
 
+@contract()
 def delete(call: Call, resource_lock_id: str) -> None:
     service.remove(call.deployment, call.context, resource_lock_id)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Filter, Resource, StringMap
+from sharewright.api.resource import Field, Filter, Resource, Values
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, many, parameters
 from sharewright.services import system
 
 POOL: Final = Resource(
@@ -17,7 +18,7 @@ POOL: Final = Resource(
         Field("host", str, summary=True),
         Field("backend", str, summary=True),
         Field("pool", str, summary=True),
-        Field("capabilities", StringMap),
+        Field("capabilities", Values),
     ),
     filters=(
         Filter("host"),
@@ -29,10 +30,12 @@ POOL: Final = Resource(
 )
 
 
+@contract(gives=many(POOL, summary=True), query=parameters(POOL))
 def list_summaries(call: Call) -> Any:
     return _list(call, detail=False)
 
 
+@contract(gives=many(POOL), query=parameters(POOL))
 def list_details(call: Call) -> Any:
     return _list(call, detail=True)
 

@@ -9,6 +9,7 @@ from sharewright.api.lists import all_projects, names_unknown
 from sharewright.api.resource import (
     Field,
     Filter,
+    Flag,
     Identifier,
     Name,
     Resource,
@@ -17,6 +18,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, given, listing, one, shown
 from sharewright.api.share_networks import SHARE_NETWORK
 from sharewright.errors import InvalidInput
 from sharewright.services import security_services as service
@@ -62,12 +64,19 @@ SECURITY_SERVICE: Final = Resource(
     sort_keys={name: name for name in service.COLUMNS},
 )
 SERVERS_SINCE: Final = 63  # share servers may take a security service while they are in use
+COMPATIBLE: Final = (
+    Field("compatible", Flag),
+    Field("requested_operation", dict[str, str | None]),
+    Field("hosts_check_result", dict[str, bool], admin=True),
+)
 
 
+@listing(SECURITY_SERVICE, summary=True, projects=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, summary=True)
 
 
+@listing(SECURITY_SERVICE, projects=True)
 def list_details(call: Call) -> Any:
     return _list(call, summary=False)
 
@@ -82,20 +91,24 @@ def _list(call: Call, *, summary: bool) -> Any:
     return SECURITY_SERVICE.show_all(records, call, summary=summary) | call.next_page(SECURITY_SERVICE, records, page)
 
 
+@contract(gives=one(SECURITY_SERVICE))
 def show(call: Call, security_service_id: str) -> Any:
     return SECURITY_SERVICE.show(service.show(call.deployment, call.context, security_service_id), call)
 
 
+@contract(takes=body(SECURITY_SERVICE, "create"), gives=one(SECURITY_SERVICE))
 def create(call: Call) -> Any:
     values = SECURITY_SERVICE.parse(call.body, call.version, "create")
     return SECURITY_SERVICE.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(takes=body(SECURITY_SERVICE, "update"), gives=one(SECURITY_SERVICE))
 def update(call: Call, security_service_id: str) -> Any:
     values = SECURITY_SERVICE.parse(call.body, call.version, "update")
     return SECURITY_SERVICE.show(service.change(call.deployment, call.context, security_service_id, values), call)
 
 
+@contract()
 def delete(call: Call, security_service_id: str) -> None:
     service.remove(call.deployment, call.context, security_service_id)
 
@@ -103,6 +116,7 @@ def delete(call: Call, security_service_id: str) -> None:
 # ---- of a share network ----
 
 
+@contract(takes=given(Field("security_service_id", str, required=True)), gives=one(SHARE_NETWORK))
 def add_to_network(call: Call, share_network_id: str) -> Any:
     identifier = _identifier(unwrap(call.body, "add_security_service"), "security_service_id")
     record = service.add_to_network(
@@ -111,12 +125,17 @@ def add_to_network(call: Call, share_network_id: str) -> Any:
     return SHARE_NETWORK.show(record, call)
 
 
+@contract(takes=given(Field("security_service_id", str, required=True)), gives=shown(*COMPATIBLE))
 def check_addition(call: Call, share_network_id: str) -> Any:
     identifier = _identifier(unwrap(call.body, "add_security_service_check"), "security_service_id")
     service.check_addition(call.deployment, call.context, share_network_id, identifier)
     return _compatible(call, "add_security_service", None, identifier)
 
 
+@contract(
+    takes=given(Field("current_service_id", str, required=True), Field("new_service_id", str, required=True)),
+    gives=one(SHARE_NETWORK),
+)
 def replace_on_network(call: Call, share_network_id: str) -> Any:
     values = unwrap(call.body, "update_security_service")
     current, new = _identifier(values, "current_service_id"), _identifier(values, "new_service_id")
@@ -124,6 +143,10 @@ def replace_on_network(call: Call, share_network_id: str) -> Any:
     return SHARE_NETWORK.show(record, call)
 
 
+@contract(
+    takes=given(Field("current_service_id", str, required=True), Field("new_service_id", str, required=True)),
+    gives=shown(*COMPATIBLE),
+)
 def check_replacement(call: Call, share_network_id: str) -> Any:
     values = unwrap(call.body, "update_security_service_check")
     current, new = _identifier(values, "current_service_id"), _identifier(values, "new_service_id")
@@ -131,6 +154,7 @@ def check_replacement(call: Call, share_network_id: str) -> Any:
     return _compatible(call, "update_security_service", current, new)
 
 
+@contract(takes=given(Field("security_service_id", str, required=True)), gives=one(SHARE_NETWORK))
 def remove_from_network(call: Call, share_network_id: str) -> Any:
     identifier = _identifier(unwrap(call.body, "remove_security_service"), "security_service_id")
     record = service.remove_from_network(call.deployment, call.context, share_network_id, identifier)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Filter, Flag, Name, Resource, Timestamp, convert, timestamp, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, many, parameters, shown, under
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import system
 from sharewright.services.validation import Text255
@@ -37,13 +38,27 @@ SERVICE: Final = Resource(
 
 
 REASON_SINCE: Final = 83
+CHANGE: Final = (
+    Field("host", Text255, required=True),
+    Field("binary", Text255, required=True),
+    Field("disabled_reason", Name, since=83),
+)
+CHANGED: Final = (
+    Field("host", Text255),
+    Field("binary", Text255),
+    Field("disabled", Flag, until=82),
+    Field("status", str, since=83),
+    Field("disabled_reason", Name, since=83),
+)
 
 
+@contract(gives=many(SERVICE), query=parameters(SERVICE))
 def list_all(call: Call) -> Any:
     records = system.list_services(call.deployment, call.context, call.filters(SERVICE))
     return SERVICE.show_all(records, call)
 
 
+@contract(takes=given(*CHANGE), gives=shown(*CHANGED))
 def update(call: Call, change: str) -> Any:
     if change not in ("enable", "disable"):
         raise NotFound("Unknown action")
@@ -64,6 +79,7 @@ def update(call: Call, change: str) -> Any:
     return shown | {"status": "enabled" if enabled else "disabled", "disabled_reason": None if enabled else reason}
 
 
+@contract(takes=under("ensure_shares", given(Field("host", Text255, required=True))))
 def ensure_shares(call: Call) -> None:
     host = convert(unwrap(call.body, "ensure_shares").get("host"), Text255, "ensure_shares.host")
     system.ensure_shares(call.deployment, call.context, host)

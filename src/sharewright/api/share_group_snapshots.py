@@ -7,10 +7,26 @@ from typing import Any, Final
 from sharewright.api.lists import all_projects
 from sharewright.api.resource import Field, Filter, Identifier, Name, PositiveInteger, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call
+from sharewright.api.shapes import anything, body, contract, given, listing, one
 from sharewright.api.share_group_types import routes_of_groups
 from sharewright.api.shares import wanted_status
 from sharewright.services import share_group_snapshots as service
 
+MEMBER: Final = Resource(
+    name="share_group_snapshot_member",
+    plural="share_group_snapshot_members",
+    collection="share-group-snapshots",
+    fields=(
+        Field("id", Identifier, summary=True),
+        Field("created_at", Timestamp, source=timestamp("created_at")),
+        Field("size", PositiveInteger, summary=True),
+        Field("share_protocol", Identifier, source="protocol"),
+        Field("project_id", str),
+        Field("share_group_snapshot_id", Identifier),
+        Field("share_id", Identifier, summary=True),
+    ),
+    sort_keys={name: name for name in service.MEMBER_COLUMNS},
+)
 SHARE_GROUP_SNAPSHOT: Final = Resource(
     name="share_group_snapshot",
     plural="share_group_snapshots",
@@ -24,7 +40,7 @@ SHARE_GROUP_SNAPSHOT: Final = Resource(
         Field("created_at", Timestamp, source=timestamp("created_at")),
         Field("project_id", str),
         Field("share_group_id", Identifier, create=True, required=True),
-        Field("members", list[dict[str, Any]]),
+        Field("members", list[dict[str, Any]], items=MEMBER),
     ),
     filters=(
         Filter("name", kind="like"),
@@ -36,27 +52,14 @@ SHARE_GROUP_SNAPSHOT: Final = Resource(
     ),
     sort_keys={name: name for name in service.COLUMNS},
 )
-MEMBER: Final = Resource(
-    name="share_group_snapshot_member",
-    plural="share_group_snapshot_members",
-    collection="share-group-snapshots",
-    fields=(
-        Field("id", Identifier),
-        Field("created_at", Timestamp, source=timestamp("created_at")),
-        Field("size", PositiveInteger),
-        Field("share_protocol", Identifier, source="protocol"),
-        Field("project_id", str),
-        Field("share_group_snapshot_id", Identifier),
-        Field("share_id", Identifier),
-    ),
-    sort_keys={name: name for name in service.MEMBER_COLUMNS},
-)
 
 
+@listing(SHARE_GROUP_SNAPSHOT, summary=True, projects=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, detail=False)
 
 
+@listing(SHARE_GROUP_SNAPSHOT, projects=True)
 def list_details(call: Call) -> Any:
     return _list(call, detail=True)
 
@@ -70,35 +73,42 @@ def _list(call: Call, *, detail: bool) -> Any:
     return answer | call.next_page(SHARE_GROUP_SNAPSHOT, records, page)
 
 
+@contract(takes=body(SHARE_GROUP_SNAPSHOT, "create"), gives=one(SHARE_GROUP_SNAPSHOT))
 def create(call: Call) -> Any:
     values = SHARE_GROUP_SNAPSHOT.parse(call.body, call.version, "create")
     return SHARE_GROUP_SNAPSHOT.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(gives=one(SHARE_GROUP_SNAPSHOT))
 def show(call: Call, share_group_snapshot_id: str) -> Any:
     return SHARE_GROUP_SNAPSHOT.show(service.show(call.deployment, call.context, share_group_snapshot_id), call)
 
 
+@listing(MEMBER)
 def list_members(call: Call, share_group_snapshot_id: str) -> Any:
     page = call.page(MEMBER)
     records = service.list_members(call.deployment, call.context, share_group_snapshot_id, page)
     return MEMBER.show_all(records, call) | call.next_page(MEMBER, records, page)
 
 
+@contract(takes=body(SHARE_GROUP_SNAPSHOT, "update"), gives=one(SHARE_GROUP_SNAPSHOT))
 def update(call: Call, share_group_snapshot_id: str) -> Any:
     values = SHARE_GROUP_SNAPSHOT.parse(call.body, call.version, "update")
     record = service.change(call.deployment, call.context, share_group_snapshot_id, values)
     return SHARE_GROUP_SNAPSHOT.show(record, call)
 
 
+@contract()
 def delete(call: Call, share_group_snapshot_id: str) -> None:
     service.delete(call.deployment, call.context, share_group_snapshot_id)
 
 
+@contract(takes=anything)
 def force_delete(call: Call, share_group_snapshot_id: str) -> None:
     service.delete(call.deployment, call.context, share_group_snapshot_id, force=True)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_group_snapshot_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_group_snapshot_id, wanted_status(call))
 

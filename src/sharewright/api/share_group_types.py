@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Flag, Identifier, Name, Resource, StringMap, parse_map, unwrap
+from sharewright.api.resource import Field, Filter, Flag, Identifier, Name, Resource, StringMap, parse_map, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, given, listing, mapping, one, several, shown, under
 from sharewright.api.share_types import one_spec, project_of, visibility
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import share_group_types as service
@@ -28,8 +29,10 @@ SHARE_GROUP_TYPE: Final = Resource(
     ),
     sort_keys={name: name for name in service.COLUMNS},
 )
+_FILTERS: Final = (Filter("group_specs", kind="map", since=66), Filter("is_public"))
 
 
+@listing(SHARE_GROUP_TYPE, more=_FILTERS)
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_GROUP_TYPE)
     specs = None
@@ -41,19 +44,23 @@ def list_all(call: Call) -> Any:
     return SHARE_GROUP_TYPE.show_all(records, call) | call.next_page(SHARE_GROUP_TYPE, records, page)
 
 
+@contract(gives=one(SHARE_GROUP_TYPE))
 def show(call: Call, share_group_type_id: str) -> Any:
     return SHARE_GROUP_TYPE.show(service.show(call.deployment, call.context, share_group_type_id), call)
 
 
+@contract(gives=one(SHARE_GROUP_TYPE))
 def show_default(call: Call) -> Any:
     return SHARE_GROUP_TYPE.show(service.show_default(call.deployment, call.context), call)
 
 
+@contract(takes=body(SHARE_GROUP_TYPE, "create"), gives=one(SHARE_GROUP_TYPE))
 def create(call: Call) -> Any:
     values = SHARE_GROUP_TYPE.parse(call.body, call.version, "create")
     return SHARE_GROUP_TYPE.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract()
 def delete(call: Call, share_group_type_id: str) -> None:
     service.remove(call.deployment, call.context, share_group_type_id)
 
@@ -61,15 +68,18 @@ def delete(call: Call, share_group_type_id: str) -> None:
 # ---- group specs -----------------------------------------------------------------------------------------------------
 
 
+@contract(gives=under("group_specs", mapping()))
 def list_specs(call: Call, share_group_type_id: str) -> Any:
     return {"group_specs": service.read_specs(call.deployment, call.context, share_group_type_id)}
 
 
+@contract(takes=under("group_specs", mapping()), gives=under("group_specs", mapping()))
 def create_specs(call: Call, share_group_type_id: str) -> Any:
     specs = unwrap(call.body, "group_specs")
     return {"group_specs": service.write_specs(call.deployment, call.context, share_group_type_id, specs)}
 
 
+@contract(gives=mapping(items=1))
 def show_spec(call: Call, share_group_type_id: str, key: str) -> Any:
     specs = service.read_specs(call.deployment, call.context, share_group_type_id, rule="show")
     if key not in specs:
@@ -77,11 +87,13 @@ def show_spec(call: Call, share_group_type_id: str, key: str) -> Any:
     return {key: specs[key]}
 
 
+@contract(takes=mapping(items=1), gives=mapping(items=1))
 def update_spec(call: Call, share_group_type_id: str, key: str) -> Any:
     spec = one_spec(call, key)
     return service.write_specs(call.deployment, call.context, share_group_type_id, spec, rule="update")
 
 
+@contract()
 def delete_spec(call: Call, share_group_type_id: str, key: str) -> None:
     service.delete_spec(call.deployment, call.context, share_group_type_id, key)
 
@@ -89,15 +101,23 @@ def delete_spec(call: Call, share_group_type_id: str, key: str) -> None:
 # ---- access of projects ----------------------------------------------------------------------------------------------
 
 
+@contract(
+    gives=under(
+        "share_group_type_access",
+        several(shown(Field("share_group_type_id", Identifier), Field("project_id", Identifier))),
+    )
+)
 def list_access(call: Call, share_group_type_id: str) -> Any:
     return {"share_group_type_access": service.list_projects(call.deployment, call.context, share_group_type_id)}
 
 
+@contract(takes=given(Field("project", Identifier, required=True)))
 def add_access(call: Call, share_group_type_id: str) -> None:
     project = project_of(call, "addProjectAccess")
     service.add_project(call.deployment, call.context, share_group_type_id, project)
 
 
+@contract(takes=given(Field("project", Identifier, required=True)))
 def remove_access(call: Call, share_group_type_id: str) -> None:
     project = project_of(call, "removeProjectAccess")
     service.remove_project(call.deployment, call.context, share_group_type_id, project)

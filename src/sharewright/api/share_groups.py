@@ -7,6 +7,7 @@ from typing import Any, Final
 from sharewright.api.lists import all_projects
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, constant, timestamp
 from sharewright.api.routing import Call
+from sharewright.api.shapes import anything, body, contract, given, listing, one
 from sharewright.api.share_group_types import routes_of_groups
 from sharewright.api.shares import wanted_status
 from sharewright.services import share_groups as service
@@ -48,10 +49,12 @@ SHARE_GROUP: Final = Resource(
 )
 
 
+@listing(SHARE_GROUP, summary=True, projects=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, detail=False)
 
 
+@listing(SHARE_GROUP, projects=True)
 def list_details(call: Call) -> Any:
     return _list(call, detail=True)
 
@@ -64,28 +67,34 @@ def _list(call: Call, *, detail: bool) -> Any:
     return SHARE_GROUP.show_all(records, call, summary=not detail) | call.next_page(SHARE_GROUP, records, page)
 
 
+@contract(takes=body(SHARE_GROUP, "create"), gives=one(SHARE_GROUP))
 def create(call: Call) -> Any:
     values = SHARE_GROUP.parse(call.body, call.version, "create")
     return SHARE_GROUP.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(gives=one(SHARE_GROUP))
 def show(call: Call, share_group_id: str) -> Any:
     return SHARE_GROUP.show(service.show(call.deployment, call.context, share_group_id), call)
 
 
+@contract(takes=body(SHARE_GROUP, "update"), gives=one(SHARE_GROUP))
 def update(call: Call, share_group_id: str) -> Any:
     values = SHARE_GROUP.parse(call.body, call.version, "update")
     return SHARE_GROUP.show(service.change(call.deployment, call.context, share_group_id, values), call)
 
 
+@contract()
 def delete(call: Call, share_group_id: str) -> None:
     service.delete(call.deployment, call.context, share_group_id)
 
 
+@contract(takes=anything)
 def force_delete(call: Call, share_group_id: str) -> None:
     service.delete(call.deployment, call.context, share_group_id, force=True)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_group_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_group_id, wanted_status(call))
 

@@ -18,6 +18,7 @@ from sharewright.api.resource import (
     timestamp,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import anything, contract, given, listing, many, one
 from sharewright.api.shares import wanted_status
 from sharewright.services import share_instances as service
 
@@ -59,24 +60,29 @@ SHARE_INSTANCE: Final = Resource(
 )
 
 
+@listing(SHARE_INSTANCE)
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_INSTANCE)
     records = service.list_instances(call.deployment, call.context, call.filters(SHARE_INSTANCE), page)
     return SHARE_INSTANCE.show_all(records, call) | call.next_page(SHARE_INSTANCE, records, page)
 
 
+@contract(gives=many(SHARE_INSTANCE))
 def list_of_share(call: Call, share_id: str) -> Any:
     return SHARE_INSTANCE.show_all(service.of_share(call.deployment, call.context, share_id), call)
 
 
+@contract(gives=one(SHARE_INSTANCE))
 def show(call: Call, share_instance_id: str) -> Any:
     return SHARE_INSTANCE.show(service.show(call.deployment, call.context, share_instance_id), call)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_instance_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_instance_id, wanted_status(call))
 
 
+@contract(takes=anything)
 def force_delete(call: Call, share_instance_id: str) -> None:
     service.force_delete(call.deployment, call.context, share_instance_id)
 

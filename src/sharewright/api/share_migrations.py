@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Identifier, convert, unwrap
+from sharewright.api.resource import Field, Flag, Identifier, Name, StringMap, convert, unwrap
 from sharewright.api.routing import Call, Handler, Route
+from sharewright.api.shapes import anything, contract, given, shown
 from sharewright.errors import InvalidInput
 from sharewright.services import share_migrations as service
 from sharewright.services.validation import parse_boolean_spec
@@ -14,8 +15,16 @@ _FLAGS: Final = (
     "force_host_assisted_migration", "preserve_metadata", "writable", "nondisruptive", "preserve_snapshots",
 )  # fmt: skip
 _REQUIRED: Final = _FLAGS[1:]
+STARTED: Final = (
+    Field("host", Identifier, required=True),
+    Field("force_host_assisted_migration", Flag),
+    *(Field(name, Flag, required=True) for name in _REQUIRED),
+    Field("new_share_network_id", Identifier | None),
+    Field("new_share_type_id", Identifier | None),
+)
 
 
+@contract(takes=given(*STARTED), also=(200,))
 def start(call: Call, share_id: str) -> None:
     body = unwrap(call.body, "migration_start")
     values: dict[str, Any] = {"host": convert(body.get("host"), Identifier, "migration_start.host")}
@@ -29,19 +38,26 @@ def start(call: Call, share_id: str) -> None:
         call.status = 200
 
 
+@contract(takes=anything)
 def complete(call: Call, share_id: str) -> None:
     service.complete(call.deployment, call.context, share_id)
 
 
+@contract(takes=anything)
 def cancel(call: Call, share_id: str) -> None:
     service.cancel(call.deployment, call.context, share_id)
 
 
+@contract(
+    takes=anything,
+    gives=shown(Field("total_progress", int), Field("task_state", Name), Field("details", StringMap, since=59)),
+)
 def progress(call: Call, share_id: str) -> Any:
     shown = service.progress(call.deployment, call.context, share_id)
     return {**shown, "details": {}} if call.version >= 59 else shown
 
 
+@contract(takes=given(Field("task_state", str | None, required=True)))
 def reset_task_state(call: Call, share_id: str) -> None:
     values = unwrap(call.body, "reset_task_state")
     if set(values) != {"task_state"} or not isinstance(values["task_state"], str | None):

@@ -7,6 +7,7 @@ from typing import Any, Final
 from sharewright.api.metadata import all_items, one_item, pick
 from sharewright.api.resource import Field, Identifier, Name, Resource, StringMap, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import META, METADATA, TAKES_META, TAKES_METADATA, body, contract, many, one
 from sharewright.services import share_network_subnets as service
 
 SEVERAL_SINCE: Final = 70  # of one availability zone
@@ -39,45 +40,55 @@ SUBNET: Final = Resource(
 )
 
 
+@contract(gives=many(SUBNET))
 def list_all(call: Call, share_network_id: str) -> Any:
     return SUBNET.show_all(service.list_subnets(call.deployment, call.context, share_network_id), call)
 
 
+@contract(gives=one(SUBNET))
 def show(call: Call, share_network_id: str, subnet_id: str) -> Any:
     return SUBNET.show(service.show(call.deployment, call.context, share_network_id, subnet_id), call)
 
 
+@contract(takes=body(SUBNET, "create", wrapper="share-network-subnet"), gives=one(SUBNET))
 def create(call: Call, share_network_id: str) -> Any:
     values = SUBNET.parse(call.body, call.version, "create", wrapper="share-network-subnet")
     several = call.version >= SEVERAL_SINCE
     return SUBNET.show(service.create(call.deployment, call.context, share_network_id, values, several=several), call)
 
 
+@contract()
 def delete(call: Call, share_network_id: str, subnet_id: str) -> None:
     service.remove(call.deployment, call.context, share_network_id, subnet_id)
 
 
+@contract(gives=METADATA)
 def show_metadata(call: Call, share_network_id: str, subnet_id: str) -> Any:
     return {"metadata": service.read_metadata(call.deployment, call.context, share_network_id, subnet_id)}
 
 
+@contract(takes=TAKES_METADATA, gives=METADATA)
 def merge_metadata(call: Call, share_network_id: str, subnet_id: str) -> Any:
     return {"metadata": _write(call, share_network_id, subnet_id, all_items(call), replace=False)}
 
 
+@contract(takes=TAKES_METADATA, gives=METADATA)
 def replace_metadata(call: Call, share_network_id: str, subnet_id: str) -> Any:
     return {"metadata": _write(call, share_network_id, subnet_id, all_items(call), replace=True)}
 
 
+@contract(gives=META)
 def show_item(call: Call, share_network_id: str, subnet_id: str, key: str) -> Any:
     items = service.read_metadata(call.deployment, call.context, share_network_id, subnet_id)
     return {"meta": pick(items, key)}
 
 
+@contract(takes=TAKES_META, gives=META)
 def write_item(call: Call, share_network_id: str, subnet_id: str, key: str) -> Any:
     return {"meta": pick(_write(call, share_network_id, subnet_id, one_item(call, key), replace=False), key)}
 
 
+@contract()
 def delete_item(call: Call, share_network_id: str, subnet_id: str, key: str) -> None:
     service.delete_metadata(call.deployment, call.context, share_network_id, subnet_id, key)
 

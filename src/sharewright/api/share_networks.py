@@ -21,6 +21,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, given, listing, one, shown
 from sharewright.api.share_network_subnets import SUBNET
 from sharewright.api.shares import wanted_status
 from sharewright.errors import InvalidInput
@@ -76,7 +77,7 @@ SHARE_NETWORK: Final = Resource(
         Field("gateway", Name, source=_of_subnet("gateway"), since=18, until=50),
         Field("mtu", int | None, source=_of_subnet("mtu"), since=20, until=50),
         Field("availability_zone", Name, since=51, shown=False, create=True),
-        Field("share_network_subnets", list[dict[str, Any]], source=_subnets, since=51),
+        Field("share_network_subnets", list[dict[str, Any]], source=_subnets, since=51, items=SUBNET),
         Field("status", str, since=63),
         Field("security_service_update_support", Flag, source=_idle, since=63),
         Field("network_allocation_update_support", Flag, source=_extensible, since=70),
@@ -98,12 +99,20 @@ SHARE_NETWORK: Final = Resource(
     ),
     sort_keys={name: name for name in service.COLUMNS},
 )
+CHECKED: Final = (
+    Field("neutron_net_id", Name),
+    Field("neutron_subnet_id", Name),
+    Field("availability_zone", Name),
+    Field("reset_operation", Flag),
+)
 
 
+@listing(SHARE_NETWORK, summary=True, projects=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, summary=True)
 
 
+@listing(SHARE_NETWORK, projects=True)
 def list_details(call: Call) -> Any:
     return _list(call, summary=False)
 
@@ -116,10 +125,12 @@ def _list(call: Call, *, summary: bool) -> Any:
     return SHARE_NETWORK.show_all(records, call, summary=summary) | call.next_page(SHARE_NETWORK, records, page)
 
 
+@contract(gives=one(SHARE_NETWORK))
 def show(call: Call, share_network_id: str) -> Any:
     return SHARE_NETWORK.show(service.show(call.deployment, call.context, share_network_id), call)
 
 
+@contract(takes=body(SHARE_NETWORK, "create"), gives=one(SHARE_NETWORK))
 def create(call: Call) -> Any:
     values = SHARE_NETWORK.parse(call.body, call.version, "create")
     if values.pop("nova_net_id", None):
@@ -127,19 +138,26 @@ def create(call: Call) -> Any:
     return SHARE_NETWORK.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(takes=body(SHARE_NETWORK, "update"), gives=one(SHARE_NETWORK))
 def update(call: Call, share_network_id: str) -> Any:
     values = SHARE_NETWORK.parse(call.body, call.version, "update")
     return SHARE_NETWORK.show(service.change(call.deployment, call.context, share_network_id, values), call)
 
 
+@contract()
 def delete(call: Call, share_network_id: str) -> None:
     service.remove(call.deployment, call.context, share_network_id)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_network_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_network_id, wanted_status(call))
 
 
+@contract(
+    takes=given(*CHECKED),
+    gives=shown(Field("compatible", Flag), Field("hosts_check_result", dict[str, bool], admin=True)),
+)
 def check_subnet_creation(call: Call, share_network_id: str) -> Any:
     """Answered at once; so there is no check under way that could be reset."""
     body = dict(unwrap(call.body, "share_network_subnet_create_check"))

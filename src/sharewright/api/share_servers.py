@@ -22,6 +22,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, listing, mapping, one, under
 from sharewright.api.shares import wanted_status
 from sharewright.errors import InvalidInput, Unprocessable
 from sharewright.services import managed_share_servers as managed
@@ -68,8 +69,16 @@ SHARE_SERVER: Final = Resource(
     ),
     sort_keys={name: name for name in service.COLUMNS},
 )
+MANAGED: Final = (
+    Field("host", Identifier, required=True),
+    Field("share_network_id", Identifier, required=True),
+    Field("identifier", Identifier, required=True),
+    Field("driver_options", StringMap | None),
+    Field("share_network_subnet_id", Identifier | None, since=51),
+)
 
 
+@listing(SHARE_SERVER, summary=True)
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_SERVER)
     if names_unknown(call, SHARE_SERVER):
@@ -78,22 +87,27 @@ def list_all(call: Call) -> Any:
     return SHARE_SERVER.show_all(records, call, summary=True) | call.next_page(SHARE_SERVER, records, page)
 
 
+@contract(gives=one(SHARE_SERVER))
 def show(call: Call, share_server_id: str) -> Any:
     return SHARE_SERVER.show(service.show(call.deployment, call.context, share_server_id), call)
 
 
+@contract(gives=under("details", mapping()))
 def details(call: Call, share_server_id: str) -> Any:
     return {"details": service.details(call.deployment, call.context, share_server_id)}
 
 
+@contract()
 def delete(call: Call, share_server_id: str) -> None:
     service.remove(call.deployment, call.context, share_server_id)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_server_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_server_id, wanted_status(call))
 
 
+@contract(takes=under("share_server", given(*MANAGED)), gives=one(SHARE_SERVER))
 def manage(call: Call) -> Any:
     """Manila's statuses: 422 without the object, 400 for what it lacks or what is wrong."""
     if not isinstance(call.body.get("share_server"), dict):
@@ -112,6 +126,7 @@ def manage(call: Call) -> Any:
     return SHARE_SERVER.show(managed.manage(call.deployment, call.context, values), call)
 
 
+@contract(takes=given(Field("force", Flag)))
 def unmanage(call: Call, share_server_id: str) -> None:
     """``force`` is for drivers that cannot, so it has no effect."""
     managed.unmanage(call.deployment, call.context, share_server_id)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sharewright.api.resource import convert, parse_flag, unwrap
+from sharewright.api.resource import Field, Flag, PositiveInteger, convert, parse_flag, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given
 from sharewright.errors import InvalidInput
 from sharewright.services import share_sizes as service
 
 LARGEST: Final = 2**31 - 1  # GiB
 
 
+@contract(takes=given(Field("new_size", PositiveInteger, required=True), Field("force", Flag, since=64)))
 def extend(call: Call, share_id: str) -> None:
     values = unwrap(call.body, "extend", "os-extend")
     size = _new_size(values)
@@ -21,6 +23,7 @@ def extend(call: Call, share_id: str) -> None:
     service.extend(call.deployment, call.context, share_id, size, force=force)
 
 
+@contract(takes=given(Field("new_size", PositiveInteger, required=True)))
 def shrink(call: Call, share_id: str) -> None:
     size = _new_size(unwrap(call.body, "shrink", "os-shrink"))
     service.shrink(call.deployment, call.context, share_id, size)

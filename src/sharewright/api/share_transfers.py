@@ -19,6 +19,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, listing, one, under
 from sharewright.errors import InvalidInput
 from sharewright.identifiers import is_id
 from sharewright.services import share_transfers as service
@@ -52,10 +53,12 @@ TRANSFER: Final = Resource(
 )
 
 
+@listing(TRANSFER, summary=True, projects=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, summary=True)
 
 
+@listing(TRANSFER, projects=True)
 def list_details(call: Call) -> Any:
     return _list(call, summary=False)
 
@@ -68,10 +71,15 @@ def _list(call: Call, *, summary: bool) -> Any:
     return TRANSFER.show_all(records, call, summary=summary) | call.next_page(TRANSFER, records, page)
 
 
+@contract(gives=one(TRANSFER))
 def show(call: Call, share_transfer_id: str) -> Any:
     return TRANSFER.show(service.show(call.deployment, call.context, share_transfer_id), call)
 
 
+@contract(
+    takes=under("transfer", given(Field("share_id", Identifier, required=True), Field("name", Name))),
+    gives=one(TRANSFER, Field("auth_key", str)),
+)
 def create(call: Call) -> Any:
     body = unwrap(call.body, "transfer")
     share_id = body.get("share_id")
@@ -84,6 +92,7 @@ def create(call: Call) -> Any:
     return shown
 
 
+@contract(takes=under("accept", given(Field("auth_key", Identifier, required=True), Field("clear_access_rules", Flag))))
 def accept(call: Call, share_transfer_id: str) -> None:
     body = unwrap(call.body, "accept")
     if not body.get("auth_key"):
@@ -93,6 +102,7 @@ def accept(call: Call, share_transfer_id: str) -> None:
     service.accept(call.deployment, call.context, share_transfer_id, key, clear_access_rules=clear)
 
 
+@contract()
 def delete(call: Call, share_transfer_id: str) -> None:
     service.remove(call.deployment, call.context, share_transfer_id)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import (
     Field,
+    Filter,
     Flag,
     Identifier,
     Name,
@@ -18,6 +19,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import body, contract, given, many, mapping, one, parameters, several, shown, under
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import share_types as service
 
@@ -53,7 +55,7 @@ SHARE_TYPE: Final = Resource(
             "share_type_access:is_public", Flag, source="is_public", since=7, create=True, update=True,
             key="is_public",
         ),
-        Field("extra_specs", StringMap, source=_specs, create=True, accepts=StringMap | None),
+        Field("extra_specs", dict[str, str | bool], source=_specs, create=True, accepts=StringMap | None),
         Field("required_extra_specs", StringMap, source=_required_specs),
         Field("is_default", Flag, since=46),
     ),
@@ -62,8 +64,13 @@ SHARE_TYPE: Final = Resource(
 
 
 DESCRIPTION_SINCE: Final = 41
+_FILTERS: Final = (Filter("extra_specs", kind="map", since=43), Filter("is_public"))
 
 
+@contract(
+    gives=many(SHARE_TYPE, paged=True, aliases=("volume_types",)),
+    query=parameters(SHARE_TYPE, paged=True, more=_FILTERS),
+)
 def list_all(call: Call) -> Any:
     page = call.page(SHARE_TYPE)
     extra_specs = parse_map(call.query["extra_specs"], "extra_specs") if _filters_specs(call) else None
@@ -92,14 +99,17 @@ def _both(record: Record, call: Call) -> Any:
     return {"share_type": shown, "volume_type": shown}
 
 
+@contract(gives=one(SHARE_TYPE, aliases=("volume_type",)))
 def show(call: Call, share_type_id: str) -> Any:
     return _both(service.show(call.deployment, call.context, share_type_id), call)
 
 
+@contract(gives=one(SHARE_TYPE, aliases=("volume_type",)))
 def show_default(call: Call) -> Any:
     return _both(service.show_default(call.deployment, call.context), call)
 
 
+@contract(takes=body(SHARE_TYPE, "create", aliases=("volume_type",)), gives=one(SHARE_TYPE, aliases=("volume_type",)))
 def create(call: Call) -> Any:
     body = unwrap(call.body, "share_type", "volume_type")
     if call.version < DESCRIPTION_SINCE and body.get("description"):
@@ -109,11 +119,13 @@ def create(call: Call) -> Any:
     return _both(service.create(call.deployment, call.context, values, implied_snapshots=implied), call)
 
 
+@contract(takes=body(SHARE_TYPE, "update"), gives=one(SHARE_TYPE, aliases=("volume_type",)))
 def update(call: Call, share_type_id: str) -> Any:
     values = SHARE_TYPE.parse(call.body, call.version, "update")
     return _both(service.change(call.deployment, call.context, share_type_id, values), call)
 
 
+@contract()
 def delete(call: Call, share_type_id: str) -> None:
     service.remove(call.deployment, call.context, share_type_id)
 
@@ -121,15 +133,18 @@ def delete(call: Call, share_type_id: str) -> None:
 # ---- extra specs -----------------------------------------------------------------------------------------------------
 
 
+@contract(gives=under("extra_specs", mapping()))
 def list_specs(call: Call, share_type_id: str) -> Any:
     return {"extra_specs": service.read_specs(call.deployment, call.context, share_type_id)}
 
 
+@contract(takes=under("extra_specs", mapping()), gives=under("extra_specs", mapping()))
 def create_specs(call: Call, share_type_id: str) -> Any:
     specs = unwrap(call.body, "extra_specs")
     return {"extra_specs": service.write_specs(call.deployment, call.context, share_type_id, specs)}
 
 
+@contract(gives=mapping(items=1))
 def show_spec(call: Call, share_type_id: str, key: str) -> Any:
     specs = service.read_specs(call.deployment, call.context, share_type_id)
     if key not in specs:
@@ -137,6 +152,7 @@ def show_spec(call: Call, share_type_id: str, key: str) -> Any:
     return {key: specs[key]}
 
 
+@contract(takes=mapping(items=1), gives=mapping(items=1))
 def update_spec(call: Call, share_type_id: str, key: str) -> Any:
     return service.write_specs(call.deployment, call.context, share_type_id, one_spec(call, key), rule="update")
 
@@ -150,6 +166,7 @@ def one_spec(call: Call, key: str) -> Any:
     return call.body
 
 
+@contract()
 def delete_spec(call: Call, share_type_id: str, key: str) -> None:
     kept = () if call.version >= 24 else ("snapshot_support",)
     service.delete_spec(call.deployment, call.context, share_type_id, key, kept=kept)
@@ -158,14 +175,21 @@ def delete_spec(call: Call, share_type_id: str, key: str) -> None:
 # ---- access of projects ----------------------------------------------------------------------------------------------
 
 
+@contract(
+    gives=under(
+        "share_type_access", several(shown(Field("share_type_id", Identifier), Field("project_id", Identifier)))
+    )
+)
 def list_access(call: Call, share_type_id: str) -> Any:
     return {"share_type_access": service.list_projects(call.deployment, call.context, share_type_id)}
 
 
+@contract(takes=given(Field("project", Identifier, required=True)))
 def add_access(call: Call, share_type_id: str) -> None:
     service.add_project(call.deployment, call.context, share_type_id, project_of(call, "addProjectAccess"))
 
 
+@contract(takes=given(Field("project", Identifier, required=True)))
 def remove_access(call: Call, share_type_id: str) -> None:
     service.remove_project(call.deployment, call.context, share_type_id, project_of(call, "removeProjectAccess"))
 

@@ -22,6 +22,7 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import anything, body, contract, given, listing, one, parameters
 from sharewright.errors import InvalidInput
 from sharewright.services import shares as service
 from sharewright.states import ShareStatus
@@ -142,38 +143,48 @@ SHARE: Final = Resource(
 )  # fmt: skip
 
 
+@listing(SHARE, summary=True, counted=42, projects=True)
 def list_summaries(call: Call) -> Any:
     return list_counted(call, SHARE, service.list_shares, detail=False, first_version=42)
 
 
+@listing(SHARE, counted=42, projects=True)
 def list_details(call: Call) -> Any:
     return list_counted(call, SHARE, service.list_shares, detail=True, first_version=42)
 
 
+@contract(takes=body(SHARE, "create"), gives=one(SHARE))
 def create(call: Call) -> Any:
     values = SHARE.parse(call.body, call.version, "create")
     in_any_zone = call.version < TYPE_ZONES_SINCE
     return SHARE.show(service.create(call.deployment, call.context, values, in_any_zone=in_any_zone), call)
 
 
+@contract(gives=one(SHARE))
 def show(call: Call, share_id: str) -> Any:
     return SHARE.show(service.show(call.deployment, call.context, share_id), call)
 
 
+@contract(takes=body(SHARE, "update"), gives=one(SHARE))
 def update(call: Call, share_id: str) -> Any:
     values = SHARE.parse(call.body, call.version, "update")
     return SHARE.show(service.change(call.deployment, call.context, share_id, values), call)
 
 
+@contract(
+    query=parameters(more=(Filter("share_group_id", since=31), Filter("consistency_group_id", since=4, until=30)))
+)
 def delete(call: Call, share_id: str) -> None:
     named = call.query.get("share_group_id") or call.query.get("consistency_group_id")
     service.delete(call.deployment, call.context, share_id, named_group=named)
 
 
+@contract(takes=anything)
 def force_delete(call: Call, share_id: str) -> None:
     service.delete(call.deployment, call.context, share_id, force=True)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, share_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_id, wanted_status(call))
 

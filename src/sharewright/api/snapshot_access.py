@@ -7,6 +7,7 @@ from typing import Any, Final
 from sharewright.api.access_rules import IPV6_SINCE
 from sharewright.api.resource import Field, Flag, Identifier, Name, Resource, Timestamp, timestamp, unwrap
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, inputs, many, one
 from sharewright.errors import InvalidInput
 from sharewright.services import snapshot_access as rules
 from sharewright.services import snapshot_locations as locations
@@ -40,6 +41,7 @@ SNAPSHOT_EXPORT_LOCATION: Final = Resource(
 )
 
 
+@contract(takes=inputs(SNAPSHOT_ACCESS, "create"), gives=one(SNAPSHOT_ACCESS))
 def allow(call: Call, snapshot_id: str) -> Any:
     values = SNAPSHOT_ACCESS.parse_values(unwrap(call.body, "allow_access"), call.version, "create")
     ipv6 = call.version >= IPV6_SINCE
@@ -47,6 +49,7 @@ def allow(call: Call, snapshot_id: str) -> Any:
     return SNAPSHOT_ACCESS.show(record, call)
 
 
+@contract(takes=given(Field("access_id", Identifier, required=True)))
 def deny(call: Call, snapshot_id: str) -> None:
     access_id = unwrap(call.body, "deny_access").get("access_id")
     if not isinstance(access_id, str) or not access_id:
@@ -54,26 +57,31 @@ def deny(call: Call, snapshot_id: str) -> None:
     rules.deny(call.deployment, call.context, snapshot_id, access_id)
 
 
+@contract(gives=many(SNAPSHOT_ACCESS, summary=True))
 def list_rules(call: Call, snapshot_id: str) -> Any:
     records = rules.list_rules(call.deployment, call.context, snapshot_id)
     return SNAPSHOT_ACCESS.show_all(records, call, summary=True)
 
 
+@contract(gives=many(SNAPSHOT_EXPORT_LOCATION, summary=True))
 def list_of_snapshot(call: Call, snapshot_id: str) -> Any:
     records = locations.of_snapshot(call.deployment, call.context, snapshot_id)
     return SNAPSHOT_EXPORT_LOCATION.show_all(records, call, summary=True)
 
 
+@contract(gives=one(SNAPSHOT_EXPORT_LOCATION))
 def show_of_snapshot(call: Call, snapshot_id: str, export_location_id: str) -> Any:
     record = locations.show_of_snapshot(call.deployment, call.context, snapshot_id, export_location_id)
     return SNAPSHOT_EXPORT_LOCATION.show(record, call)
 
 
+@contract(gives=many(SNAPSHOT_EXPORT_LOCATION, summary=True))
 def list_of_instance(call: Call, snapshot_instance_id: str) -> Any:
     records = locations.of_instance(call.deployment, call.context, snapshot_instance_id)
     return SNAPSHOT_EXPORT_LOCATION.show_all(records, call, summary=True)
 
 
+@contract(gives=one(SNAPSHOT_EXPORT_LOCATION))
 def show_of_instance(call: Call, snapshot_instance_id: str, export_location_id: str) -> Any:
     record = locations.show_of_instance(call.deployment, call.context, snapshot_instance_id, export_location_id)
     return SNAPSHOT_EXPORT_LOCATION.show(record, call)

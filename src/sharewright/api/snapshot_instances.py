@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import contract, given, listing, one
 from sharewright.api.shares import wanted_status
 from sharewright.services import snapshot_instances as service
 
@@ -29,10 +30,12 @@ SNAPSHOT_INSTANCE: Final = Resource(
 )
 
 
+@listing(SNAPSHOT_INSTANCE, summary=True)
 def list_summaries(call: Call) -> Any:
     return _list(call, detail=False)
 
 
+@listing(SNAPSHOT_INSTANCE)
 def list_details(call: Call) -> Any:
     return _list(call, detail=True)
 
@@ -45,10 +48,12 @@ def _list(call: Call, *, detail: bool) -> Any:
     return answer | call.next_page(SNAPSHOT_INSTANCE, records, page)
 
 
+@contract(gives=one(SNAPSHOT_INSTANCE))
 def show(call: Call, snapshot_instance_id: str) -> Any:
     return SNAPSHOT_INSTANCE.show(service.show(call.deployment, call.context, snapshot_instance_id), call)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, snapshot_instance_id: str) -> None:
     service.reset_status(call.deployment, call.context, snapshot_instance_id, wanted_status(call))
 

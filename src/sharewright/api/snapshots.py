@@ -21,6 +21,19 @@ from sharewright.api.resource import (
     unwrap,
 )
 from sharewright.api.routing import Call, Route
+from sharewright.api.shapes import (
+    META,
+    METADATA,
+    TAKES_META,
+    TAKES_METADATA,
+    anything,
+    body,
+    contract,
+    given,
+    listing,
+    one,
+    under,
+)
 from sharewright.api.shares import wanted_status
 from sharewright.errors import InvalidInput
 from sharewright.services import snapshots as service
@@ -60,42 +73,58 @@ SNAPSHOT: Final = Resource(
     ),
     sort_keys={name: name for name in service.COLUMNS} | {"display_name": "name"},
 )
+MANAGED: Final = (
+    Field("share_id", Identifier, required=True),
+    Field("provider_location", Identifier, required=True),
+    Field("name", Name, aliases=("display_name",)),
+    Field("description", Name, aliases=("display_description",)),
+    Field("driver_options", StringMap | None),
+)
 
 
+@listing(SNAPSHOT, summary=True, counted=79, projects=True)
 def list_summaries(call: Call) -> Any:
     return list_counted(call, SNAPSHOT, service.list_snapshots, detail=False, first_version=79)
 
 
+@listing(SNAPSHOT, counted=79, projects=True)
 def list_details(call: Call) -> Any:
     return list_counted(call, SNAPSHOT, service.list_snapshots, detail=True, first_version=79)
 
 
+@contract(takes=body(SNAPSHOT, "create"), gives=one(SNAPSHOT))
 def create(call: Call) -> Any:
     values = SNAPSHOT.parse(call.body, call.version, "create")
     return SNAPSHOT.show(service.create(call.deployment, call.context, values), call)
 
 
+@contract(gives=one(SNAPSHOT))
 def show(call: Call, snapshot_id: str) -> Any:
     return SNAPSHOT.show(service.show(call.deployment, call.context, snapshot_id), call)
 
 
+@contract(takes=body(SNAPSHOT, "update"), gives=one(SNAPSHOT))
 def update(call: Call, snapshot_id: str) -> Any:
     values = SNAPSHOT.parse(call.body, call.version, "update")
     return SNAPSHOT.show(service.change(call.deployment, call.context, snapshot_id, values), call)
 
 
+@contract()
 def delete(call: Call, snapshot_id: str) -> None:
     service.delete(call.deployment, call.context, snapshot_id)
 
 
+@contract(takes=anything)
 def force_delete(call: Call, snapshot_id: str) -> None:
     service.delete(call.deployment, call.context, snapshot_id, force=True)
 
 
+@contract(takes=given(Field("status", str, required=True)))
 def reset_status(call: Call, snapshot_id: str) -> None:
     service.reset_status(call.deployment, call.context, snapshot_id, wanted_status(call))
 
 
+@contract(takes=under("snapshot", given(*MANAGED)), gives=one(SNAPSHOT))
 def manage(call: Call) -> Any:
     body = dict(unwrap(call.body, "snapshot"))
     options = body.pop("driver_options", None)
@@ -109,10 +138,12 @@ def manage(call: Call) -> Any:
     return SNAPSHOT.show(record, call)
 
 
+@contract(takes=anything)
 def unmanage(call: Call, snapshot_id: str) -> None:
     service.unmanage(call.deployment, call.context, snapshot_id, servers=call.version >= 49)
 
 
+@contract(takes=given(Field("snapshot_id", Identifier, required=True)))
 def revert(call: Call, share_id: str) -> None:
     snapshot_id = unwrap(call.body, "revert").get("snapshot_id")
     if not isinstance(snapshot_id, str) or not snapshot_id:
@@ -123,29 +154,35 @@ def revert(call: Call, share_id: str) -> None:
 # ---- metadata --------------------------------------------------------------------------------------------------------
 
 
+@contract(gives=METADATA)
 def show_metadata(call: Call, snapshot_id: str) -> Any:
     return {"metadata": service.read_metadata(call.deployment, call.context, snapshot_id)}
 
 
+@contract(takes=TAKES_METADATA, gives=METADATA)
 def merge_metadata(call: Call, snapshot_id: str) -> Any:
     items = all_items(call)
     return {"metadata": service.write_metadata(call.deployment, call.context, snapshot_id, items, replace=False)}
 
 
+@contract(takes=TAKES_METADATA, gives=METADATA)
 def replace_metadata(call: Call, snapshot_id: str) -> Any:
     items = all_items(call)
     return {"metadata": service.write_metadata(call.deployment, call.context, snapshot_id, items, replace=True)}
 
 
+@contract(gives=META)
 def show_item(call: Call, snapshot_id: str, key: str) -> Any:
     return {"meta": pick(service.read_metadata(call.deployment, call.context, snapshot_id), key)}
 
 
+@contract(takes=TAKES_META, gives=META)
 def write_item(call: Call, snapshot_id: str, key: str) -> Any:
     item = one_item(call, key)
     return {"meta": pick(service.write_metadata(call.deployment, call.context, snapshot_id, item, replace=False), key)}
 
 
+@contract()
 def delete_item(call: Call, snapshot_id: str, key: str) -> None:
     service.delete_metadata(call.deployment, call.context, snapshot_id, key)
 

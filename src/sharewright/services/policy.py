@@ -28,7 +28,8 @@ _READER: Final = _names(
     " share_group:get share_group:get_all share_group_snapshot:get share_group_snapshot:get_all"
     " share_snapshot:get_snapshot share_snapshot:get_all_snapshots share_snapshot:get_metadata"
     " share_snapshot:access_list share_snapshot_export_location:index share_snapshot_export_location:show"
-    " share_replica:show share_replica:get_all share_backup:get share_backup:get_all"
+    " share_replica:show share_replica:get_all share_replica_export_location:index share_replica_export_location:show"
+    " share_backup:get share_backup:get_all"
     " resource_lock:get resource_lock:get_all share_transfer:get share_transfer:get_all qos_type:show qos_type:index"
     " availability_zone:index quota_set:show quota_class_set:show message:get message:get_all"
 )

@@ -26,6 +26,7 @@ Target: TypeAlias = Mapping[str, str]
 # Manila's building blocks, which a file may refer to and replace.
 BASE: Final[Mapping[str, str]] = {
     "context_is_admin": "role:admin",
+    "context_is_host_admin": "role:admin and project_id:%(project_id)s",
     "admin_api": "is_admin:True",
     "admin_or_owner": "is_admin:True or project_id:%(project_id)s",
     "admin_or_owner_user": "is_admin:True or project_id:%(project_id)s and user_id:%(user_id)s",
