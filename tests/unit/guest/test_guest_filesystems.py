@@ -113,12 +113,12 @@ def test_serials(machine: Machine) -> None:
 def test_waiting_ends_as_soon_as_the_disk_is_there(machine: Machine) -> None:
     timer = threading.Timer(0.4, lambda: machine.add_disk(1))
     timer.start()
-    serials = wait_for_disks(host_of(machine), [serial(1)], seconds=100_000)
+    serials, _ = wait_for_disks(host_of(machine), [serial(1)], seconds=100_000)
     assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
     timer.join()
 
 
 def test_waiting_rescans_the_scsi_hosts_once(machine: Machine) -> None:
     machine.write("sys/class/scsi_host/host0/scan", "")
-    assert wait_for_disks(host_of(machine), [serial(1)], seconds=0.6) == {}
+    assert wait_for_disks(host_of(machine), [serial(1)], seconds=0.6) == ({}, {})
     assert machine.read("sys/class/scsi_host/host0/scan") == "- - -"

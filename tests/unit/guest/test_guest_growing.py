@@ -129,7 +129,7 @@ def test_the_size_is_waited_for_and_asked_for(machine: Machine) -> None:
     thread = threading.Thread(target=kernel)
     thread.start()
     try:
-        serials = wait_for_disks(Host(str(machine.root)), [serial(1)], seconds=20, sizes={serial(1): 128 * MIB})
+        serials, _ = wait_for_disks(Host(str(machine.root)), [serial(1)], seconds=20, sizes={serial(1): 128 * MIB})
     finally:
         done.set()
         thread.join()

@@ -131,27 +131,29 @@ def is_small(size: int, wanted: int) -> bool:
     return size + SLACK < wanted
 
 
-def small_disks(host: Host, serials: dict[str, str], sizes: dict[str, int]) -> list[str]:
-    """Names of the disks that have fewer bytes than ``sizes`` (by serial) says."""
+def small_disks(serials: dict[str, str], sizes: dict[str, int], present: dict[str, int]) -> list[str]:
+    """Names of the disks that have fewer bytes than ``sizes`` (by serial) says; ``present``: disk name → its bytes."""
     return [
         name
         for serial, names in match(serials, sizes).items()
         for name in names
-        if is_small(disk_size(host, name), sizes[serial])
+        if is_small(present[name], sizes[serial])
     ]
 
 
 def wait_for_disks(
     host: Host, wanted: list[str], *, seconds: float, sizes: dict[str, int] | None = None
-) -> dict[str, str]:
-    """Disk name → serial, as soon as every wanted serial is there, with the size that it should have, or the time is
-    over. Hot-plugging needs no help from us; a rescan of the SCSI hosts is the fallback for events that were lost. A
-    disk that has grown is asked for its size at once: not every host tells."""
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Disk name → serial, and disk name → bytes, as soon as every wanted serial is there, with the size that it should
+    have, or the time is over. Hot-plugging needs no help from us; a rescan of the SCSI hosts is the fallback for events
+    that were lost. A disk that has grown is asked for its size at once: not every host tells."""
     serials: dict[str, str] = {}
+    present: dict[str, int] = {}
     rescanned = False
     for left in polls(seconds, 0.1):
         serials = disk_serials(host, serials)
-        small = small_disks(host, serials, sizes or {})
+        present = {name: disk_size(host, name) for name in serials}
+        small = small_disks(serials, sizes or {}, present)
         if not small and all(match(serials, wanted).values()):
             break
         for name in small:
@@ -160,7 +162,7 @@ def wait_for_disks(
             rescanned = True
             for name in host.listing("/sys/class/scsi_host"):
                 host.poke(f"/sys/class/scsi_host/{name}/scan", "- - -")
-    return serials
+    return serials, present
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
