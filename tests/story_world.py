@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Table, select, update
 
+from operators_machine import named_server
 from sharewright.clouds.contract import TAG_OWNER
 from sharewright.clouds.open import simulated_path
 from sharewright.clouds.simulated.cloud import SimulatedCloud
@@ -142,7 +143,7 @@ class World:
         row: dict[str, Any] = {
             "protocol": "NFS",
             "share_type_id": self.share_type_id,
-            "share_network_id": self.share_network_id,
+            "share_network_id": self.share_network_id or None,
             "availability_zone": None,
         } | values
         with self.store.begin() as tx:
@@ -314,22 +315,23 @@ class World:
             tx.execute(share_snapshot_instances.update().where(mine).values(status=status))
 
     def request_manage(self, server_id: str, export_path: str = "", **options: str) -> str:
-        """An accepted POST /shares/manage. Returns the share's id."""
+        """An accepted POST /shares/manage; on an operator's machine, users name no server. Returns the share's id."""
         share_id, now = new_id(), utcnow()
         (server,) = self.rows(share_servers, id=server_id)
         host = f"{server.host}#{BACKEND}"
+        named = None if server.named else server_id
         with self.store.begin() as tx:
             tx.execute(
                 shares.insert().values(
                     id=share_id, project_id=PROJECT, user_id=USER, size=1, protocol="NFS", status="manage_starting",
                     share_type_id=self.share_type_id, share_network_id=server.share_network_id,
-                    share_server_id=server_id, host=host, snapshot_support=True, created_at=now,
+                    share_server_id=named, host=host, snapshot_support=True, created_at=now,
                 )
             )  # fmt: skip
             tx.execute(
                 share_instances.insert().values(
                     id=new_id(), share_id=share_id, status="manage_starting", backend=server.backend, host=host,
-                    share_network_id=server.share_network_id, share_server_id=server_id, size=1, taken_over=False,
+                    share_network_id=server.share_network_id, share_server_id=named, size=1, taken_over=False,
                     created_at=now,
                 )
             )  # fmt: skip
@@ -419,7 +421,7 @@ class World:
             tx.execute(
                 share_groups.insert().values(
                     id=group_id, project_id=PROJECT, user_id=USER, status="available", share_group_type_id=type_id,
-                    share_network_id=self.share_network_id, created_at=utcnow(), **values,
+                    share_network_id=self.share_network_id or None, created_at=utcnow(), **values,
                 )
             )  # fmt: skip
         return group_id, [self.request_share(size, share_group_id=group_id) for _ in range(count)]
@@ -469,7 +471,7 @@ class World:
             tx.execute(
                 share_groups.insert().values(
                     id=group_id, project_id=PROJECT, user_id=USER, status="creating",
-                    share_group_type_id=parent.share_group_type_id, share_network_id=self.share_network_id,
+                    share_group_type_id=parent.share_group_type_id, share_network_id=self.share_network_id or None,
                     source_share_group_snapshot_id=snapshot_id, created_at=utcnow(),
                 )
             )  # fmt: skip
@@ -663,7 +665,9 @@ class World:
         return self._exports(self.snapshot_instance(snapshot_id).id)
 
     def _exports(self, instance_id: str) -> list[list[str]] | None:
-        for server in self.cloud.compute.list_instances():
+        machine = self.settings.backends[BACKEND].server.instance
+        named = self.cloud.compute.find_named_instance(machine) if machine else None
+        for server in [*self.cloud.compute.list_instances(), *([named] if named else [])]:
             exports = self.guests.exports(server.id)
             if instance_id in exports:
                 return exports[instance_id]
@@ -695,7 +699,7 @@ class World:
         leaving = {f"share_instance:{row.id}" for row in instances.values() if not row.wanted}
         leaving |= {f"share_snapshot_mount:{row.id}" for row in mounts if not row.wanted}
         assert not known.keys() - found.keys() - leaving, "a volume is lost"
-        servers = {row.id: row for row in self.rows(share_servers)}
+        servers = {row.id: row for row in self.rows(share_servers) if not row.named}
         server_owners = [instance.tags[TAG_OWNER] for instance in self.cloud.compute.list_instances()]
         assert sorted(server_owners) == sorted(f"share_server:{server}" for server in servers)
         for port in self.cloud.networks.list_ports():
@@ -760,18 +764,24 @@ def make_admin_network(settings: Settings, cidr: str) -> dict[str, str]:
 
 
 @contextmanager
-def make_world(store: Store, state_dir: Path, *, admin_network: str = "", **backend: Any) -> Iterator[World]:
-    """A world with a default share type and one share network; ``admin_network`` (a CIDR) is its backend's."""
+def make_world(
+    store: Store, state_dir: Path, *, admin_network: str = "", named: bool = False, **backend: Any
+) -> Iterator[World]:
+    """A world with a default share type and one share network; ``admin_network`` (a CIDR) is its backend's. ``named``:
+    its backend has a machine of an operator's, and its type asks for that."""
     settings = make_settings(state_dir, **backend)
     if admin_network:
         backend |= make_admin_network(settings, admin_network)
         settings = make_settings(state_dir, **backend)
+    if named:
+        settings = make_settings(state_dir, **backend, **named_server(settings))
     assembly = assemble(settings, store)
     world = World(store, settings, assembly, "", "", "")
-    world.share_type_id = world.add_share_type("default")
-    world.share_network_id = world.add_share_network()
-    (subnet,) = world.rows(share_network_subnets, share_network_id=world.share_network_id)
-    world.subnet_id = subnet.id
+    world.share_type_id = world.add_share_type("default", driver_handles_share_servers=str(not named))
+    if not named:
+        world.share_network_id = world.add_share_network()
+        (subnet,) = world.rows(share_network_subnets, share_network_id=world.share_network_id)
+        world.subnet_id = subnet.id
     try:
         yield world
     finally:

@@ -32,7 +32,7 @@ from sharewright.clouds.contract import (
     cloud_calls,
 )
 from sharewright.guest.contract import Freeze, GuestAddress, round_trips
-from sharewright.guest.document import Document, ShareState, State
+from sharewright.guest.document import Document, Facts, ShareState, State
 from sharewright.identifiers import derived_id
 
 TENANT = ip_network("10.99.0.0/24")
@@ -242,6 +242,10 @@ class TwinGuests:
 
     def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
         self._reached()
+
+    def inspect(self, address: GuestAddress, *, timeout: float) -> Facts:
+        self._reached()
+        return Facts()
 
     @contextmanager
     def frozen(

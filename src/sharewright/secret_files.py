@@ -39,10 +39,29 @@ def read_secret(key: str, value: str) -> str:
 
     Raises ConfigurationError, also when everybody on the host may read the file.
     """
+    path, text = _read(key, value)
+    lines = text.splitlines()
+    if not lines or not lines[0]:
+        fault = "begins with an empty line" if lines else "is empty"
+        raise ConfigurationError(f"{key}: {path} {fault}.", hint="Put the secret there, as its first line.")
+    return lines[0]
+
+
+def read_key_file(key: str, value: str) -> str:
+    """A private SSH key, as it stands in its file; errors as of read_secret."""
+    path, text = _read(key, value)
+    if "-----BEGIN OPENSSH PRIVATE KEY-----" not in text:
+        raise ConfigurationError(
+            f"{key}: {path} is no private key in OpenSSH's format.", hint="Make one: sharewright server key BACKEND"
+        )
+    return text
+
+
+def _read(key: str, value: str) -> tuple[Path, str]:
     path = secret_file(value)
     try:
         mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"{key}: {path} cannot be read: {reason}.", hint="See docs/deployment.md.") from None
@@ -50,7 +69,4 @@ def read_secret(key: str, value: str) -> str:
         raise ConfigurationError(
             f"{key}: {path} has mode {stat.S_IMODE(mode):04o}; everybody may use it.", hint=f"Run: chmod 600 {path}"
         )
-    if not lines or not lines[0]:
-        fault = "begins with an empty line" if lines else "is empty"
-        raise ConfigurationError(f"{key}: {path} {fault}.", hint="Put the secret there, as its first line.")
-    return lines[0]
+    return path, text

@@ -237,6 +237,36 @@ DESCRIPTIONS: dict[str, str] = {
     "backends.NAME.availability_zone": (
         "Zone that the backend's pools and share servers are in. Upstream: `backend_availability_zone`."
     ),
+    "backends.NAME.driver_handles_share_servers": (
+        "True: share servers are made for the tenants' share networks. False: all shares are on the one machine that "
+        "`[backends.NAME.server]` names, which its operator keeps ([named-server.md](named-server.md)); share types "
+        "choose the backend with the extra spec of this name. Upstream: the same name."
+    ),
+    "backends.NAME.server.instance": (
+        "The machine in the cloud, by its id or by a name that only it has: volumes are attached there. Upstream: "
+        "`service_instance_name_or_id`."
+    ),
+    "backends.NAME.server.management_address": (
+        "Where the controllers log in: an IP address or, on OpenStack, the name of a network that the machine is on. "
+        "Upstream: `service_net_name_or_ip`."
+    ),
+    "backends.NAME.server.export_addresses": (
+        "What clients mount from, the preferred one first: IP addresses or, on OpenStack, names of networks that the "
+        "machine is on. Empty: the management address. Upstream: `tenant_net_name_or_ip`."
+    ),
+    "backends.NAME.server.ssh_user": (
+        "Who logs in. Any other than root needs a forced command with `sudo`. Upstream: `service_instance_user`."
+    ),
+    "backends.NAME.server.ssh_port": "TCP port of the machine's SSH server.",
+    "backends.NAME.server.key_file": (
+        "File with the private key (ed25519, without a passphrase) that the machine admits with the guest program as "
+        "its forced command, or `credential:NAME`. `sharewright server key` makes it. Upstream: "
+        "`path_to_private_key`."
+    ),
+    "backends.NAME.server.host_key": (
+        "The machine's public SSH host key: the content of its `/etc/ssh/ssh_host_ed25519_key.pub`. Nothing is sent to "
+        "a machine with another one."
+    ),
     "backends.NAME.image": (
         "Service image: a directory made by `sharewright image build`, or a bootable .qcow2 file. Empty: "
         "`<state_dir>/images/service`. On OpenStack: id or name of a Glance image that `openstack.image_project` owns; "

@@ -49,6 +49,14 @@ def _check_address(listen: str) -> None:
         raise ValueError("listen: expected an IPv4 or IPv6 address of this host") from None
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table of the file."""
 
@@ -267,12 +275,33 @@ class ServerFlavor(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     memory_mib: MemoryMib = 512
 
 
+class NamedServer(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The machine of an operator's that has all shares of a backend which makes no share servers of its own."""
+
+    instance: str = ""
+    management_address: str = ""
+    export_addresses: tuple[str, ...] = ()
+    ssh_user: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
+    ssh_port: Port = 22
+    key_file: str = ""
+    host_key: str = ""
+
+    def __post_init__(self) -> None:
+        check_secret_file("key_file", self.key_file)
+        if self.host_key and not re.fullmatch(r"ssh-ed25519 [A-Za-z0-9+/]{68}( .*)?", self.host_key):
+            raise ValueError("host_key: expected a line such as the machine's /etc/ssh/ssh_host_ed25519_key.pub")
+        if "" in self.export_addresses:
+            raise ValueError("export_addresses: expected addresses, or names of networks of the cloud")
+
+
 class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One share driver on one cloud."""
 
     driver: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*(:[A-Za-z_][A-Za-z0-9_]*)?$")] = "generic"
     cloud: Literal["libvirt", "openstack", "simulated"] = "libvirt"
     availability_zone: str = "nova"
+    driver_handles_share_servers: bool = True
+    server: NamedServer = NamedServer()
     # service instance
     image: str = ""
     vcpus: Vcpus = 1
@@ -311,8 +340,11 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def has_service_network(self) -> bool:
-        """Not where service VMs are on the tenant's network and the admin network (layout "tenant_admin")."""
-        return not (self.connect_share_server_to_tenant_network and self.admin_network_id)
+        """Not where service VMs are on the tenant's network and the admin network (layout "tenant_admin"), nor where
+        there are none."""
+        return self.driver_handles_share_servers and not (
+            self.connect_share_server_to_tenant_network and self.admin_network_id
+        )
 
     def __post_init__(self) -> None:
         try:
@@ -354,12 +386,34 @@ class Backend(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             or len(set(self.volume_types)) < len(self.volume_types)
         ):
             raise ValueError("volume_types: expected different names, and none that is volume_type")
-        if self.cloud == "openstack" and not self.flavor:
+        self._check_server()
+        if self.cloud == "openstack" and not self.flavor and self.driver_handles_share_servers:
             raise ValueError("flavor: expected the name or id of a Nova flavor")
         if self.cloud == "openstack" and self.flavors:
             raise ValueError("flavors: expected nothing here: share types name Nova's flavors themselves")
         if self.image and self.cloud != "openstack" and not Path(self.image).is_absolute():
             raise ValueError("image: expected an absolute path, or nothing for <state_dir>/images/service")
+
+    def _check_server(self) -> None:
+        if self.driver_handles_share_servers:
+            if self.server != NamedServer():
+                raise ValueError("server: expected only together with driver_handles_share_servers = false")
+            return
+        needed = ("instance", "management_address", "key_file", "host_key")
+        missing = [name for name in needed if not getattr(self.server, name)]
+        if missing:
+            raise ValueError(
+                "server: expected, with driver_handles_share_servers = false, the machine that has the shares; it lacks"
+                f" {', '.join(missing)}"
+            )
+        for name in ("max_shares_per_share_server", "max_share_server_size"):
+            if getattr(self, name) != -1:  # a share that does not fit goes to another share server; here is no other
+                raise ValueError(f"{name}: expected only together with driver_handles_share_servers = true")
+        for name in (self.server.management_address, *self.server.export_addresses):
+            if self.cloud == "libvirt" and not _is_address(name):
+                raise ValueError(
+                    f"server: expected IP addresses, not {name!r}: libvirt does not know the addresses on a network"
+                )
 
 
 class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -393,6 +447,15 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                         f"backends.{name}.{key}: expected names that are in [libvirt.volume_types], not"
                         f" {', '.join(sorted(unknown))}"
                     )
+
+        named: dict[tuple[str, str], str] = {}
+        for name, backend in self.backends.items():
+            if backend.driver_handles_share_servers:
+                continue
+            for what in (backend.server.instance, backend.server.management_address):
+                other = named.setdefault((backend.cloud, what), name)
+                if other != name:  # each would take the other's shares for leftovers
+                    raise ValueError(f"backends.{name}.server: expected a machine of its own; {what} is {other}'s")
 
     @property
     def state_path(self) -> Path:

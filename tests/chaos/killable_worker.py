@@ -32,6 +32,7 @@ from sharewright.store.database import Store
 from story_world import make_settings
 
 LEASE_SECONDS = 1.0
+LOG = "workers.log"  # of all workers of a world, in its state directory
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["pytest", "killable_worker"])
@@ -93,14 +94,16 @@ class Boundaries:
         SimulatedState.call = watched_call  # type: ignore[method-assign]
 
 
-def work(url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool) -> None:
+def work(url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool, backend: dict[str, Any]) -> None:
     """The process: a real worker until it is killed. ``empties_bin``: it empties the recycle bin first, which is
     maintenance otherwise, in a thread whose boundaries do not count."""
     Boundaries(kill_at, count).install()
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = (Path(state_dir) / LOG).open("a")
     store = Store(url)
     # Who takes over waits until the shares that a victim froze go on by themselves.
-    settings = make_settings(Path(state_dir), lease_seconds=LEASE_SECONDS, snapshot_freeze_seconds=10.0)
+    settings = make_settings(
+        Path(state_dir), lease_seconds=LEASE_SECONDS, **{"snapshot_freeze_seconds": 10.0, **backend}
+    )
     # With much else to do on the machine leases of a second run out under workers that live. That is work done again,
     # as after a kill, but no operation is to be given up for it.
     worker = Worker(store, assemble(settings, store).stories, settings, crash_limit=1000)
@@ -115,14 +118,23 @@ def work(url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool) 
 
 
 class Victim:
-    """Runs a killable worker; ``crossed`` tells how many boundaries it has crossed."""
+    """Runs a killable worker; ``crossed`` tells how many boundaries it has crossed. ``backend``: options of the world's
+    backend."""
 
-    def __init__(self, url: str, state_dir: Path, kill_at: int = 0, *, empties_bin: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        state_dir: Path,
+        kill_at: int = 0,
+        *,
+        empties_bin: bool = False,
+        backend: dict[str, Any] | None = None,
+    ) -> None:
         self._kill_at = kill_at
         start_server()
         self._count = context.Value("i", 0)
         self._process: ForkServerProcess = context.Process(
-            target=work, args=(url, str(state_dir), kill_at, self._count, empties_bin), daemon=True
+            target=work, args=(url, str(state_dir), kill_at, self._count, empties_bin, backend or {}), daemon=True
         )
         self._process.start()
 

@@ -20,7 +20,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from killable_worker import Victim
+from killable_worker import LOG, Victim
 
 from sharewright.clouds.open import simulated_path
 from sharewright.errors import CloudError
@@ -44,7 +44,7 @@ from sharewright.store.tables import (
     share_snapshots,
     shares,
 )
-from story_world import World, make_world
+from story_world import BACKEND, World, make_world
 
 pytestmark = pytest.mark.chaos
 
@@ -86,8 +86,17 @@ class Ruin:
         to do one that lives and came too late to keep its lease."""
         return sum(row.crashes for row in self.world.rows(operations, kind=kind))
 
+    def said(self) -> str:
+        """The end of what its workers logged."""
+        log = self.world.settings.state_path / LOG
+        return log.read_text()[-6000:] if log.exists() else "nothing"
+
     def start_worker(self, kill_at: int = 0) -> Victim:
-        self._workers.append(Victim(self.url, self.world.settings.state_path, kill_at, empties_bin=self._empties_bin))
+        backend = self.world.settings.backends[BACKEND]
+        options = {"driver_handles_share_servers": backend.driver_handles_share_servers, "server": backend.server}
+        self._workers.append(
+            Victim(self.url, self.world.settings.state_path, kill_at, empties_bin=self._empties_bin, backend=options)
+        )
         return self._workers[-1]
 
     def is_idle(self) -> bool:
@@ -113,13 +122,13 @@ class Ruin:
 
 
 @contextmanager
-def sqlite_ruin(template: Path, *, empties_bin: bool = False) -> Iterator[Ruin]:
+def sqlite_ruin(template: Path, *, empties_bin: bool = False, named: bool = False) -> Iterator[Ruin]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="chaos-stories-", dir=memory if memory.is_dir() else None) as directory:
         shutil.copyfile(template, Path(directory) / "store.db")
         url = f"sqlite:///{directory}/store.db"
         store = Store(url)
-        with make_world(store, Path(directory) / "state") as world:
+        with make_world(store, Path(directory) / "state", named=named) as world:
             ruin = Ruin(world, url, empties_bin=empties_bin)
             try:
                 yield ruin
@@ -135,14 +144,16 @@ def kill_everywhere(
     examine: Callable[[Ruin], None],
     *,
     empties_bin: bool = False,
+    named: bool = False,
 ) -> int:
-    """Kill a worker at each boundary of ``act`` in turn; return how many there were.
+    """Kill a worker at each boundary of ``act`` in turn; return how many there were. ``named``: in a world whose shares
+    are on an operator's machine.
 
     Threads do not cross boundaries in the same order every time, and now and then one looks once more than it must; so
     a run may be over before its boundary comes. That is no failure as long as it is rare.
     """
     unreached: list[int] = []
-    with sqlite_ruin(template, empties_bin=empties_bin) as ruin:
+    with sqlite_ruin(template, empties_bin=empties_bin, named=named) as ruin:
         share = prepare(ruin.world)
         act(ruin.world, share)
         unharmed = ruin.start_worker()
@@ -151,7 +162,7 @@ def kill_everywhere(
         examine(ruin)
 
     def one(kill_at: int) -> str:
-        with sqlite_ruin(template, empties_bin=empties_bin) as ruin:
+        with sqlite_ruin(template, empties_bin=empties_bin, named=named) as ruin:
             share = prepare(ruin.world)
             act(ruin.world, share)
             victim = ruin.start_worker(kill_at)
@@ -160,16 +171,17 @@ def kill_everywhere(
                 unreached.append(kill_at)
             ruin.settle()
             try:
-                assert {row.state for row in ruin.world.rows(operations)} == {"succeeded"}
+                rows = ruin.world.rows(operations)
+                assert [(row.kind, row.state, row.error) for row in rows if row.state != "succeeded"] == []
                 examine(ruin)
                 ruin.world.check_consistent()
             except AssertionError as failure:
-                return f"boundary {kill_at} of {boundaries}: {failure}"
+                return f"boundary {kill_at} of {boundaries}: {failure}\nThe workers said:\n{ruin.said()}"
         return ""
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         failures = [failure for failure in pool.map(one, range(1, boundaries + 1)) if failure]
-    assert failures == []
+    assert not failures, "\n".join(failures)
     assert len(unreached) <= max(4, boundaries // 8), f"of {boundaries} boundaries not reached: {sorted(unreached)}"
     return boundaries
 
@@ -265,20 +277,21 @@ def with_group(world: World) -> str:
     return group
 
 
+def snapshot_group(world: World, group: str) -> None:
+    world.request_group_snapshot(group)
+
+
+def examine_group_snapshot(ruin: Ruin) -> None:
+    (snapshot,) = ruin.world.rows(share_group_snapshots)
+    assert snapshot.status == "available"
+    assert len(ruin.world.cloud.volumes.list_snapshots()) == 2
+    assert ruin.made()["snapshot"] <= 2 * (1 + ruin.crashes("create_group_snapshot"))
+    assert ruin.world.messages(snapshot.id) == []
+
+
 def test_killed_while_taking_a_group_snapshot(sqlite_template: Path) -> None:
     """Whatever was taken when the worker died, an available one is of one moment (check_consistent looks)."""
-
-    def act(world: World, group: str) -> None:
-        world.request_group_snapshot(group)
-
-    def examine(ruin: Ruin) -> None:
-        (snapshot,) = ruin.world.rows(share_group_snapshots)
-        assert snapshot.status == "available"
-        assert len(ruin.world.cloud.volumes.list_snapshots()) == 2
-        assert ruin.made()["snapshot"] <= 2 * (1 + ruin.crashes("create_group_snapshot"))
-        assert ruin.world.messages(snapshot.id) == []
-
-    assert kill_everywhere(sqlite_template, with_group, act, examine) > 25
+    assert kill_everywhere(sqlite_template, with_group, snapshot_group, examine_group_snapshot) > 25
 
 
 def test_killed_while_making_a_group_from_a_snapshot(sqlite_template: Path) -> None:
@@ -437,30 +450,33 @@ def test_killed_while_deleting_a_snapshot(sqlite_template: Path) -> None:
     assert kill_everywhere(sqlite_template, prepare, World.request_snapshot_delete, examine) > 5
 
 
+def with_large_share(world: World) -> str:
+    share = world.request_share(4)
+    world.request_rule(share, "10.20.0.99", "ro")
+    world.run()
+    return share
+
+
+def shrink(world: World, share: str) -> None:
+    world.request_shrink(share, 2)
+
+
+def examine_shrunk(ruin: Ruin) -> None:
+    (share,) = ruin.world.rows(shares)
+    instance = ruin.world.instance(share.id)
+    assert (share.status, share.size, instance.size) == ("available", 2, 2)
+    (volume,) = ruin.world.cloud.volumes.list_volumes()
+    assert (volume.id, volume.size) == (instance.volume_id, 2)
+    assert ruin.made()["volume"] == 2
+    assert ruin.made()["mkfs"] == 3  # the first one, the copy, and the copy's new identity
+    assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
+    assert ruin.world.usage() == (1, 2)
+    assert ruin.world.messages(share.id) == []
+    assert ruin.world.rows(share_instance_moves) == []
+
+
 def test_killed_while_shrinking_a_share(sqlite_template: Path) -> None:
-    def prepare(world: World) -> str:
-        share = world.request_share(4)
-        world.request_rule(share, "10.20.0.99", "ro")
-        world.run()
-        return share
-
-    def act(world: World, share: str) -> None:
-        world.request_shrink(share, 2)
-
-    def examine(ruin: Ruin) -> None:
-        (share,) = ruin.world.rows(shares)
-        instance = ruin.world.instance(share.id)
-        assert (share.status, share.size, instance.size) == ("available", 2, 2)
-        (volume,) = ruin.world.cloud.volumes.list_volumes()
-        assert (volume.id, volume.size) == (instance.volume_id, 2)
-        assert ruin.made()["volume"] == 2
-        assert ruin.made()["mkfs"] == 3  # the first one, the copy, and the copy's new identity
-        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "ro"]]
-        assert ruin.world.usage() == (1, 2)
-        assert ruin.world.messages(share.id) == []
-        assert ruin.world.rows(share_instance_moves) == []
-
-    assert kill_everywhere(sqlite_template, prepare, act, examine) > 20
+    assert kill_everywhere(sqlite_template, with_large_share, shrink, examine_shrunk) > 20
 
 
 def test_killed_while_adding_a_subnet(sqlite_template: Path) -> None:
@@ -607,7 +623,7 @@ def with_unmanaged_share(world: World) -> str:
     """The export path of a share of 2 GiB that was given away, with its server's id."""
     share = world.request_share(2)
     world.run()
-    (path,), server = world.locations(share), world.share(share).share_server_id
+    (path,), server = world.locations(share), world.instance(share).share_server_id
     world.request_unmanage(share)
     world.run()
     return f"{server} {path}"
@@ -771,3 +787,98 @@ def test_killed_again_and_again_with_much_going_on(database_url: str, tmp_path: 
         finally:
             ruin.close()
             store.close()
+
+
+# ---- on an operator's machine ----
+
+
+def examine_machine(ruin: Ruin) -> None:
+    """It runs as it did, and nothing was made but volumes."""
+    machine = ruin.world.cloud.compute.find_named_instance("nas")
+    assert machine is not None
+    assert machine.running
+    assert ruin.made().keys() <= {"volume", "mkfs", "growth", "snapshot"}
+    assert len(ruin.world.rows(share_servers)) <= 1
+    assert ruin.world.cloud.state.violations() == []
+    assert not {"start_instance", "reboot_instance", "delete_instance"} & set(ruin.world.cloud.calls())
+
+
+def test_killed_while_creating_a_share_on_a_named_server(sqlite_template: Path) -> None:
+    def act(world: World, _: str) -> None:
+        world.request_share()
+
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.share_server_id) == ("available", None)
+        assert ruin.world.exports(share.id) == []
+        assert len(ruin.world.locations(share.id)) == 1
+        assert ruin.made() == {"volume": 1, "mkfs": 1}
+        assert ruin.world.usage() == (1, 1)
+
+    assert kill_everywhere(sqlite_template, fresh, act, examine, named=True) > 20
+
+
+def test_killed_while_deleting_a_share_on_a_named_server(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        world.request_delete(share)
+
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        assert ruin.world.rows(shares) == []
+        assert list(ruin.world.cloud.volumes.list_volumes()) == []
+        assert ruin.world.usage() == (0, 0)
+        (server,) = ruin.world.rows(share_servers)
+        assert server.status == "active"
+
+    assert kill_everywhere(sqlite_template, with_share, act, examine, named=True) > 15
+
+
+def test_killed_while_unmanaging_a_share_on_a_named_server(sqlite_template: Path) -> None:
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        assert ruin.world.rows(shares) == []
+        assert list(ruin.world.cloud.volumes.list_volumes()) == []
+        ((_, filesystem),) = disowned(ruin, "volumes")
+        assert filesystem is not None
+        assert ruin.world.usage() == (0, 0)
+
+    assert kill_everywhere(sqlite_template, with_share, World.request_unmanage, examine, named=True) > 15
+
+
+def test_killed_while_managing_a_share_on_a_named_server(sqlite_template: Path) -> None:
+    def act(world: World, found: str) -> None:
+        world.request_manage(*found.split(" "))
+
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.size, share.share_server_id) == ("available", 2, None)
+        assert ruin.made() == {"volume": 1, "mkfs": 1}
+        assert disowned(ruin, "volumes") == []
+        assert ruin.world.exports(share.id) == []
+        assert ruin.world.usage() == (1, 2)
+        assert ruin.world.messages(share.id) == []
+
+    assert kill_everywhere(sqlite_template, with_unmanaged_share, act, examine, named=True) > 20
+
+
+def test_killed_while_a_share_on_a_named_server_shrinks(sqlite_template: Path) -> None:
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        examine_shrunk(ruin)
+
+    assert kill_everywhere(sqlite_template, with_large_share, shrink, examine, named=True) > 20
+
+
+def test_killed_while_taking_a_group_snapshot_on_a_named_server(sqlite_template: Path) -> None:
+    def prepare(world: World) -> str:
+        group, _ = world.request_group(2)
+        world.run()
+        return group
+
+    def examine(ruin: Ruin) -> None:
+        examine_machine(ruin)
+        examine_group_snapshot(ruin)
+
+    assert kill_everywhere(sqlite_template, prepare, snapshot_group, examine, named=True) > 20

@@ -14,7 +14,7 @@ import paramiko
 import probes
 from deployment import PATIENCE
 from sharewright.cli.client_machine import ClientMachine
-from sharewright.clouds.contract import Cloud, Subnet
+from sharewright.clouds.contract import Address, Cloud, Subnet
 
 
 class CommandFailed(AssertionError):
@@ -40,10 +40,24 @@ class ClientVm:
         return self.machine.address
 
     @classmethod
-    def boot(cls, cloud: Cloud, subnet: Subnet, name: str, image: str, directory: Path) -> ClientVm:
+    def boot(
+        cls,
+        cloud: Cloud,
+        subnet: Subnet,
+        name: str,
+        image: str,
+        directory: Path,
+        *,
+        address: Address | None = None,
+        ports: tuple[int, ...] = (),
+        keys: tuple[str, ...] = (),
+    ) -> ClientVm:
         """Start it; return before it has booted. ``directory`` keeps its keys; ``beside(name)`` boots another one on
-        the same network."""
-        machine = ClientMachine(cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client")
+        the same network. Others reach it at ``ports`` (TCP), and it admits ``keys`` (lines of authorized_keys)."""
+        machine = ClientMachine(
+            cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client",
+            wanted_address=address, more_ports=ports, more_keys=keys,
+        )  # fmt: skip
         machine.ensure(timeout=120 * PATIENCE)
 
         def beside(other: str) -> ClientVm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from sharewright.clouds.libvirt.network_documents import first_subnet_id
 from sharewright.clouds.open import open_cloud
 from sharewright.identifiers import derived_id
 from sharewright.image.build import build_image
+from sharewright.service_instance.keys import authorized_keys_line, public_of
 from sharewright.settings import load
+from stories_on_clouds.named_server import make_keys
 from stories_on_clouds.share_types import make_share_types
 from tenants import Shares, Tenant
 
@@ -31,6 +34,8 @@ FLAVOR = "broad"
 FLAVOR_MIB = 640
 ADMIN_NETWORK = derived_id(DEPLOYMENT, "network", "swtest-admin")  # libvirt's networks have their ids from their names
 ADMIN_CIDR = "10.77.250.0/24"
+NAS = "swtest-nas"  # the machine of an operator's, on the red tenant's network; who needs it boots it
+NAS_ADDRESS = "10.77.1.200"
 
 CONFIGURATION = f"""
 [worker]
@@ -68,6 +73,15 @@ connect_share_server_to_tenant_network = false
 service_network_cidr = "10.252.128.0/18"
 admin_network_id = "{ADMIN_NETWORK}"
 admin_subnet_id = "{first_subnet_id(ADMIN_NETWORK)}"
+
+[backends.named]
+driver_handles_share_servers = false
+
+[backends.named.server]
+instance = "{NAS}"
+management_address = "{NAS_ADDRESS}"
+key_file = "NAS_DIRECTORY/server_key"
+host_key = "NAS_HOST_KEY"
 """
 
 
@@ -84,9 +98,13 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     directory.mkdir(mode=0o711)
     volumes = directory / VOLUME_TYPE
     volumes.mkdir(mode=0o711)
+    nas = directory / NAS
+    nas.mkdir(mode=0o700)
     made = Deployment(
         directory,
-        CONFIGURATION.replace("DIRECTORY", str(volumes)),
+        CONFIGURATION.replace("NAS_DIRECTORY", str(nas))
+        .replace("NAS_HOST_KEY", make_keys(nas))
+        .replace("DIRECTORY", str(volumes)),
         name=DEPLOYMENT,
         users={
             "admin": ("admin", "admin member reader"),
@@ -102,6 +120,26 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         print(made.tail(200))
         made.purge()
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def nas(deployment: Deployment, tenants: dict[str, Tenant]) -> Iterator[ClientVm]:
+    """The machine that the backend "named" has its shares on, which knows nothing of them yet."""
+    settings = load(deployment.config)
+    cloud = open_cloud(settings, settings.backends["two_nics"])
+    subnet = cloud.networks.find_subnet(tenants["red"].network_id, None)
+    assert subnet is not None
+    directory = deployment.directory / NAS
+    login = public_of((directory / "server_key").read_text())
+    machine = ClientVm.boot(
+        cloud, subnet, NAS, str(IMAGE), directory, address=ip_address(NAS_ADDRESS), ports=(2049, 445),
+        keys=(authorized_keys_line(login),),
+    )  # fmt: skip
+    try:
+        yield machine.wait()
+    finally:
+        machine.delete()
+        cloud.close()
 
 
 @pytest.fixture(scope="session")

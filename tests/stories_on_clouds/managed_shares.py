@@ -32,7 +32,7 @@ class Administrator:
         return shown
 
     def manage(self, shown: dict[str, Any], path: str) -> str:
-        body = {name: shown[name] for name in ("share_server_id", "share_type")}
+        body = {name: shown[name] for name in ("share_server_id", "share_type") if shown[name] is not None}
         body |= {"service_host": shown["host"], "protocol": shown["share_proto"], "export_path": path}
         answer = self.api.post("/shares/manage", json={"share": body})
         assert answer.status_code == 200, answer.text

@@ -7,11 +7,12 @@ from sharewright.settings import load
 
 
 def make_share_types(deployment: Deployment) -> None:
-    for backend in load(deployment.config).backends:
+    for name, backend in load(deployment.config).backends.items():
         make_share_type(
             deployment,
-            backend,
-            share_backend_name=backend,
+            name,
+            driver_handles_share_servers=str(backend.driver_handles_share_servers),
+            share_backend_name=name,
             snapshot_support="True",
             create_share_from_snapshot_support="True",
             revert_to_snapshot_support="True",

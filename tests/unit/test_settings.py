@@ -204,3 +204,43 @@ def test_a_credential_is_a_file_that_systemd_names(tmp_path: Path, monkeypatch: 
         read_secret("database.password_file", "credential:empty")
     with pytest.raises(ConfigurationError, match=r"missing cannot be read"):
         read_secret("database.password_file", "credential:missing")
+
+
+SERVER = """
+[backends.common]
+cloud = "simulated"
+driver_handles_share_servers = false
+[backends.common.server]
+instance = "nas"
+management_address = "192.0.2.10"
+key_file = "/etc/nas.key"
+host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ0ESbL9eQfjJ9vWpQFfbqNqP0u9J0e4d0S3zq4a1Xk root@nas"
+"""
+
+
+def test_a_named_server_is_whole_or_refused() -> None:
+    backend = parse(tomllib.loads(SERVER)).backends["common"]
+    assert (backend.driver_handles_share_servers, backend.server.ssh_user) == (False, "root")
+    assert backend.has_service_network is False
+    for line, changed, why in (
+        ("driver_handles_share_servers = false", "", "expected only together with driver_handles_share_servers"),
+        ('instance = "nas"', "", "it lacks instance"),
+        ("AAAAC3NzaC1lZDI1NTE5AAAAI", "AAAA", "expected a line such as the machine's"),
+        ('"/etc/nas.key"', '"nas.key"', "expected an absolute path"),
+        ('cloud = "simulated"', 'cloud = "simulated"\nmax_share_server_size = 9', "handles_share_servers = true"),
+        ('cloud = "simulated"\n', "", ""),
+        ('"192.0.2.10"', '"office"', ""),
+    ):
+        text = SERVER.replace(line, changed)
+        assert text != SERVER
+        if not why:
+            parse(tomllib.loads(text))
+            continue
+        with pytest.raises(ConfigurationError, match=why):
+            parse(tomllib.loads(text))
+    libvirt = SERVER.replace('cloud = "simulated"\n', "").replace('"192.0.2.10"', '"office"')
+    with pytest.raises(ConfigurationError, match="expected IP addresses, not 'office'"):
+        parse(tomllib.loads(libvirt))
+    both = SERVER + SERVER.replace("backends.common", "backends.other").replace('"nas"', '"nas2"')
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.10 is common's"):
+        parse(tomllib.loads(both))

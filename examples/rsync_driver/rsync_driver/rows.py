@@ -88,7 +88,7 @@ def tenant_network(store: Store, server_id: str) -> TenantNetwork:
     return TenantNetwork(net_id=row.neutron_net_id, subnet_id=row.neutron_subnet_id, project_id=row.project_id)
 
 
-def build_document(store: Store, server_id: str, firewall: Firewall) -> Document:
+def build_document(store: Store, server_id: str, firewall: Firewall | None) -> Document:
     """Everything that the server should serve, under a new number: taking it locks the server's row, so a document
     with a higher number has seen all that one with a lower number saw."""
     with store.begin() as tx:

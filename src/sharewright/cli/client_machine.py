@@ -14,6 +14,7 @@ from sharewright.clouds.contract import (
     TAG_BACKEND,
     TAG_DEPLOYMENT,
     TAG_OWNER,
+    Address,
     Cloud,
     Flavor,
     InstanceSpec,
@@ -30,9 +31,27 @@ FORCED_COMMAND = r"/bin/bash -c \"${SSH_ORIGINAL_COMMAND:-exec /bin/bash -l}\""
 
 
 class ClientMachine:
-    """``directory`` keeps its keys and an ssh configuration (``ssh -F <directory>/ssh_config client``)."""
+    """``directory`` keeps its keys and an ssh configuration (``ssh -F <directory>/ssh_config client``).
 
-    def __init__(self, cloud: Cloud, *, name: str, directory: Path, image: str, subnet: Subnet, backend: str) -> None:
+    ``wanted_address``, ``more_ports`` (TCP) and ``more_keys`` (lines of authorized_keys) are for a machine that is to
+    serve something."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        *,
+        name: str,
+        directory: Path,
+        image: str,
+        subnet: Subnet,
+        backend: str,
+        wanted_address: Address | None = None,
+        more_ports: tuple[int, ...] = (),
+        more_keys: tuple[str, ...] = (),
+    ) -> None:
+        self._wanted_address = wanted_address
+        self._ports = (22, *more_ports)
+        self._more_keys = more_keys
         self._cloud = cloud
         self._name = name
         self._directory = directory
@@ -63,10 +82,15 @@ class ClientMachine:
 
     def ensure(self, *, timeout: float = 120.0) -> None:
         """Make it, or start it when it is stopped. Returns when it runs, not when it has booted."""
-        self._directory.mkdir(parents=True, exist_ok=True)
         login, host = self._private_key("client_key"), self._private_key("client_host_key")
         port = self._cloud.networks.ensure_port(
-            PortSpec(name=f"{self._name}-port", subnet=self._subnet, tags=self._tags, allowed_tcp=(22,)),
+            PortSpec(
+                name=f"{self._name}-port",
+                subnet=self._subnet,
+                tags=self._tags,
+                allowed_tcp=self._ports,
+                address=self._wanted_address,
+            ),
             timeout=timeout,
         )
         self.address, self._port_id = str(port.address), port.id
@@ -75,7 +99,10 @@ class ClientMachine:
             server_id=derived_id(self._cloud.deployment, self._name),
             name=self._name,
             links=[config_drive.Link(name="tenant", port=port, gateway=self._subnet.gateway)],
-            authorized_keys=[f'command="{FORCED_COMMAND}" {public_of(login.read_text())} client'],
+            authorized_keys=[
+                f'command="{FORCED_COMMAND}" {public_of(login.read_text())} client',
+                *self._more_keys,
+            ],
             host_private_key=host.read_text(),
             firewall=None,
         )
@@ -138,6 +165,7 @@ class ClientMachine:
         return done.stdout
 
     def _private_key(self, name: str) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / name
         if not path.exists():
             path.touch(mode=0o600)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from sharewright.cli.doctor_named import examine_named
 from sharewright.cli.host import Host, ThisHost
 from sharewright.cli.image import image_path
 from sharewright.cli.options import Commands, add_command, open_store, read_settings
@@ -96,6 +97,8 @@ def examine(host: Host, settings: Settings, *, cloud: str | None = None) -> Iter
         yield from examine_image(image_path(settings))
     if "openstack" in clouds:
         yield from examine_openstack(host, settings)
+    for level, subject, text, fix in examine_named(settings, clouds):
+        yield Finding(level=level, subject=subject, text=text, fix=fix)
     yield from examine_database(settings)
     yield from examine_api(host, settings)
 

@@ -18,6 +18,7 @@ from sharewright.cli import (
     doctor,
     image,
     keystone,
+    named_servers,
     network,
     options,
     purge,
@@ -48,7 +49,19 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_global_options(top, default=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (service, database, image, network, users, keystone, doctor, configuration, purge, version):
+    for module in (
+        service,
+        database,
+        image,
+        network,
+        named_servers,
+        users,
+        keystone,
+        doctor,
+        configuration,
+        purge,
+        version,
+    ):
         module.add(commands)
     return top
 

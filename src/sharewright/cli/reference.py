@@ -39,6 +39,7 @@ SECTIONS = {
     "openstack": "[openstack]: the OpenStack cloud",
     "simulated": "[simulated]: the simulated cloud",
     "backends.NAME": "[backends.NAME]: one table per backend",
+    "backends.NAME.server": "[backends.NAME.server]: the machine, with `driver_handles_share_servers = false`",
     "backends.NAME.flavors.NAME": (
         "[backends.NAME.flavors.NAME]: service VMs of share types with `sharewright:server_flavor = NAME`"
     ),

@@ -41,12 +41,14 @@ OPTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Service instance module": {
         "service_instance_user": (
             "none",
-            "Dropped: there is no login. A key per service VM may run one program and nothing else.",
+            "Dropped: there is no login. A key per service VM may run one program and nothing else. On a machine of "
+            "the operator's: `backends.NAME.server.ssh_user`.",
         ),
         "service_instance_password": ("none", "Dropped: no passwords."),
         "path_to_private_key": (
             "none",
-            "Dropped: a key pair is made for each service VM and kept encrypted in the database.",
+            "Dropped: a key pair is made for each service VM and kept encrypted in the database. For a machine of the "
+            "operator's: `backends.NAME.server.key_file`.",
         ),
         "path_to_public_key": ("`~/.ssh/id_rsa.pub`", "Dropped, as the private key."),
         "manila_service_keypair_name": ("`manila-service`", "Dropped, as the private key."),
@@ -95,12 +97,12 @@ OPTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "`manila-share-%s-boot`",
             "Dropped: Nova makes the volume and deletes it with the VM.",
         ),
-        "service_instance_name_or_id": ("none", "Open: comes with driver_handles_share_servers=False."),
-        "service_net_name_or_ip": ("none", "Open: comes with driver_handles_share_servers=False."),
-        "tenant_net_name_or_ip": ("none", "Open: comes with driver_handles_share_servers=False."),
+        "service_instance_name_or_id": ("none", "`backends.NAME.server.instance`"),
+        "service_net_name_or_ip": ("none", "`backends.NAME.server.management_address`"),
+        "tenant_net_name_or_ip": ("none", "`backends.NAME.server.export_addresses`"),
     },
     "Base of all drivers": {
-        "driver_handles_share_servers": ("none", "Fixed: true. False is not built yet."),
+        "driver_handles_share_servers": ("none", "`backends.NAME.driver_handles_share_servers` (default true)"),
         "share_backend_name": ("`Cinder_Volumes`", "Fixed: the backend's name in `[backends.NAME]`."),
         "backend_availability_zone": ("none", "`backends.NAME.availability_zone`"),
         "max_shares_per_share_server": ("-1", "`backends.NAME.max_shares_per_share_server`"),

@@ -40,11 +40,14 @@ class DriverParts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverKind:
     """``client_ports`` (TCP) are what clients may reach of a service VM. ``guest_extension`` is the source of the
-    module that serves the protocol in it (guest/program/extension.py), None when the guest program needs no help."""
+    module that serves the protocol in it (guest/program/extension.py), None when the guest program needs no help.
+    ``takes_named_servers``: it can do with a machine that somebody else makes and heals, and whose documents are
+    ``borrowed`` (``driver_handles_share_servers = false``)."""
 
     make: Callable[[DriverParts], ShareDriver]
     client_ports: tuple[int, ...]
     guest_extension: bytes | None = None
+    takes_named_servers: bool = False
 
 
 def find_driver_kind(name: str) -> DriverKind:

@@ -22,14 +22,13 @@ import structlog
 
 from sharewright.errors import GuestBusy, GuestError, GuestUnreachable, StaleDocument
 from sharewright.guest.contract import Freeze, GuestAddress, round_trips
-from sharewright.guest.document import Document, State, encode_request
+from sharewright.guest.document import Document, Facts, State, encode_request
 from sharewright.guest.package import build_program, program_identity, program_sha256
 from sharewright.identifiers import new_id
 from sharewright.instruments import guest_handshakes
 
 log = structlog.get_logger()
 
-USER = "root"
 LONGEST_ANSWER = 16 * 1024 * 1024
 CONNECT_SECONDS = 2.0  # of one attempt: a SYN that a booting VM missed is sent again only after a second
 POLL_SECONDS = (0.2, 0.5)  # between attempts, at first and at last
@@ -66,10 +65,15 @@ class Hello(msgspec.Struct):
     program: str
     boot_id: str
     generation: int
+    server_id: str = ""
 
 
 class StateAnswer(msgspec.Struct):
     state: State
+
+
+class FactsAnswer(msgspec.Struct):
+    facts: Facts
 
 
 class Done(msgspec.Struct):
@@ -213,6 +217,11 @@ class SshChannels:
         end = time.monotonic() + timeout
         with self._server(address, end) as server:
             self._exchange(server, address, encode_request("flush", share_ids=share_ids), Done, end)
+
+    def inspect(self, address: GuestAddress, *, timeout: float) -> Facts:
+        end = time.monotonic() + timeout
+        with self._server(address, end) as server:
+            return self._exchange(server, address, encode_request("inspect"), FactsAnswer, end).facts
 
     @contextmanager
     def frozen(
@@ -414,7 +423,7 @@ def _open(address: GuestAddress, end: float) -> Connection:
             )
         key = paramiko.Ed25519Key.from_private_key(io.StringIO(address.private_key))
         try:
-            transport.auth_publickey(USER, key)
+            transport.auth_publickey(address.user, key)
         except paramiko.AuthenticationException as error:
             raise GuestUnreachable(
                 f"The service VM at {address.host} refuses our key.",
@@ -435,6 +444,12 @@ def _bring_up_to_date(connection: Connection, extension: bytes | None, end: floa
     hello = connection.call(encode_request("hello"), Hello, end=end)
     round_trips.handshakes += 1
     guest_handshakes.inc()
+    if hello.server_id not in ("", connection.address.server_id):  # its program is another's to replace
+        raise GuestError(
+            f"The machine at {connection.address.host} is server {hello.server_id}, not "
+            f"{connection.address.server_id}: another backend or deployment has its shares there.",
+            hint="Name another machine. If that server is no more: rm /var/lib/sharewright/generation.json there.",
+        )
     if hello.program != program_identity(extension):
         log.info("guest program is replaced", server=connection.address.server_id, found=hello.program[:12])
         program = base64.b64encode(build_program(extension)).decode()

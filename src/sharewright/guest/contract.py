@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sharewright.guest.document import Document, State
+from sharewright.guest.document import Document, Facts, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,7 @@ class GuestAddress:
     host_key: str
     private_key: str = field(repr=False)
     port: int = 22
+    user: str = "root"
 
 
 @dataclass(slots=True)
@@ -50,6 +51,10 @@ class GuestChannels(Protocol):
     def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
         """Have the guest write to the disks what clients have written to mounted shares, so that freezing them takes
         less time afterwards. GuestBusy when there is too much of it."""
+        ...
+
+    def inspect(self, address: GuestAddress, *, timeout: float) -> Facts:
+        """What a machine of an operator's lacks for the job. Changes nothing there but the guest program."""
         ...
 
     def frozen(

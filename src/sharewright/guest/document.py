@@ -7,13 +7,15 @@ exactly these shapes.
 Framing: the forced command runs ``sharewright-guest serve``, which reads one request per line (compact JSON, UTF-8,
 ``\\n``) from stdin and writes one answer per line to stdout until end of input. A request is ``{"call": NAME, ...}``:
 
-* ``hello``   → ``{"ok": true, "program": "<identity>", "boot_id": "...", "generation": N}``; the identity is
-  :func:`sharewright.guest.package.program_identity`, N the highest generation applied, -1 before the first.
+* ``hello``   → ``{"ok": true, "program": "<identity>", "boot_id": "...", "generation": N, …}``; the identity is
+  :func:`sharewright.guest.package.program_identity`, N the highest generation applied, -1 before the first;
+  ``"server_id"``: the server whose documents it applies, "" before the first.
 * ``upgrade`` (``"program"``: the new file in base64, ``"sha256"`` of the file) → ``{"ok": true}``; verifies, replaces
   itself by rename, and re-executes: the next line is read by the new program. Nothing may be sent before the answer.
 * ``apply``   (``"document"``: Document) → ``{"ok": true, "state": State}``
 * ``observe`` (``"document"``: Document) → the same, changing nothing: ``generation`` is the highest applied, and
   ``changed`` says what an apply would do.
+* ``inspect`` → ``{"ok": true, "facts": Facts}``: what the machine lacks for the job; changes nothing.
 * ``flush``  (``"share_ids"``) → ``{"ok": true}`` when what clients have written is on the disks; clients go on.
 * ``freeze`` (``"share_ids"``, ``"token"``, ``"seconds"``) → ``{"ok": true}`` when the mounted shares' file systems all
   stand still, for ``seconds`` at most, whatever happens to us; when one cannot, none does. One at a time on a server:
@@ -125,7 +127,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cannot undo newer work. ``network`` is the server's NICs with their addresses and routes, in the format of the
     config drive's network data; None leaves them as they are. ``extension`` is any JSON value for a driver's extension
     of the guest program; None leaves what that serves as it is. ``look``: serials of further disks; what they carry is
-    told, and they are not touched."""
+    told, and they are not touched. ``borrowed``: the machine is an operator's, and others have exports there: these
+    stay as they are, and what cannot be beside them is refused."""
 
     server_id: str
     generation: int
@@ -135,6 +138,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_timeout: float = 30.0  # seconds to wait for the disks of attached volumes to appear, all together
     extension: Any = None
     look: tuple[str, ...] = ()
+    borrowed: bool = False
     format_version: int = FORMAT_VERSION
 
 
@@ -218,6 +222,13 @@ class State(msgspec.Struct, frozen=True):
     extension: dict[str, Any] = {}
     usage: Usage | None = None
     found: dict[str, Found] = {}
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What an operator's machine lacks: without ``missing`` it serves no share; with ``warnings`` not all, or worse."""
+
+    missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def encode_request(call: str, **fields: Any) -> bytes:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
-from sharewright.guest.document import Document, State
+from sharewright.guest.document import Document, Facts, State
 from sharewright.instruments import guest_call_duration, guest_call_errors, guest_phases, measured
 
 # Phases of guest/program/acting.py that are told apart; what else a guest may name is "other".
@@ -41,6 +41,9 @@ class MeasuredChannels:
     def flush(self, address: GuestAddress, share_ids: Sequence[str], *, timeout: float) -> None:
         with measured(guest_call_duration, guest_call_errors, "flush"):
             self.unmeasured.flush(address, share_ids, timeout=timeout)
+
+    def inspect(self, address: GuestAddress, *, timeout: float) -> Facts:
+        return self.unmeasured.inspect(address, timeout=timeout)
 
     @contextmanager
     def frozen(

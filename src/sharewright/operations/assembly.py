@@ -18,10 +18,12 @@ from sharewright.guest.contract import GuestChannels
 from sharewright.guest.measured import MeasuredChannels
 from sharewright.operations.contract import Story
 from sharewright.operations.stories import make_stories
-from sharewright.service_instance.contract import ServiceInstanceSettings
+from sharewright.secret_files import read_key_file
+from sharewright.service_instance.contract import NamedMachine, ServiceInstances, ServiceInstanceSettings
 from sharewright.service_instance.convergence import Convergence
 from sharewright.service_instance.instances import CloudServiceInstances
 from sharewright.service_instance.layouts import layout_of
+from sharewright.service_instance.named import NamedServer
 from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
 from sharewright.store.secrets import open_access_keys, open_secrets
@@ -74,13 +76,17 @@ def assemble(settings: Settings, store: Store, *, cloud_override: str | None = N
         if program not in programs:
             programs[program] = MeasuredChannels(open_channels(cloud.unmeasured, extension=kind.guest_extension))
         channels[name] = programs[program]
-        instances = CloudServiceInstances(
-            store,
-            cloud,
-            channels[name],
-            secrets,
-            service_instance_settings(settings, name, backend, client_ports=kind.client_ports),
-        )
+        options = service_instance_settings(settings, name, backend, client_ports=kind.client_ports)
+        instances: ServiceInstances
+        if backend.driver_handles_share_servers:
+            instances = CloudServiceInstances(store, cloud, channels[name], secrets, options)
+        elif kind.takes_named_servers:
+            instances = NamedServer(store, cloud, channels[name], named_machine(name, backend), options)
+        else:
+            raise ConfigurationError(
+                f"Driver {backend.driver} of backend {name} makes its share servers itself.",
+                hint="It knows no driver_handles_share_servers = false.",
+            )
         drivers[name] = kind.make(
             DriverParts(
                 backend=name,
@@ -139,6 +145,20 @@ def open_channels(cloud: Cloud, *, extension: bytes | None = None) -> GuestChann
     from sharewright.guest.channel import SshChannels
 
     return SshChannels(extension=extension)
+
+
+def named_machine(name: str, backend: Backend) -> NamedMachine:
+    """The machine of a backend that makes no share servers. Its key is read when it is needed."""
+    server = backend.server
+    return NamedMachine(
+        reference=server.instance,
+        management=server.management_address,
+        exports=server.export_addresses,
+        host_key=server.host_key,
+        read_key=lambda: read_key_file(f"backends.{name}.server.key_file", server.key_file),
+        user=server.ssh_user,
+        port=server.ssh_port,
+    )
 
 
 def service_instance_settings(

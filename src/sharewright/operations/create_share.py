@@ -21,7 +21,7 @@ from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Pool, Scheduler
 from sharewright.operations.share_groups import fits_group
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, read_share, write_status
-from sharewright.operations.share_servers import Placement, place
+from sharewright.operations.share_servers import Placement, place, place_on_named
 from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ShareStatus
@@ -117,12 +117,16 @@ class CreateShare(BaseStory):
                     if not fits_group(tx, share.share_group_id, share.id, pool.backend):
                         continue  # another share of its group has chosen meanwhile
                     write_pool(tx, share, pool)
-                placement = place(
-                    tx,
-                    driver,
-                    share.instance_id,
-                    seconds=self._settings.worker.operation_seconds,
-                    context=operation.context,
+                placement = (
+                    place(
+                        tx,
+                        driver,
+                        share.instance_id,
+                        seconds=self._settings.worker.operation_seconds,
+                        context=operation.context,
+                    )
+                    if self._settings.backends[driver.backend].driver_handles_share_servers
+                    else place_on_named(tx, driver.backend, share.instance_id)
                 )
             return driver, placement
 

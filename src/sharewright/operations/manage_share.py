@@ -11,6 +11,7 @@ rows and the quota. A failure leaves ``unmanage_error``; it may be asked for aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
@@ -23,6 +24,7 @@ from sharewright.operations.delete_share import finish as remove_rows
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
+from sharewright.operations.share_servers import place_on_named
 from sharewright.operations.type_specs import check_size
 from sharewright.progress import Progress
 from sharewright.settings import Settings
@@ -40,6 +42,7 @@ class ManageShare(BaseStory):
     def __init__(self, store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> None:
         self._store = store
         self._drivers = drivers
+        self._settings = settings
         self._scheduler = Scheduler(store, drivers, settings)
 
     def run(self, operation: Operation, progress: Progress) -> Outcome:
@@ -53,6 +56,8 @@ class ManageShare(BaseStory):
         manager = find_share_manager(self._drivers, str(share.backend))
         with progress.step("schedule"):
             self._scheduler.check_place(share.id)
+            if not self._settings.backends[str(share.backend)].driver_handles_share_servers:
+                share = self._put_on_named(share, progress)
         options = operation.payload.get("options") or {}
         path = str(operation.payload["export_path"])
         size = manager.manage_share(share.instance_id, share.server_id, path, options, progress)
@@ -69,6 +74,11 @@ class ManageShare(BaseStory):
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         detail = Detail.NO_VALID_HOST if isinstance(error, NoValidBackend) else Detail.UNKNOWN_ERROR
         _fail(tx, operation, error, status=ShareStatus.MANAGE_ERROR, action=Action.CREATE, detail=detail)
+
+    def _put_on_named(self, share: ShareRow, progress: Progress) -> ShareRow:
+        with self._store.begin() as tx:
+            progress.fence(tx)
+            return replace(share, server_id=place_on_named(tx, str(share.backend), share.instance_id).server_id)
 
 
 class UnmanageShare(BaseStory):

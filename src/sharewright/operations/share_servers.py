@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.context import RequestContext
 from sharewright.drivers.contract import ShareDriver
@@ -98,6 +99,41 @@ def place(
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)
     return Placement(server_id=server_id, operation_id=_creation(tx, server_id, seconds=seconds, context=context))
+
+
+def place_on_named(tx: Connection, backend: str, share_instance_id: str) -> Placement:
+    """Put a share instance on the one machine that its backend's configuration names. The row stands for it inside; no
+    user sees it, so that the share itself has no server."""
+    instance = tx.execute(
+        select(share_instances.c.host, share_instances.c.share_server_id).where(
+            share_instances.c.id == share_instance_id
+        )
+    ).one()
+    servers = share_servers.c
+    wanted = select(servers.id).where(servers.backend == backend, servers.named.is_(True))
+    server_id = tx.execute(wanted).scalar_one_or_none()
+    if server_id is None:
+        insert = sqlite.insert(share_servers) if tx.dialect.name == "sqlite" else postgresql.insert(share_servers)
+        tx.execute(
+            insert.values(
+                id=new_id(),
+                project_id="",
+                backend=backend,
+                host=instance.host.partition("#")[0],
+                status=ServerStatus.ACTIVE,
+                named=True,
+                is_auto_deletable=False,
+                created_at=utcnow(),
+            ).on_conflict_do_nothing()  # somebody else was quicker
+        )
+        server_id = tx.execute(wanted).scalar_one()
+    if instance.share_server_id != server_id:
+        tx.execute(
+            share_instances.update()
+            .where(share_instances.c.id == share_instance_id)
+            .values(share_server_id=server_id, updated_at=utcnow())
+        )
+    return Placement(server_id=server_id)
 
 
 def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | None) -> str:

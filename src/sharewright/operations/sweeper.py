@@ -193,7 +193,11 @@ def look_soon(tx: Connection, sightings: Iterable[Sighting], *, complete: bool) 
     instances = {sighting.owner: sighting.running for sighting in sightings if sighting.kind == "instance"}
     servers = share_servers.c
     believed = tx.scalars(
-        select(servers.id).where(servers.status == ServerStatus.ACTIVE, servers.healthy.is_not(False))
+        select(servers.id).where(
+            servers.status == ServerStatus.ACTIVE,
+            servers.healthy.is_not(False),
+            servers.named.is_(False),  # their VMs are in nobody's list
+        )
     )
     down = [server for server in believed if not instances.get(f"share_server:{server}", not complete)]
     for start in range(0, len(down), _BATCH):

@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from sharewright.clouds.contract import Flavor
+from sharewright.clouds.contract import Flavor, Instance
 from sharewright.errors import CloudObjectMissing
 from sharewright.guest.contract import Freeze
 from sharewright.guest.document import Document, Firewall, State
 from sharewright.progress import Progress
 
-Layout = Literal["router", "tenant", "router_admin", "tenant_admin"]  # layouts.py says what each of them is
+# layouts.py says what each of them is; "named" is an operator's own machine (named.py).
+Layout = Literal["router", "tenant", "router_admin", "tenant_admin", "named"]
 Role = Literal["service", "tenant", "admin"]
 
 
@@ -69,6 +70,21 @@ class ServiceInstanceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedMachine:
+    """A machine that an operator names. ``reference``: its id or its name in the cloud. ``management`` and ``exports``
+    are addresses, or names of networks of the cloud; no exports: the management address. ``host_key`` is pinned;
+    ``read_key`` reads the private key that it admits, or raises ConfigurationError."""
+
+    reference: str
+    management: str
+    exports: tuple[str, ...]
+    host_key: str
+    read_key: Callable[[], str]
+    user: str = "root"
+    port: int = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TenantNetwork:
     """Manila's ``neutron_net_id`` and ``neutron_subnet_id`` from the share network subnet's row, and the project whose
     share network it is: it must be allowed to use the network."""
@@ -102,8 +118,13 @@ class ServiceInstance:
     management_address: str  # where the controllers reach SSH: a service or admin port's, or one that leads there
     export_addresses: tuple[str, ...]
     ports: tuple[InstancePort, ...]  # in NIC order
-    firewall: Firewall
+    firewall: Firewall | None  # None: its operator's
     network: Mapping[str, Any] | None = None  # what every document must carry; None: made by an older version
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is a machine of an operator's, where others may have something besides."""
+        return self.layout == "named"
 
     @property
     def admin_addresses(self) -> tuple[str, ...]:
@@ -142,6 +163,10 @@ class ServiceInstances(Protocol):
     def check(self, server_id: str, networks: Sequence[TenantNetwork], progress: Progress) -> ServiceInstance:
         """That a VM which nobody looked after for a while is still there, on these tenant networks and no others, and
         its guest answers; a stopped one is started. Raises CloudObjectMissing, CloudError, GuestUnreachable."""
+        ...
+
+    def look(self, server_id: str) -> Instance | None:
+        """The VM as the cloud sees it now. None: the cloud says that there is none, so that it writes to no volume."""
         ...
 
     def delete(self, server_id: str, progress: Progress) -> None:

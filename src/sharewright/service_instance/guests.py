@@ -9,16 +9,14 @@ from contextlib import ExitStack, contextmanager
 import structlog
 
 from sharewright.clouds.contract import Cloud
-from sharewright.errors import CloudError, DeadlineExceeded, GuestUnreachable, NotFound
+from sharewright.errors import CloudError, DeadlineExceeded, GuestBusy, GuestError, GuestUnreachable
 from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
 from sharewright.guest.document import Document, State
 from sharewright.progress import Progress
-from sharewright.service_instance import records
 from sharewright.service_instance.contract import ServiceInstanceSettings
 from sharewright.service_instance.health import HealthMemory
 from sharewright.service_instance.readiness import wait_ready
 from sharewright.store.database import Store
-from sharewright.store.secrets import SecretBox
 
 log = structlog.get_logger()
 
@@ -32,14 +30,14 @@ class Guests:
         store: Store,
         cloud: Cloud,
         channels: GuestChannels,
-        secrets: SecretBox,
         settings: ServiceInstanceSettings,
+        read_address: Callable[[str], tuple[GuestAddress, bool | None]],
     ) -> None:
-        self._store = store
+        """``read_address`` tells how to log in to a server, and whether it was well when somebody last looked."""
         self._cloud = cloud
         self._channels = channels
-        self._secrets = secrets
         self._settings = settings
+        self._read_address = read_address
         self.health = HealthMemory(store, retry_seconds=settings.retry_seconds)
         self._addresses: dict[str, GuestAddress] = {}
         self._addresses_lock = threading.Lock()
@@ -79,6 +77,30 @@ class Guests:
         self._address(server_id)  # with it the health is learnt
         return not self.health.is_suspect(server_id)
 
+    def answers(self, server_id: str, ask: Callable[[], object] | None) -> bool:
+        """Whether the guest answers a call that the caller wants to make anyway or, where it is not believed well, a
+        greeting. GuestBusy when it is at work."""
+        if ask is not None and self.is_believed_well(server_id):
+            try:
+                ask()
+                return True
+            except GuestBusy:
+                raise
+            except GuestUnreachable as error:  # or it is only slow; a greeting tells
+                log.info("guest does not answer a look", share_server=server_id, reason=error.message)
+            except GuestError:  # a refusal is an answer
+                return True
+        try:
+            self.greet(server_id)
+        except GuestBusy:
+            raise
+        except GuestUnreachable as error:
+            log.info("guest does not answer", share_server=server_id, reason=error.message)
+            return False
+        except GuestError:
+            return True
+        return True
+
     def await_boot(self, server_id: str, instance_id: str, progress: Progress) -> None:
         """Wait until a VM that was just begun answers; see readiness.wait_ready for what it raises."""
         address = self._address(server_id)
@@ -116,17 +138,8 @@ class Guests:
             address = self._addresses.get(server_id)
         if address is not None:
             return address
-        with self._store.read() as tx:
-            row = records.find_address(tx, server_id)
-        if row is None or row.management_address is None:
-            raise NotFound(f"Share server {server_id} has no service VM.", hint="Make the server first.")
-        address = GuestAddress(
-            server_id=server_id,
-            host=row.management_address,
-            host_key=row.host_key,
-            private_key=self._secrets.open(row.private_key_ciphertext),
-        )
-        self.health.learn(server_id, healthy=row.healthy)
+        address, healthy = self._read_address(server_id)
+        self.health.learn(server_id, healthy=healthy)
         try:
             self._cloud.networks.repair()
         except (CloudError, DeadlineExceeded) as error:  # the call itself will show whether the way is there

@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from sharewright.clouds.contract import Cloud, Instance
-from sharewright.errors import CloudObjectMissing, GuestBusy, GuestError, GuestUnreachable
+from sharewright.errors import CloudObjectMissing, GuestBusy, GuestUnreachable
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance import records
@@ -56,7 +56,7 @@ class Healing:
                 self._cloud.compute.start_instance(instance.id, timeout=self._settings.start_seconds)
             return self._answers_after_boot(record, progress)
         try:
-            answers = self._answers(server_id, ask)
+            answers = self._guests.answers(server_id, ask)
         except GuestBusy:  # at work, not silent: a slow mount must not count towards a reboot
             log.info("service instance is busy", share_server=server_id)
             return False
@@ -75,26 +75,6 @@ class Healing:
             return []
         present = {port.id for port in self._cloud.networks.list_ports()}
         return [port.role for port in missing if port.port_id not in present]
-
-    def _answers(self, server_id: str, ask: Callable[[], object] | None) -> bool:
-        if ask is not None and self._guests.is_believed_well(server_id):
-            try:
-                ask()
-                return True
-            except GuestBusy:
-                raise
-            except GuestUnreachable as error:  # or it is only slow; a greeting tells
-                log.info("service instance does not answer a look", share_server=server_id, reason=error.message)
-            except GuestError:  # a refusal is an answer
-                return True
-        try:
-            self._guests.greet(server_id)
-        except GuestBusy:
-            raise
-        except GuestUnreachable as error:
-            log.info("service instance does not answer", share_server=server_id, reason=error.message)
-            return False
-        return True
 
     def _heal_silent(self, record: Record, progress: Progress) -> bool:
         attempts = record.heal_attempts + 1

@@ -31,7 +31,7 @@ from sharewright.errors import (
     LeaseLost,
     NotFound,
 )
-from sharewright.guest.contract import Freeze, GuestChannels
+from sharewright.guest.contract import Freeze, GuestAddress, GuestChannels
 from sharewright.guest.document import Document, Firewall, State
 from sharewright.progress import Progress
 from sharewright.service_instance import config_drive, layouts, records
@@ -63,7 +63,7 @@ class CloudServiceInstances:
         self._cloud = cloud
         self._secrets = secrets
         self._settings = settings
-        self._guests = Guests(store, cloud, channels, secrets, settings)
+        self._guests = Guests(store, cloud, channels, settings, self._read_address)
         self._healing = Healing(store, cloud, self._guests, settings)
         self._subnets = ServiceSubnets(
             store,
@@ -350,6 +350,23 @@ class CloudServiceInstances:
             self._guests.hang_up(server_id)
             self._guests.await_boot(server_id, instance.id, progress)
         return server
+
+    def look(self, server_id: str) -> Instance | None:
+        server = self.find(server_id)
+        return None if server is None else self._cloud.compute.find_instance(server.instance_id)
+
+    def _read_address(self, server_id: str) -> tuple[GuestAddress, bool | None]:
+        with self._store.read() as tx:
+            row = records.find_address(tx, server_id)
+        if row is None or row.management_address is None:
+            raise NotFound(f"Share server {server_id} has no service VM.", hint="Make the server first.")
+        address = GuestAddress(
+            server_id=server_id,
+            host=row.management_address,
+            host_key=row.host_key,
+            private_key=self._secrets.open(row.private_key_ciphertext),
+        )
+        return address, row.healthy
 
     # ---- removed ----
 

@@ -138,7 +138,7 @@ def _refuse_alike(tx: Connection, identifier: str) -> None:
     text = identifier.lower().replace("_", "-")
     columns = share_servers.c
     alike = or_(literal(text).contains(columns.id), columns.id.endswith(text, autoescape=True))
-    query = select(columns.id).where(columns.status != ServerStatus.UNMANAGED, alike).limit(1)
+    query = select(columns.id).where(columns.status != ServerStatus.UNMANAGED, columns.named.is_(False), alike).limit(1)
     found = tx.execute(query).scalar()
     if found is not None:
         raise InvalidInput(f"{identifier[:64]} is too much like share server {found}, which is there already.")
@@ -149,7 +149,10 @@ def _find_unmanaged(tx: Connection, identifier: str, backend: str) -> Record | N
     query = (
         select(share_servers)
         .join(service_instances, service_instances.c.id == share_servers.c.id, isouter=True)
-        .where(or_(share_servers.c.id == identifier, service_instances.c.instance_id == identifier))
+        .where(
+            or_(share_servers.c.id == identifier, service_instances.c.instance_id == identifier),
+            share_servers.c.named.is_(False),  # an operator's machine is nobody's to give away or to take
+        )
         .with_for_update(of=share_servers)
     )
     found = fetch_one(tx, query)

@@ -159,8 +159,8 @@ def _find_server(tx: Connection, specs: Mapping[str, str], server_id: str | None
             "A share server is required for a share type with driver_handles_share_servers = True.",
             hint="Name it with share_server_id; openstack share server list shows them.",
         )
-    query = select(share_servers).where(share_servers.c.id == server_id).with_for_update()
-    server = fetch_one(tx, query) if is_id(server_id) else None
+    query = select(share_servers).where(share_servers.c.id == server_id, share_servers.c.named.is_(False))
+    server = fetch_one(tx, query.with_for_update()) if is_id(server_id) else None
     if server is None:
         raise InvalidInput(f"Share server {server_id[:64]} was not found.")
     if server["status"] != ServerStatus.ACTIVE:

@@ -106,7 +106,7 @@ def _select() -> Select[Any]:
         select(share_servers, share_networks.c.name.label("share_network_name"), service_instances.c.layout)
         .join(share_networks, share_networks.c.id == share_servers.c.share_network_id, isouter=True)
         .join(service_instances, service_instances.c.id == share_servers.c.id, isouter=True)
-        .where(share_servers.c.status != ServerStatus.UNMANAGED)
+        .where(share_servers.c.named.is_(False), share_servers.c.status != ServerStatus.UNMANAGED)
     )
 
 

@@ -38,7 +38,7 @@ def test_every_upstream_option_has_an_answer_that_exists() -> None:
     assert sorted(wanted) == sorted(answered)
     for options in OPTIONS.values():
         for name, (_, answer) in options.items():
-            named = re.findall(r"`((?:[a-z_]+\.)?[A-Za-z_]+(?:\.[a-z_]+)?)`", answer)
+            named = re.findall(r"`((?:[a-z_]+\.)?[A-Za-z_]+(?:\.[a-z_]+)*)`", answer)
             if not re.match(r"(Always|Fixed|Dropped|Open)[:,]", answer):
                 assert named, f"{name}: neither a key of ours nor a reason"
                 assert named[0] in DESCRIPTIONS, name

@@ -8,7 +8,7 @@ makes that tool fail with the file's content; <root>/busy/<share directory> make
 "deaf" does not hear close-share. <root>/slow/<share directory> makes freezing that one hang.
 """
 
-# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH110, PTH114, PTH119, PTH120, PTH123, PTH208, PTH211
+# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH110, PTH112, PTH114, PTH119, PTH120, PTH123, PTH208, PTH211
 
 import fcntl
 import json
@@ -70,14 +70,20 @@ def umount(arguments):
 
 
 def exportfs(arguments):
-    """-ra: /etc/exports → etab as nfs-utils 2.6.2 writes it. -f: nothing to see."""
+    """-ra: /etc/exports and /etc/exports.d → etab as nfs-utils 2.6.2 writes it (options of a line by hand: as they
+    stand). -f: nothing to see."""
     if arguments == ["-f"]:
         return
     lines = []
-    for line in read(f"{ROOT}/etc/exports").splitlines():
+    others = f"{ROOT}/etc/exports.d"
+    files = [f"{others}/{name}" for name in sorted(os.listdir(others))] if os.path.isdir(others) else []
+    for line in [line for file in [f"{ROOT}/etc/exports", *files] for line in read(file).splitlines()]:
         if not line.strip() or line.startswith("#"):
             continue
         path, defaults, *names = line.split()
+        if not defaults.startswith("-"):
+            lines += [f"{path}\t{name}\n" for name in (defaults, *names)]
+            continue
         common = defaults.removeprefix("-").split(",")
         for name in names:
             client, _, level = name.rstrip(")").partition("(")

@@ -50,6 +50,7 @@ def test_hello(session: Session) -> None:
         "program": program_identity(),
         "boot_id": BOOT_ID,
         "generation": -1,
+        "server_id": "",
     }
 
 

@@ -17,6 +17,7 @@ from sharewright.errors import CloudError
 from sharewright.progress import Progress
 from sharewright.settings import Libvirt
 
+DETACH_SECONDS = 60.0
 SHUTDOWN_SECONDS = 20.0
 
 
@@ -111,6 +112,9 @@ class LibvirtCloud:
         with progress.step("delete networks"):
             self._networks.purge()
         with progress.step("delete volumes"):
+            for volume in self._volumes.list_volumes():  # machines of others run on, and may have them
+                if volume.instance_id is not None:
+                    self._compute.detach_volume(volume.instance_id, volume.id, timeout=DETACH_SECONDS)
             self._volumes.purge()
         self._layout.remove()
 

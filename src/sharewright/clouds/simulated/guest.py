@@ -35,7 +35,7 @@ from sharewright.errors import (
     StaleDocument,
 )
 from sharewright.guest.contract import Freeze, GuestAddress, round_trips
-from sharewright.guest.document import Document, Found, Share, ShareState, State, Usage
+from sharewright.guest.document import Document, Facts, Found, Share, ShareState, State, Usage
 from sharewright.guest.program import extension as default_extension
 from sharewright.identifiers import new_id
 
@@ -85,6 +85,7 @@ class SimulatedGuests:
             instance = self._reach(tx, address)
             round_trips.count += 1
             self._check_extension(document)
+            self._admit_owner(tx, instance["id"], document.server_id)
             if document.generation < instance["generation"]:
                 raise StaleDocument(
                     f"The server already applied generation {instance['generation']}, this is {document.generation}.",
@@ -168,6 +169,12 @@ class SimulatedGuests:
             self._check_mounted(tx, self._reach(tx, address), share_ids)
         round_trips.count += 1
 
+    def inspect(self, address: GuestAddress, *, timeout: float) -> Facts:
+        with self._state.call("guest.inspect", timeout=timeout, cloud=False), self._state.transaction() as tx:
+            self._reach(tx, address)
+            round_trips.count += 1
+        return Facts()
+
     @contextmanager
     def frozen(
         self, address: GuestAddress, share_ids: Sequence[str], *, seconds: float, timeout: float
@@ -213,6 +220,12 @@ class SimulatedGuests:
         if row["authorized_keys"] != "[]" and not _admits(load(row["authorized_keys"]), address.private_key):
             raise GuestUnreachable(f"{address.host} does not accept our key.", hint="Recreate the server.")
         return row
+
+    def _admit_owner(self, tx: sqlite3.Connection, instance_id: str, server_id: str) -> None:
+        tx.execute("INSERT OR IGNORE INTO guest_owners VALUES (?, ?)", (instance_id, server_id))
+        owner = tx.execute("SELECT server_id FROM guest_owners WHERE instance_id = ?", (instance_id,)).fetchone()[0]
+        if owner != server_id:
+            raise GuestError(f"This is server {owner}; the document is for server {server_id}.")
 
     # ---- one call's work ----
 

@@ -65,6 +65,9 @@ CREATE TABLE IF NOT EXISTS guest_frozen (
 CREATE TABLE IF NOT EXISTS freezes_at_moments (
   snapshot_id TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE, token TEXT NOT NULL, own INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS freezes_at_moments_snapshot ON freezes_at_moments (snapshot_id);
+-- Whose documents a guest has applied.
+CREATE TABLE IF NOT EXISTS guest_owners (
+  instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, server_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS guest_networks (
   instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE, data TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (

@@ -37,6 +37,7 @@ def build_document(
     open_key: Callable[[str], str],
     *,
     network: Any = None,
+    borrowed: bool = False,
     advance: bool = True,
 ) -> Document:
     """The whole desired state of a server; ``firewall`` and ``network`` are its service instance's. Raises NotFound
@@ -133,6 +134,7 @@ def build_document(
         generation=generation,
         firewall=None if firewall is None else _narrowed(firewall, smb=smb),
         network=network,
+        borrowed=borrowed,
         shares=tuple(
             Share(
                 id=row.id,

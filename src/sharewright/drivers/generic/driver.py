@@ -256,7 +256,9 @@ class GenericDriver:
         reference = find_reference(export_path, options, self._volume_name)
         server = self._server(server_id or "")
         manager, name = self._manager(record, server, progress), self._volume_name(record.id)
-        return manager.take(record, reference, name, server.instance_id, progress)
+        # One that is attached to an operator's machine already may be in use there for something else.
+        holder = None if server.is_named else server.instance_id
+        return manager.take(record, reference, name, holder, progress)
 
     def unmanage_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False
@@ -350,9 +352,9 @@ class GenericDriver:
         if server is not None and (record.volume_attached or (volume is not None and volume.instance_id)):
             with progress.step("release"):
                 release_volume(
-                    self._cloud,
                     server,
                     record.id,
+                    look=lambda: self._instances.look(server.id),
                     converge=lambda: self._converge(server, progress),
                     force=force,
                     progress=progress,
@@ -519,7 +521,13 @@ class GenericDriver:
 
     def _document(self, server: ServiceInstance, *, advance: bool = True) -> Document:
         return build_document(
-            self._store, server.id, server.firewall, self._open_key, network=server.network, advance=advance
+            self._store,
+            server.id,
+            server.firewall,
+            self._open_key,
+            network=server.network,
+            borrowed=server.is_named,
+            advance=advance,
         )
 
     def _server(self, server_id: str) -> ServiceInstance:
@@ -577,4 +585,4 @@ def _make(parts: DriverParts) -> GenericDriver:
     )
 
 
-GENERIC = DriverKind(make=_make, client_ports=(2049, SMB_PORT))
+GENERIC = DriverKind(make=_make, client_ports=(2049, SMB_PORT), takes_named_servers=True)

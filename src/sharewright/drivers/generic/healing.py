@@ -71,14 +71,14 @@ def heal(
         running = instances.ensure_running(server_id, progress, ask=look)
     if not running:
         # Only the cloud's own word that it is gone: a VM that is merely silent may still write to the volumes.
-        if cloud.compute.find_instance(server.instance_id) is not None:
+        if server.is_named or instances.look(server_id) is not None:
             return False
         if network_changes(store, server_id):
             log.info("service instance is gone while its share network changes", share_server=server_id)
             return False
         log.warning("service instance is gone, making it again", share_server=server_id)
         server = make_again(subnets())
-    elif not _is_on_its_subnets(server, subnets) and not network_changes(store, server_id):
+    elif not server.is_named and not _is_on_its_subnets(server, subnets) and not network_changes(store, server_id):
         with progress.step("networks"):
             try:
                 server = make_again(subnets())

@@ -74,9 +74,9 @@ class Mounter:
         if server is not None and (mount.volume_attached or (volume is not None and volume.instance_id)):
             with progress.step("release"):
                 release_volume(
-                    self.cloud,
                     server,
                     mount.id,
+                    look=lambda: self.instances.look(server.id),
                     converge=lambda: self.tell(server),
                     force=force,
                     progress=progress,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from sharewright.clouds.contract import Cloud, Volume
+from sharewright.clouds.contract import Cloud, Instance, Volume
 from sharewright.errors import CloudError, CloudUnavailable, GuestError, NotFound
 from sharewright.guest.document import State
 from sharewright.progress import Progress
@@ -58,18 +58,19 @@ def within(seconds: float, progress: Progress) -> float:
 
 
 def release_volume(
-    cloud: Cloud,
     server: ServiceInstance,
     share_instance_id: str,
     *,
+    look: Callable[[], Instance | None],
     converge: Callable[[], State],
     force: bool,
     progress: Progress,
     keep: bool = False,
 ) -> None:
-    """Return when the volume may be detached. Raises ShareBusy, unless ``force``. ``keep``: what it holds is wanted, so
-    a server that runs and does not answer is an error, too: it may have writes that are not on the volume yet."""
-    instance = cloud.compute.find_instance(server.instance_id)
+    """Return when the volume may be detached. Raises ShareBusy, unless ``force``. ``look``: the VM as the cloud sees
+    it. ``keep``: what it holds is wanted, so a server that runs and does not answer is an error, too: it may have
+    writes that are not on the volume yet."""
+    instance = look()
     if instance is None or not instance.running:
         return
     reason = ""

@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from . import extension, network, usage
+from . import borrowed, extension, network, usage
 from . import facts as observing
 from .cloning import give_identity
 from .desired import Desired, Share, mount_path
@@ -19,7 +19,7 @@ from .looking import look
 from .planning import STILL_SERVED, Action, Facts, Plan, file_actions, make_plan
 from .replacing import find_replaced, hold_clients, let_go
 from .revoking import revoke_denied
-from .samba import find_samba, take_step
+from .samba import take_step
 from .smb import is_served, share_section, wanted_accounts
 from .unmounting import UNMOUNT_SECONDS, unmount
 
@@ -74,6 +74,8 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     """Make the server what the document says; the answer's State. Call with the apply lock held."""
     outcome = Outcome(acted=True)
     started = time.monotonic()
+    if desired.borrowed:
+        borrowed.admit(host, desired)
     _configure_network(host, desired, outcome)  # first: the firewall names the NICs
     if desired.moves or host.exists(MOVES):
         from . import moving  # late: most documents have no share that moves
@@ -81,6 +83,8 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
         moving.clean(host, desired)
     facts = observing.gather(host, desired, wait=True)
     outcome.add_time("observe", started)
+    if desired.borrowed and facts.samba is not None and not facts.samba.error:
+        borrowed.note_samba(host)
     if desired.moves:
         phase = time.monotonic()
         desired, facts = moving.settle(host, desired, facts, act=True)
@@ -103,12 +107,15 @@ def apply(host: Host, desired: Desired) -> dict[str, object]:
     for action in plan.actions:
         if action.kind in ("unmount", "remove_directory"):
             phase = time.monotonic()
-            _take_away(host, action, outcome)
+            _take_away(host, action, outcome, desired)
             outcome.add_time("unmount", phase)
     if desired.moves:
         _start_copies(host, desired, facts, outcome)
     for share_id in facts.marks.keys() - {share.id for share in desired.shares}:
         host.remove(f"{MARKS}/{share_id}.json")
+    if desired.borrowed:
+        left = observing.find_mounts(host).keys() - {share.id for share in desired.shares}
+        borrowed.settle(host, desired, left, smb=bool(outcome.smb_error))
     outcome.timings["total"] = round(time.monotonic() - started, 4)
     return state(host, desired, plan, outcome)
 
@@ -122,7 +129,7 @@ def _change_disks(host: Host, desired: Desired, facts: Facts, outcome: Outcome, 
         reasons = {}
         for share in replaced:
             phase = time.monotonic()
-            reasons[share.id] = late if late and share.protocol == "CIFS" else let_go(host, share)
+            reasons[share.id] = late if late and share.protocol == "CIFS" else let_go(host, share, desired)
             outcome.changed.append(f"let go of the disk that share {share.id} had")
             outcome.add_time("replace", phase)
         if replaced:
@@ -178,16 +185,25 @@ def _revoke(host: Host, desired: Desired, outcome: Outcome) -> None:
     if outcome.export_error:
         return
     started = time.monotonic()
-    revoked = revoke_denied(host, desired.shares)
+    revoked = revoke_denied(host, desired.shares, only=_own_devices(host, desired))
     if revoked:
         outcome.changed.append(f"end the NFSv4 leases of {', '.join(revoked)}")
     outcome.add_time("exports", started)
+
+
+def _own_devices(host: Host, desired: Desired) -> set[str] | None:
+    """Major:minor of our shares, where clients may hold something of others' too; None: all is ours."""
+    if not desired.borrowed or not borrowed.has_foreign_exports(host):
+        return None
+    return {mount.number for mount in observing.find_mounts(host).values()}
 
 
 def observe(host: Host, desired: Desired) -> dict[str, object]:
     """The State without changing anything; ``changed`` says what an apply would do."""
     outcome = Outcome(acted=False)
     started = time.monotonic()
+    if desired.borrowed:
+        borrowed.check(host, desired)
     _configure_network(host, desired, outcome)
     facts = observing.gather(host, desired, wait=False)
     if desired.moves:
@@ -239,7 +255,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
     sizes = usage.file_systems([host.at(share.path) for share in desired.shares if share.id in mounts])
     traffic = usage.exports(host)
     smb = [share for share in desired.shares if share.protocol == "CIFS"]
-    samba = find_samba(host) if smb else None
+    samba = observing.samba_of(host, desired) if smb else None
     shares = []
     for share in desired.shares:
         error, message = plan.problems.get(share.id, ("", ""))
@@ -351,7 +367,7 @@ def _timed(outcome: Outcome, phase: str, host: Host, action: Action, desired: De
     elif action.kind == "write_fstab":
         host.replace("/etc/fstab", action.text)
     elif action.kind == "write_exports":
-        host.replace("/etc/exports", action.text)
+        host.replace(borrowed.exports_file(desired), action.text)
     elif action.kind.startswith(SMB_PREFIX):
         try:
             take_step(host, action.kind, action.name, action.text)
@@ -379,11 +395,12 @@ def _timed(outcome: Outcome, phase: str, host: Host, action: Action, desired: De
 # ---- taking away -----------------------------------------------------------------------------------------------------
 
 
-def _take_away(host: Host, action: Action, outcome: Outcome) -> None:
+def _take_away(host: Host, action: Action, outcome: Outcome, desired: Desired) -> None:
     share_id = action.share_id
     try:
         if action.kind == "unmount":
-            unmount(host, share_id, seconds=2.0 if outcome.busy else UNMOUNT_SECONDS)
+            others = desired.borrowed and borrowed.has_foreign_exports(host)
+            unmount(host, share_id, seconds=2.0 if outcome.busy else UNMOUNT_SECONDS, restart=not others)
             outcome.unmounted.append(share_id)
         try:
             os.rmdir(host.at(mount_path(share_id)))

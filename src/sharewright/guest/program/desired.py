@@ -148,9 +148,11 @@ class Share:
 class Desired:
     """A whole document. ``firewall`` is None when the document leaves it as it is, and so is ``network``; ``ports`` are
     the firewall's client ports;
-    ``extension`` is what the extension understood of its part, None when there is none."""
+    ``extension`` is what the extension understood of its part, None when there is none; ``borrowed``: the machine is
+    not ours (borrowed.py)."""
 
     __slots__ = (
+        "borrowed",
         "device_timeout",
         "extension",
         "firewall",
@@ -176,7 +178,9 @@ class Desired:
         device_timeout: float = 30.0,
         extension: object = None,
         look: tuple[str, ...] = (),
+        borrowed: bool = False,
     ) -> None:
+        self.borrowed = borrowed
         self.server_id = server_id
         self.generation = generation
         self.shares = shares
@@ -202,9 +206,11 @@ class Desired:
             firewall=self.firewall,
             ports=self.ports,
             saved_firewall=self.saved_firewall,
+            network=self.network,
             device_timeout=self.device_timeout,
             extension=self.extension,
             look=self.look,
+            borrowed=self.borrowed,
         )
 
 
@@ -235,7 +241,7 @@ def parse_document(value: object) -> Desired:
         value,
         "document",
         ("server_id", "generation", "shares"),
-        ("firewall", "network", "device_timeout", "extension", "look", "format_version"),
+        ("firewall", "network", "device_timeout", "extension", "look", "borrowed", "format_version"),
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
@@ -251,7 +257,13 @@ def parse_document(value: object) -> Desired:
     timeout = document.get("device_timeout", 30.0)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 3600:
         _wrong("device_timeout", timeout, "seconds from 0 to 3600")
+    borrowed = document.get("borrowed", False)
+    if not isinstance(borrowed, bool):
+        _wrong("borrowed", borrowed, "true or false")
     firewall = document.get("firewall")
+    for name in ("firewall", "network"):
+        if borrowed and document.get(name) is not None:
+            _wrong(name, document[name], "null, on a machine of an operator's")
     parsed, ports = parse_firewall(firewall) if firewall is not None else (None, [])
     return Desired(
         _text(document["server_id"], "server_id", UUID),
@@ -264,6 +276,7 @@ def parse_document(value: object) -> Desired:
         device_timeout=float(timeout),
         extension=_extension(document.get("extension")),
         look=tuple(_text(serial, "look", SERIAL) for serial in _list(document.get("look", []), "look")),
+        borrowed=borrowed,
     )
 
 

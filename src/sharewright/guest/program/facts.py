@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from . import borrowed
 from .desired import Desired, share_of
 from .filesystems import (
     Disk,
@@ -20,6 +21,7 @@ from .growing import filesystem_size
 from .host import RUN, SHARES, Host
 from .planning import Facts, Mount
 from .samba import find_samba, was_used
+from .smb import OWNER, OWNER_ID, Samba
 
 ETAB = "/var/lib/nfs/etab"
 MISSED = f"{RUN}/missed.json"
@@ -29,25 +31,40 @@ MISSED_SECONDS = 3.0
 def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
     """The facts that planning needs. ``wait``: up to the document's device_timeout for disks to appear."""
     disks = find_disks(host, desired, wait=wait)
+    places = {share_id for name in host.listing(SHARES) if (share_id := share_of(f"{SHARES}/{name}")) is not None}
+    etab = host.read(ETAB)
+    if desired.borrowed:
+        places &= borrowed.known_shares(host, desired)
+        etab = "".join(line for line in etab.splitlines(keepends=True) if share_of(line.partition("\t")[0]))
     return Facts(
         disks=disks,
         mounts=find_mounts(host),
-        directories=frozenset(
-            share_id for name in host.listing(SHARES) if (share_id := share_of(f"{SHARES}/{name}")) is not None
-        ),
+        directories=frozenset(places),
         fstab=host.read("/etc/fstab"),
-        exports=host.read("/etc/exports"),
-        etab=host.read(ETAB),
+        exports=host.read(borrowed.exports_file(desired)),
+        etab=etab,
         nfs_running=nfs_running(host),
         firewall=loaded_text(host) if desired.firewall is not None else None,
         nics=interfaces(host) if desired.firewall is not None else {},
         marks=format_marks(host),
-        samba=find_samba(host) if _needs_samba(host, desired) else None,
+        samba=samba_of(host, desired) if _needs_samba(host, desired) else None,
     )
 
 
+def samba_of(host: Host, desired: Desired) -> Samba:
+    """What is there of Samba; nothing is known where it is not ours to use."""
+    found = find_samba(host)
+    if desired.borrowed and not found.error:
+        stranger = borrowed.stranger_account(found.passwd, found.group, OWNER, OWNER_ID)
+        if stranger:
+            found.error = f"{stranger} has the number {OWNER_ID}, which the files of SMB shares have."
+        found.error = found.error or borrowed.samba_problem(host, found)
+    return found
+
+
 def _needs_samba(host: Host, desired: Desired) -> bool:
-    return any(share.protocol == "CIFS" for share in desired.shares) or was_used(host)
+    used = borrowed.read_journal(host).smb if desired.borrowed else was_used(host)
+    return used or any(share.protocol == "CIFS" for share in desired.shares)
 
 
 def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Disk]]:

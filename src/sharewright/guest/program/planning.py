@@ -258,7 +258,7 @@ def file_actions(facts: Facts, established: list[Share]) -> list[Action]:
     exports = exports_text(established)
     wanted = wanted_entries(established)
     if exports != facts.exports:
-        actions.append(Action("write_exports", "write /etc/exports", text=exports))
+        actions.append(Action("write_exports", "write the exports", text=exports))
     if wanted and not facts.nfs_running:
         actions.append(Action("start_nfs", "start the NFS server"))
     if wanted != found_entries(facts.etab):

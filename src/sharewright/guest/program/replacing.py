@@ -7,6 +7,7 @@ wait at the gate (leaving.py) until the other disk is there.
 
 from __future__ import annotations
 
+from .borrowed import exports_file, has_foreign_exports
 from .desired import Desired, Share
 from .host import CommandFailed, Host
 from .planning import Facts
@@ -38,17 +39,19 @@ def hold_clients(host: Host, shares: list[Share]) -> tuple[int | None, str]:
         return None, str(error)
 
 
-def let_go(host: Host, share: Share) -> str:
+def let_go(host: Host, share: Share, desired: Desired) -> str:
     """Unexport a share and unmount its old disk; why not, or "". Others are served meanwhile."""
     try:
         if share.protocol == "CIFS":
             _cut_off(host, share)
-        lines = host.read("/etc/exports").splitlines(keepends=True)
+        file = exports_file(desired)
+        lines = host.read(file).splitlines(keepends=True)
         kept = [line for line in lines if line.split(" ")[0] != share.path]
         if kept != lines:
-            host.replace("/etc/exports", "".join(kept))
+            host.replace(file, "".join(kept))
             host.run("exportfs", "-ra", timeout=60.0).check()
-        unmount(host, share.id, seconds=UNMOUNT_SECONDS)
+        others = desired.borrowed and has_foreign_exports(host)
+        unmount(host, share.id, seconds=UNMOUNT_SECONDS, restart=not others)
     except (CommandFailed, OSError) as error:
         return str(error)
     return ""

@@ -93,7 +93,8 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
     """The answer's fields, and whether this program has replaced itself."""
     call = request.get("call")
     if call == "hello":
-        return {"program": IDENTITY, "boot_id": boot_id(host), "generation": last_generation(host)}, False
+        last, owner = _applied(host)
+        return {"program": IDENTITY, "boot_id": boot_id(host), "generation": last, "server_id": owner}, False
     if call == "upgrade":
         upgrade(host, request.get("program"), request.get("sha256"))
         return {}, True
@@ -115,6 +116,10 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
             finally:
                 os.close(lock)
         return {"state": {**state, "boot_id": boot_id(host), "program": IDENTITY}}, False
+    if call == "inspect":
+        from . import inspecting
+
+        return {"facts": inspecting.inspect(host)}, False
     if call in ("flush", "freeze", "thaw"):
         from . import freezing
         from .desired import parse_flush, parse_freeze, parse_thaw
@@ -136,22 +141,28 @@ def boot_id(host: Host) -> str:
 
 def last_generation(host: Host) -> int:
     """The highest generation applied so far; -1 before the first."""
+    return _applied(host)[0]
+
+
+def _applied(host: Host) -> tuple[int, str]:
+    """The highest generation applied so far and the server whose it was; -1 and "" before the first."""
     try:
-        return int(json.loads(host.read(GENERATION))["generation"])
+        before = json.loads(host.read(GENERATION))
+        return int(before["generation"]), str(before["server_id"])
     except (ValueError, KeyError, TypeError):
-        return -1
+        return -1, ""
 
 
 def admit_generation(host: Host, server_id: str, generation: int) -> None:
     """Remember the generation before anything is done under it. The same one again is fine: an answer was lost.
     Refusal (stale) for a lower one, (invalid) for another server's document."""
-    try:
-        before = json.loads(host.read(GENERATION))
-        last, owner = int(before["generation"]), str(before["server_id"])
-    except (ValueError, KeyError, TypeError):
-        last, owner = -1, server_id
-    if owner != server_id:
-        raise Refusal("invalid", f"This is server {owner}; the document is for server {server_id}.")
+    last, owner = _applied(host)
+    if owner and owner != server_id:
+        raise Refusal(
+            "invalid",
+            f"This is server {owner}; the document is for server {server_id}.",
+            f"If that one is no more, remove {GENERATION} on this machine.",
+        )
     if generation < last:
         raise stale(last, generation)
     if generation > last:

@@ -13,20 +13,20 @@ from .host import RUN, CommandFailed, Host, polls
 UNMOUNT_SECONDS = 10.0
 
 
-def unmount(host: Host, share_id: str, *, seconds: float) -> None:
+def unmount(host: Host, share_id: str, *, seconds: float, restart: bool = True) -> None:
     """Unmount a share that is no longer exported. CommandFailed when something still uses it after that time.
 
     The kernel's export caches are flushed first, which also closes the files that nfsd keeps open; then locks are
     dropped; what is left are files that NFSv4 clients hold open, and those clients' leases are ended. When nothing but
     the kernel's NFS server itself can hold it, that is started anew, once for each share: clients of other shares wait
-    for the grace period, and doing it again would not help them.
+    for the grace period, and doing it again would not help them. ``restart`` False: others' exports would suffer too.
     """
     freezing.release(host, share_id)
     path = mount_path(share_id)
     tried = f"{RUN}/nfs-restarted/{share_id}"  # gone with a reboot, which lets go of everything
     host.run("exportfs", "-f", timeout=30.0)
     reason = _try_unmount(host, share_id, seconds=seconds)
-    if reason and not host.exists(tried) and not processes_in(host, path):
+    if reason and restart and not host.exists(tried) and not processes_in(host, path):
         seen = _kernel_view(host, path)
         host.replace(tried, "")
         host.run("systemctl", "restart", "nfs-server.service", timeout=60.0)
@@ -46,7 +46,7 @@ def _try_unmount(host: Host, share_id: str, *, seconds: float) -> str:
         found = find_mount(host, share_id)
         if found is None:
             return ""
-        done = host.run("umount", host.at(path), timeout=max(left, 1.0))
+        done = host.run("umount", host.at(path), timeout=max(left, 5.0))  # begun in time, it may end
         if done.status == 0 and find_mount(host, share_id) is None:
             _check_released(host, found.number, path)
             return ""

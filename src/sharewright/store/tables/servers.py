@@ -15,6 +15,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    text,
     true,
 )
 
@@ -34,6 +36,8 @@ share_servers = Table(
     Column("is_auto_deletable", Boolean, nullable=False, default=True),
     # False: from when it is unmanaged until it has been managed again; its VM is kept, and given back after a failure.
     Column("taken_over", Boolean, nullable=False, default=True, server_default=true()),
+    # The machine that the backend's configuration names: no API shows it, and nobody makes or deletes it.
+    Column("named", Boolean, nullable=False, default=False, server_default=false()),
     Column("generation", BigInteger, nullable=False, default=0),  # of the last document built; see guest/document.py
     Column("unused_since", DateTime),  # null while a share lives on it
     Column("healthy", Boolean),  # null: not looked at yet
@@ -45,6 +49,7 @@ share_servers = Table(
     *times(),
     Index("ix_share_servers_created_at_id", "created_at", "id"),
     Index("ix_share_servers_looked_at", "looked_at"),
+    Index("ix_share_servers_named", "backend", unique=True, sqlite_where=text("named"), postgresql_where=text("named")),
     partial_index("ix_share_servers_suspect", "looked_at", where="healthy = false"),
     partial_index("ix_share_servers_unused", "unused_since", where="unused_since IS NOT NULL"),
     partial_index("ix_share_servers_unsettled", "status", where="status <> 'active'"),
