@@ -63,9 +63,17 @@ def timestamp(name: str) -> Computed:
     return compute
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    value: Any
+
+    def __call__(self, record: Record, viewer: Viewer) -> Any:
+        return self.value
+
+
 def constant(value: Any) -> Computed:
     """A field whose value is the same for every row, because what would change it is not built."""
-    return lambda record, viewer: value
+    return Constant(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,21 +231,28 @@ def printable(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _compile_view(resource: Resource, version: int, is_admin: bool, summary: bool) -> View:
-    plain: list[tuple[str, Callable[[Record], Any]]] = []
+    plain: dict[str, str] = {}  # name → key of the record
+    constants: dict[str, Any] = {}
     computed: list[tuple[str, Computed]] = []
     for field in resource.fields:
         if not field.shown or not field.exists_at(version) or (field.admin and not is_admin):
             continue
         if summary and not field.summary:
             continue
-        if callable(field.source):
+        if isinstance(field.source, Constant):
+            constants[field.name] = field.source.value
+        elif callable(field.source):
             computed.append((field.name, field.source))
         else:
-            plain.append((field.name, itemgetter(field.source or field.name)))
+            plain[field.name] = field.source or field.name
     collection = resource.collection if resource.linked else ""
+    names = tuple(plain)
+    values = _getter(tuple(plain.values()))
 
     def render(record: Record, viewer: Viewer) -> dict[str, Any]:
-        shown = {name: get(record) for name, get in plain}
+        # A list calls this for each of its records, so whatever can be is done by one call for all plain fields.
+        shown = dict(zip(names, values(record), strict=True))
+        shown.update(constants)
         for name, compute in computed:
             shown[name] = compute(record, viewer)
         if collection:
@@ -245,6 +260,13 @@ def _compile_view(resource: Resource, version: int, is_admin: bool, summary: boo
         return shown
 
     return render
+
+
+def _getter(keys: tuple[str, ...]) -> Callable[[Record], tuple[Any, ...]]:
+    """itemgetter, which gives a tuple only for two keys or more."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda record: tuple(record[key] for key in keys)
 
 
 @lru_cache(maxsize=1024)

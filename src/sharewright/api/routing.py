@@ -93,11 +93,13 @@ class Call:
         return resource.parse_filters(self.query, self.version, self.is_admin)
 
     def links(self, collection: str, identifier: str) -> list[dict[str, str]]:
+        own, bookmark = self._link_roots
         path = f"/{collection}/{identifier}"
-        return [
-            {"rel": "self", "href": f"{self.base_url}{self.prefix}{path}"},
-            {"rel": "bookmark", "href": f"{self.base_url}{self.prefix[3:]}{path}"},
-        ]
+        return [{"rel": "self", "href": own + path}, {"rel": "bookmark", "href": bookmark + path}]
+
+    @cached_property
+    def _link_roots(self) -> tuple[str, str]:
+        return f"{self.base_url}{self.prefix}", f"{self.base_url}{self.prefix[3:]}"
 
     def next_page(self, resource: Resource, records: Sequence[Record], page: Page) -> dict[str, Any]:
         """``{"<plural>_links": [next]}`` when the page is full, so that there may be another; else nothing."""

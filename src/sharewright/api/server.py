@@ -71,6 +71,8 @@ class Server:
                 max_request_body_size=16 * MAXIMUM_BODY,
                 max_request_header_size=65_536,
                 connection_limit=1000,
+                # A list of 1,000 shares is larger than waitress's limit of 1 MiB, and not worth a temporary file.
+                outbuf_overflow=16 * 2**20,
                 channel_timeout=75,
                 clear_untrusted_proxy_headers=not api.enable_forwarded_headers,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from sharewright.api.lists import list_counted
@@ -28,6 +29,7 @@ from sharewright.services import shares as service
 from sharewright.states import ShareStatus
 
 TYPE_ZONES_SINCE: Final = 48  # before, a share type's extra spec availability_zones had no effect on new shares
+_LAST_WITH_PATHS: Final = 8  # microversion; later ones have a resource of its own for export locations
 
 
 def _paths(record: Record, viewer: Viewer) -> list[str]:
@@ -74,8 +76,8 @@ SHARE: Final = Resource(
         Field("share_type", Name, source="share_type_id", since=6, create=True, aliases=("volume_type",)),
         Field("volume_type", Name, source="share_type_id", since=6),
         Field("share_type_name", Name, since=6),
-        Field("export_location", Name, until=8),
-        Field("export_locations", list[str], source=_paths, until=8),
+        Field("export_location", Name, until=_LAST_WITH_PATHS),
+        Field("export_locations", list[str], source=_paths, until=_LAST_WITH_PATHS),
         Field("snapshot_id", Name, create=True),
         Field("snapshot_support", Flag, since=2),
         Field(
@@ -150,7 +152,8 @@ def list_summaries(call: Call) -> Any:
 
 @listing(SHARE, counted=42, projects=True)
 def list_details(call: Call) -> Any:
-    return list_counted(call, SHARE, service.list_shares, detail=True, first_version=42)
+    find = partial(service.list_shares, paths=call.version <= _LAST_WITH_PATHS)
+    return list_counted(call, SHARE, find, detail=True, first_version=42)
 
 
 @contract(takes=body(SHARE, "create"), gives=one(SHARE))
@@ -162,7 +165,8 @@ def create(call: Call) -> Any:
 
 @contract(gives=one(SHARE))
 def show(call: Call, share_id: str) -> Any:
-    return SHARE.show(service.show(call.deployment, call.context, share_id), call)
+    paths = call.version <= _LAST_WITH_PATHS
+    return SHARE.show(service.show(call.deployment, call.context, share_id, paths=paths), call)
 
 
 @contract(takes=body(SHARE, "update"), gives=one(SHARE))

@@ -14,9 +14,23 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
@@ -80,10 +94,15 @@ def _postgresql_now() -> ColumnElement[datetime]:
     return func.timezone("utc", func.now(), type_=operations.c.not_before.type)
 
 
-def _now(tx: Connection) -> ColumnElement[datetime]:
-    if tx.dialect.name == "postgresql":
+def _now(dialect: str) -> ColumnElement[datetime]:
+    """That time in a statement that is kept; see :func:`_now_parameter`."""
+    if dialect == "postgresql":
         return _postgresql_now()
-    return literal(utcnow(), operations.c.not_before.type)
+    return bindparam("now", type_=operations.c.not_before.type)
+
+
+def _now_parameter(tx: Connection) -> dict[str, datetime]:
+    return {} if tx.dialect.name == "postgresql" else {"now": utcnow()}
 
 
 # ---- claiming --------------------------------------------------------------------------------------------------------
@@ -98,7 +117,7 @@ def claim(
     queued one whose ``not_before`` has passed, whose awaited operation is finished and which is the oldest open one of
     its key. ``least_priority`` leaves out what is less urgent.
     """
-    wanted = sorted(kinds)
+    wanted = tuple(sorted(kinds))
     for _ in range(10):
         try:
             return _claim(store, worker_id, lease_seconds, wanted, least_priority)
@@ -147,23 +166,32 @@ def _ready(now: ColumnElement[datetime]) -> ColumnElement[bool]:
     return and_(is_queued(this), this.not_before <= now, ~waits, ~before)
 
 
+@lru_cache(maxsize=32)
+def _claim_queries(dialect: str, kinds: tuple[str, ...], least_priority: int | None) -> tuple[Select[Any], ...]:
+    """Who is first among the abandoned and among the ready. Two statements, because each can then follow its index and
+    stop at the first row; kept, because building them takes longer than running them."""
+    now = _now(dialect)
+    queries = []
+    for eligible in (_abandoned(now), _ready(now)):
+        query = select(operations, now.label("now")).where(eligible, operations.c.kind.in_(kinds))
+        if least_priority is not None:
+            query = query.where(operations.c.priority >= least_priority)
+        queries.append(
+            query.order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
+            .limit(1)
+            .with_for_update(of=operations, skip_locked=True)
+        )
+    return tuple(queries)
+
+
 def _claim(
-    store: Store, worker_id: str, lease_seconds: float, kinds: list[str], least_priority: int | None
+    store: Store, worker_id: str, lease_seconds: float, kinds: tuple[str, ...], least_priority: int | None
 ) -> Claim | None:
     before = statements.count
     with store.begin() as tx:
-        now_expression = _now(tx)
         row = None
-        # Two statements, because each can then follow its index and stop at the first row.
-        for eligible in (_abandoned(now_expression), _ready(now_expression)):
-            query = select(operations, now_expression.label("now")).where(eligible, operations.c.kind.in_(kinds))
-            if least_priority is not None:
-                query = query.where(operations.c.priority >= least_priority)
-            row = tx.execute(
-                query.order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
-                .limit(1)
-                .with_for_update(of=operations, skip_locked=True)
-            ).first()
+        for query in _claim_queries(tx.dialect.name, kinds, least_priority):
+            row = tx.execute(query, _now_parameter(tx)).first()
             if row is not None:
                 break
         if row is None:
@@ -266,10 +294,23 @@ def _ours(operation: Operation) -> ColumnElement[bool]:
     )
 
 
+# The row lock makes a worker that wants to take over wait (it skips the row) until the transaction is over.
+_FENCE: Final = (
+    select(literal(1))
+    .where(
+        operations.c.id == bindparam("id"),
+        operations.c.epoch == bindparam("epoch"),
+        operations.c.worker_id == bindparam("worker_id"),
+        operations.c.state == OperationState.RUNNING,
+    )
+    .with_for_update(read=True)
+)
+
+
 def fenced(tx: Connection, operation: Operation) -> None:
     """Raise LeaseLost unless this claim is still the operation's last, and keep it so until ``tx`` ends."""
-    # The row lock makes a worker that wants to take over wait (it skips the row) until this transaction is over.
-    if tx.execute(select(literal(1)).where(_ours(operation)).with_for_update(read=True)).first() is None:
+    claim = {"id": operation.id, "epoch": operation.epoch, "worker_id": operation.worker_id}
+    if tx.execute(_FENCE, claim).first() is None:
         raise lease_lost(operation)
 
 
@@ -284,6 +325,16 @@ def lease_lost(operation: Operation) -> LeaseLost:
 
 
 # ---- ending an attempt -----------------------------------------------------------------------------------------------
+
+
+_WAITING: Final = (
+    select(literal(1))
+    .where(
+        is_queued(operations.c),
+        or_(operations.c.waits_for == bindparam("id"), operations.c.key == bindparam("key")),
+    )
+    .limit(1)
+)
 
 
 def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | None = None) -> None:
@@ -302,8 +353,7 @@ def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | N
         },
     )
     # The others are woken only if something waits for this: each that wakes asks the database.
-    waits = or_(operations.c.waits_for == operation.id, operations.c.key == operation.key)
-    if tx.execute(select(literal(1)).where(is_queued(operations.c), waits).limit(1)).first() is not None:
+    if tx.execute(_WAITING, {"id": operation.id, "key": operation.key}).first() is not None:
         ring_after_commit(tx)
 
 

@@ -31,12 +31,14 @@ def fetch(tx: Connection, statement: Executable) -> list[dict[str, Any]]:
     """All rows as plain dictionaries."""
     result = tx.execute(statement)
     keys = tuple(result.keys())
-    return [dict(zip(keys, row, strict=True)) for row in result]
+    return [dict(zip(keys, row, strict=True)) for row in result.all()]
 
 
-def fetch_one(tx: Connection, statement: Executable) -> dict[str, Any] | None:
+def fetch_one(
+    tx: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """The first row as a dictionary, or None."""
-    result = tx.execute(statement)
+    result = tx.execute(statement, parameters)
     row = result.first()
     return None if row is None else dict(zip(result.keys(), row, strict=True))
 

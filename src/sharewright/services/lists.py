@@ -74,7 +74,8 @@ def fetch_page(
 
 def count(tx: Connection, statement: Select[Any]) -> int:
     """How many rows the statement has in all."""
-    return int(tx.execute(select(func.count()).select_from(statement.order_by(None).subquery())).scalar_one())
+    rows = statement.with_only_columns(literal(1)).order_by(None).subquery()
+    return int(tx.execute(select(func.count()).select_from(rows)).scalar_one())
 
 
 def without_paging(page: Page) -> Page:

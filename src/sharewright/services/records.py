@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Column, Connection, Select, Table, bindparam, select
 
-from sharewright.services.deployment import fetch
+from sharewright.store.lookups import among_parameter, list_type, list_value
 
 
 def read_maps(
@@ -17,10 +18,19 @@ def read_maps(
     maps: dict[str, dict[str, str]] = {identifier: {} for identifier in identifiers}
     if not identifiers:
         return maps
-    statement = select(owner.label("owner"), table.c.key, table.c.value).where(owner.in_(identifiers))
-    for row in fetch(tx, statement.order_by(table.c.key)):
-        maps[row["owner"]][row["key"]] = row["value"]
+    dialect = tx.dialect.name
+    found = tx.execute(_select_maps(dialect, table, owner), {"owners": list_value(dialect, identifiers)})
+    for identifier, key, value in found.all():
+        maps[identifier][key] = value
     return maps
+
+
+@lru_cache(maxsize=64)
+def _select_maps(dialect: str, table: Table, owner: Column[Any]) -> Select[Any]:
+    """Kept, because building it takes as long as running it, and every list of anything with metadata runs it."""
+    owners = bindparam("owners", type_=list_type(dialect))
+    wanted = among_parameter(dialect, owner, owners)
+    return select(owner, table.c.key, table.c.value).where(wanted).order_by(table.c.key)
 
 
 def write_map(

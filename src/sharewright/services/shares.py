@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, false, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, exists, false, func, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
@@ -26,6 +26,7 @@ from sharewright.services.validation import check_metadata, check_protocol, pars
 from sharewright.services.visible import by_columns
 from sharewright.services.work import submit
 from sharewright.states import ShareStatus
+from sharewright.store.lookups import among
 from sharewright.store.quotas import check_share_size, read_limits, reserve
 from sharewright.store.tables import (
     availability_zones,
@@ -82,10 +83,8 @@ def find(
     """A share's row with its type's name. NotFound when it is not there for this caller, Forbidden when the caller may
     see it (a public share) but not do this. ``lock`` holds the row until the transaction ends."""
     authorize(context, rule)  # who may do this to no share at all learns nothing of this one
-    statement = _select().where(shares.c.id == identifier)
-    if lock:
-        statement = statement.with_for_update(of=shares)
-    share = fetch_one(tx, statement) if is_id(identifier) else None
+    statement = _ONE_LOCKED if lock else _ONE
+    share = fetch_one(tx, statement, {"share_id": identifier}) if is_id(identifier) else None
     if share is None or not (share["is_public"] or can_see(context, share["project_id"])):
         raise NotFound(f"Share {identifier[:64]} could not be found.")
     # A public share may be read by every project; its rules, and changes, are its own project's business.
@@ -95,15 +94,15 @@ def find(
     return share
 
 
-def show(deployment: Deployment, context: RequestContext, identifier: str) -> Record:
-    """One share, with its metadata."""
+def show(deployment: Deployment, context: RequestContext, identifier: str, *, paths: bool = True) -> Record:
+    """One share, with its metadata. ``paths``: also with its first export location, which only old views show."""
     with deployment.store.read() as tx:
-        return read(tx, context, identifier)
+        return read(tx, context, identifier, paths=paths)
 
 
-def read(tx: Connection, context: RequestContext, identifier: str) -> Record:
+def read(tx: Connection, context: RequestContext, identifier: str, *, paths: bool = True) -> Record:
     """The same in a transaction."""
-    return _complete(tx, [find(tx, context, identifier)])[0]
+    return _complete(tx, [find(tx, context, identifier)], paths=paths)[0]
 
 
 def list_shares(
@@ -115,8 +114,10 @@ def list_shares(
     all_projects: bool = False,
     detail: bool = False,
     with_count: bool = False,
+    paths: bool = True,
 ) -> tuple[list[dict[str, Any]], int | None]:
-    """The shares of one page, and how many there are in all when asked. Two statements at most (three with a count)."""
+    """The shares of one page, and how many there are in all when asked; without ``detail`` only their ids and names.
+    Two statements however many they are, and one more each for a count, a marker, and ``paths``."""
     authorize(context, "share:get_all")
     if "share_server_id" in filters:
         authorize(context, "share:list_by_share_server_id")
@@ -124,9 +125,11 @@ def list_shares(
         authorize(context, "share:list_by_host")
     statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
     with deployment.store.read() as tx:
-        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id)
         total = count(tx, statement) if with_count else None
-        return (_complete(tx, records) if detail else records), total
+        if not detail:
+            statement = statement.with_only_columns(shares.c.id, shares.c.name)
+        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id)
+        return (_complete(tx, records, paths=paths) if detail else records), total
 
 
 def create(
@@ -377,14 +380,22 @@ SUPPORT: Final = (
 
 
 def _select() -> Select[Any]:
-    return select(shares, share_types.c.name.label("share_type_name"), FIRST_PATH.label("export_location")).join(
+    return select(shares, share_types.c.name.label("share_type_name")).join(
         share_types, share_types.c.id == shares.c.share_type_id
     )
 
 
-def _complete(tx: Connection, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+# Kept, because building it takes as long as running it, and nearly every request on a share runs it.
+_ONE: Final = _select().where(shares.c.id == bindparam("share_id"))
+_ONE_LOCKED: Final = _ONE.with_for_update(of=shares)
+
+
+def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = True) -> list[dict[str, Any]]:
     identifiers = [record["id"] for record in records]
     attach(records, "metadata", read_maps(tx, share_metadata, share_metadata.c.share_id, identifiers))
+    if paths and records:
+        rows = tx.execute(select(shares.c.id, FIRST_PATH).where(among(tx, shares.c.id, identifiers)))
+        attach(records, "export_location", {row[0]: row[1] for row in rows})
     return records
 
 

@@ -129,12 +129,14 @@ class Store:
                 parsed.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=pool_size,
                 pool_pre_ping=True, isolation_level="READ COMMITTED",
             )  # fmt: skip
-            self._reader = self._writer
+            # At READ COMMITTED each statement of a transaction sees what is committed by then, in one or on its own; so
+            # a read needs no BEGIN and no ROLLBACK, which are two journeys to the server.
+            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise ConfigurationError(
                 f"database.url: {parsed.get_backend_name()} is not supported.", hint="Use sqlite or postgresql."
             )
-        for engine in {self._writer, self._reader}:
+        for engine in (self._writer, self._reader) if self.is_sqlite else (self._writer,):
             event.listen(engine, "before_cursor_execute", _count_statement)
 
     @property

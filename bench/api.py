@@ -1,0 +1,310 @@
+"""The API under load, beside upstream's figures: lists, single shares, and bursts of shares, rules and deletions.
+
+    .venv/bin/python bench/api.py [--database sqlite postgresql] [--seconds 6] [--runs 3] [--many 100000]
+
+The deployment is one as users run it, on the simulated cloud: ``sharewright serve`` with SQLite (docs/install.md), and
+``--apis`` and ``--workers`` processes behind one shared socket with PostgreSQL (docs/deployment.md), which is durable
+here as by default. Everything, this program included, shares the processors. Users authenticate (HTTP Basic).
+
+A burst is sent on as many connections at once. Its time is: first request sent → the last object seen in its final
+state, by asking the API for one list every 20 ms. ``--many`` compares pages of a database with so many shares with
+pages of one with 1,000, alternately, in one run. ``--source``: run another checkout's code, for comparisons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from api_load import Client
+from api_rows import PROJECT, fill
+from api_tables import show
+from processor_time import processor_seconds
+
+from databases import running_postgres
+from sharewright.api.identity.users import User, Users, hash_password, write_users
+
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "256MB",
+           "max_connections": "200"}  # fmt: skip
+PASSWORD = "bench-password"
+LISTED = 1000
+AT_ONCE = 50
+BETWEEN_LOOKS = 0.02  # seconds
+PAGES = {
+    "page of 50": "limit=50",
+    "page of 50 from offset 500": "limit=50&offset=500",
+    "page of 50 by name": "limit=50&sort_key=name&sort_dir=asc",
+    "page of 50 by size": "limit=50&sort_key=size&sort_dir=desc",
+    "page of 50 with count": "limit=50&with_count=true",
+    "one by name": "name=listed-000777",
+    "page of 50, status available": "limit=50&status=available",
+    "page of 50, status error": "limit=50&status=error",
+    "page of 50 by metadata": "limit=50&metadata={'purpose': 'listed'}",
+    "one by metadata": "limit=50&metadata={'number': '777'}",
+}
+
+Figures = dict[str, dict[str, Any]]
+
+
+class Deployment:
+    """Running processes and a client of theirs."""
+
+    def __init__(self, directory: Path, url: str, client: Client) -> None:
+        self.directory = directory
+        self.url = url
+        self.client = client
+
+
+@contextmanager
+def running(database: str, arguments: argparse.Namespace) -> Iterator[Deployment]:
+    """A deployment with an empty database. Ends with all its processes and files."""
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="sharewright-bench-", dir="/var/tmp"))
+        stack.callback(shutil.rmtree, directory)
+        url = f"sqlite:///{directory}/sharewright.db"
+        if database == "postgresql":
+            url = stack.enter_context(running_postgres(DURABLE)).url("postgres")
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        address = listening.getsockname()
+        configuration = directory / "sharewright.toml"
+        configuration.write_text(
+            f'state_dir = "{directory}"\nlog_level = "warning"\n[database]\nurl = "{url}"\n'
+            '[identity]\nmode = "http_basic"\n[quotas]\nshares = -1\ngigabytes = -1\n'
+            "[worker]\nunused_server_seconds = 36000\nreconcile_seconds = 600\n"
+            '[simulated]\nany_network = true\ncapacity = 10000000.0\n[backends.bench]\ncloud = "simulated"\n'
+        )
+        user = User(name="bench", password_hash=hash_password(PASSWORD), roles={PROJECT: ("admin", "member", "reader")})
+        write_users(directory / "users.json", Users(users=(user,)))
+        commands = ["serve"] if database == "sqlite" else ["api"] * arguments.apis + ["worker"] * arguments.workers
+        for number, command in enumerate(commands):
+            stack.enter_context(process(command, number, configuration, listening, arguments))
+        token = base64.b64encode(f"bench:{PASSWORD}".encode()).decode()
+        headers = {"Authorization": f"Basic {token}", "X-OpenStack-Manila-API-Version": "2.70"}
+        client = Client(address, headers, connections=AT_ONCE)
+        for _ in range(arguments.apis):  # each waits for the database
+            client.request("GET", "/v2/shares")
+        yield Deployment(directory, url, client)
+
+
+@contextmanager
+def process(
+    command: str, number: int, configuration: Path, listening: socket.socket, arguments: argparse.Namespace
+) -> Iterator[None]:
+    """``sharewright serve``, ``api`` or ``worker``, listening as systemd would let it (see docs/deployment.md)."""
+    code = (
+        "import os, sys; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+        "from sharewright.cli.main import main; sys.exit(main())"
+    )
+    # They must not outlive this program, not even when it is killed: hence the parent-death signal.
+    program = ["setpriv", "--pdeathsig=TERM", "--", sys.executable, "-c", code, "--config", str(configuration), command]
+    environment = dict(os.environ)
+    if arguments.source:
+        environment["PYTHONPATH"] = str(arguments.source / "src")
+    descriptor = listening.fileno()
+
+    def take_socket() -> None:
+        os.dup2(descriptor, 3)
+        os.set_inheritable(3, True)
+
+    with (configuration.parent / f"{command}-{number}.log").open("wb") as log:
+        running = subprocess.Popen(
+            program, preexec_fn=take_socket, close_fds=False, env=environment, stdout=log, stderr=log
+        )
+    profiler = None
+    if command in arguments.profile:
+        output = arguments.profile_directory / f"{command}-{number}.txt"
+        options = ["--gil", "-r", "200", "--nonblocking", "-f", "raw", "-o", str(output), "-p", str(running.pid)]
+        profiler = subprocess.Popen(["py-spy", "record", *options], stdout=subprocess.DEVNULL, stderr=sys.stderr)
+    try:
+        yield
+    finally:
+        if profiler is not None:
+            profiler.send_signal(signal.SIGINT)
+            profiler.wait(60)
+        running.send_signal(signal.SIGTERM)
+        running.wait(60)
+        said = (configuration.parent / f"{command}-{number}.log").read_text()
+        if said:
+            print(f"{command}: {said[:2000]}", file=sys.stderr)
+
+
+# ---- phases ----------------------------------------------------------------------------------------------------------
+
+
+def per_second(client: Client, path: str, arguments: argparse.Namespace, concurrency: int) -> dict[str, Any]:
+    begun, used = time.perf_counter(), processor_seconds()
+    answers = client.loop("GET", path, concurrency=concurrency, seconds=arguments.seconds)
+    seconds, used = time.perf_counter() - begun, processor_seconds() - used
+    times = sorted(answer.seconds for answer in answers)
+    return {
+        "per second": len(answers) / seconds,
+        "p50 ms": 1000 * statistics.median(times),
+        "p99 ms": 1000 * times[int(0.99 * (len(times) - 1))],
+        "processor ms": 1000 * used / len(answers),
+    }
+
+
+def until(reached: Callable[[], bool], *, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "The burst did not come to an end."
+        time.sleep(BETWEEN_LOOKS)
+
+
+def burst(client: Client, requests: Sequence[tuple[str, str, Any]], reached: Callable[[], bool]) -> dict[str, Any]:
+    begun, used = time.perf_counter(), processor_seconds()
+    client.together(requests)
+    accepted = time.perf_counter() - begun
+    until(reached)
+    seconds, used = time.perf_counter() - begun, processor_seconds() - used
+    return {
+        "per second": len(requests) / seconds,
+        "accepted s": accepted,
+        "seconds": seconds,
+        "processor ms": 1000 * used / len(requests),
+    }
+
+
+def bursts(client: Client, network: str, name: str) -> Figures:
+    """Fifty shares at once, a rule for each, all deleted."""
+    named = f"name~={name}-&limit=100"
+    wanted = {"share_proto": "NFS", "size": 1, "share_network_id": network}
+    creates = [("POST", "/v2/shares", {"share": {**wanted, "name": f"{name}-{n}"}}) for n in range(AT_ONCE)]
+
+    def number(query: str) -> int:
+        return len(client.request("GET", f"/v2/shares?{named}&{query}")["shares"])
+
+    def settled() -> bool:
+        shares = client.request("GET", f"/v2/shares/detail?{named}")["shares"]
+        return all(share["access_rules_status"] == "active" for share in shares)
+
+    created = burst(client, creates, lambda: number("status=available") == AT_ONCE)
+    ids = [share["id"] for share in client.request("GET", f"/v2/shares?{named}")["shares"]]
+    rule = {"access_type": "ip", "access_to": "10.88.0.1", "access_level": "rw"}
+    allowed = burst(client, [("POST", f"/v2/shares/{each}/action", {"allow_access": rule}) for each in ids], settled)
+    for each in ids:
+        rules = client.request("GET", f"/v2/share-access-rules?share_id={each}")["access_list"]
+        assert [rule["state"] for rule in rules] == ["active"], rules
+    deleted = burst(client, [("DELETE", f"/v2/shares/{each}", None) for each in ids], lambda: number("") == 0)
+    return {"create → available": created, "rule → active": allowed, "delete → gone": deleted}
+
+
+def make_network(client: Client) -> str:
+    values = {"neutron_net_id": "b" * 32, "neutron_subnet_id": "c" * 32, "name": "bench"}
+    return str(client.request("POST", "/v2/share-networks", {"share_network": values})["share_network"]["id"])
+
+
+def make_share(client: Client, network: str, name: str) -> dict[str, Any]:
+    """One share, with its server when it is the network's first."""
+    values = {"share_proto": "NFS", "size": 1, "share_network_id": network, "name": name}
+    share = client.request("POST", "/v2/shares", {"share": values})["share"]
+
+    def available() -> bool:
+        share.update(client.request("GET", f"/v2/shares/{share['id']}")["share"])
+        assert share["status"] != "error", client.request("GET", "/v2/messages")
+        return bool(share["status"] == "available")
+
+    until(available)
+    return share  # type: ignore[no-any-return]
+
+
+def measure(database: str, arguments: argparse.Namespace) -> Figures:
+    with running(database, arguments) as deployment:
+        client = deployment.client
+        network = make_network(client)
+        share = make_share(client, network, "first")
+        fill(deployment.url, share["id"], LISTED - 1)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run in range(arguments.runs):
+            for name, path in READS.items():
+                if arguments.only and arguments.only not in name:
+                    continue
+                figures = [
+                    per_second(client, path.format(share=share["id"]), arguments, concurrency)
+                    for concurrency in arguments.concurrency
+                ]
+                best = max(figures, key=lambda each: float(each["per second"]))
+                found.setdefault(name, []).append({**best, "load": os.getloadavg()[0]})
+            if not arguments.only or "burst" in arguments.only:
+                for name, figure in bursts(client, network, f"burst{run}").items():
+                    found.setdefault(name, []).append({**figure, "load": os.getloadavg()[0]})
+            print(f"{database}: run {run + 1} of {arguments.runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        return {name: _middle(runs) for name, runs in found.items()}
+
+
+def _middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run with the median speed."""
+    return sorted(runs, key=lambda each: float(each["per second"]))[len(runs) // 2]
+
+
+READS = {
+    "list of 1,000, detail": "/v2/shares/detail",
+    "page of 50, detail": "/v2/shares/detail?limit=50",
+    "one share": "/v2/shares/{share}",
+}
+
+
+def compare_pages(database: str, arguments: argparse.Namespace) -> Figures:
+    """Milliseconds of each page with 1,000 and with ``--many`` shares in the database, asked for in turn."""
+    with ExitStack() as stack:
+        clients = []
+        for number in (LISTED, arguments.many):
+            deployment = stack.enter_context(running(database, arguments))
+            share = make_share(deployment.client, make_network(deployment.client), "first")
+            fill(deployment.url, share["id"], number - 1)
+            clients.append((deployment.client, share["id"]))
+        found: Figures = {}
+        queries = {name: f"/v2/shares/detail?{query}" for name, query in PAGES.items()}
+        for name, path in queries.items():
+            escaped = path.replace(" ", "%20").replace("'", "%27").replace("{", "%7B").replace("}", "%7D")
+            times: list[list[float]] = [[], []]
+            for _ in range(arguments.repeats):
+                for client_times, (client, _) in zip(times, clients, strict=True):
+                    client_times.append(client.together([("GET", escaped, None)])[0].seconds)
+            few, many = (1000 * statistics.median(each) for each in times)
+            found[name] = {"few ms": few, "many ms": many, "ratio": many / few}
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[4])
+    parser.add_argument("--apis", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="", help="of the figures, those whose name holds this, or: burst")
+    parser.add_argument("--many", type=int, default=0, metavar="SHARES", help="compare pages instead")
+    parser.add_argument("--repeats", type=int, default=31, help="of each page")
+    parser.add_argument("--source", type=Path, help="the checkout to measure, instead of the one installed")
+    parser.add_argument("--profile", nargs="*", default=[], help="commands to profile with py-spy: serve, api, worker")
+    parser.add_argument("--profile-directory", type=Path, default=Path())
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    figures = {
+        database: (compare_pages if arguments.many else measure)(database, arguments) for database in arguments.database
+    }
+    show(figures)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Conditions for statements that run often."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BindParameter, ColumnElement, Connection, Text, any_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+
+def among(tx: Connection, column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
+    """``column IN values`` for texts, with one parameter however many they are: a thousand of them, each a parameter
+    of its own in a statement that is written anew for every number, cost more than the rows that are found."""
+    dialect = tx.dialect.name
+    return among_parameter(dialect, column, bindparam(None, list_value(dialect, values), list_type(dialect)))
+
+
+def among_parameter(dialect: str, column: ColumnElement[Any], parameter: BindParameter[Any]) -> ColumnElement[bool]:
+    """The same for a statement that is kept: the parameter is of ``list_type``, and given as ``list_value``."""
+    if dialect == "postgresql":
+        return column == any_(parameter)
+    return column.in_(select(func.json_each(parameter).table_valued("value").c.value))
+
+
+def list_type(dialect: str) -> Any:
+    return ARRAY(Text) if dialect == "postgresql" else Text()
+
+
+def list_value(dialect: str, values: Sequence[str]) -> Any:
+    return list(values) if dialect == "postgresql" else json.dumps(list(values))
