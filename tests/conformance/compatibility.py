@@ -17,7 +17,7 @@ import comparing
 
 from sharewright.api import incapable, openapi, share_migrations
 from sharewright.api.app import ROUTES
-from sharewright.api.resource import Field, Resource
+from sharewright.api.resource import Constant, Field, Resource
 from sharewright.api.routing import Route
 from sharewright.api.versions import MAXIMUM, MINIMUM, show
 
@@ -200,9 +200,9 @@ def _fields(version: int) -> Iterator[str]:
 
 
 def _note(field: Field) -> str:
-    if callable(field.source) and field.source.__qualname__.startswith("constant."):
-        cells = [cell.cell_contents for cell in field.source.__closure__ or ()]
-        return f" (always {cells[0]!r})".replace("None", "null").replace("False", "false").replace("True", "true")
+    if isinstance(field.source, Constant):
+        always = f" (always {field.source.value!r})"
+        return always.replace("None", "null").replace("False", "false").replace("True", "true")
     return " (in requests)" if not field.shown else ""
 
 
