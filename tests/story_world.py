@@ -62,15 +62,20 @@ from sharewright.store.tables import (
 PROJECT = "11111111-1111-4111-8111-111111111111"
 USER = "22222222-2222-4222-8222-222222222222"
 BACKEND = "alpha"
+SECOND_BACKEND = "beta"
 
 
-def make_settings(state_dir: Path, *, lease_seconds: float = 3.0, **backend: Any) -> Settings:
-    """Short times, one simulated backend."""
+def make_settings(state_dir: Path, *, lease_seconds: float = 3.0, replicas: bool = False, **backend: Any) -> Settings:
+    """Short times, one simulated backend; with ``replicas`` two, in other zones, that keep those of each other."""
     options: dict[str, Any] = {"cloud": "simulated", "guest_seconds": 2.0, "boot_seconds": 5.0} | backend
+    backends = {BACKEND: Backend(**options)}
+    if replicas:
+        options["driver"] = "sharewright.drivers.simulated.replicating:REPLICATING"
+        backends = {name: Backend(**options, availability_zone=f"zone-{name}") for name in (BACKEND, SECOND_BACKEND)}
     return Settings(
         state_dir=str(state_dir),
         worker=WorkerSettings(threads=8, lease_seconds=lease_seconds, poll_seconds=0.05, operation_seconds=60.0),
-        backends={BACKEND: Backend(**options)},
+        backends=backends,
     )
 
 
@@ -658,13 +663,14 @@ class World:
 
     def exports(self, share_id: str) -> list[list[str]] | None:
         """What clients may mount of a share now; None: it is not exported."""
-        return self._exports(self.instance(share_id).id)
+        return self.instance_exports(self.instance(share_id).id)
 
     def snapshot_exports(self, snapshot_id: str) -> list[list[str]] | None:
         """The same of a snapshot."""
-        return self._exports(self.snapshot_instance(snapshot_id).id)
+        return self.instance_exports(self.snapshot_instance(snapshot_id).id)
 
-    def _exports(self, instance_id: str) -> list[list[str]] | None:
+    def instance_exports(self, instance_id: str) -> list[list[str]] | None:
+        """The same of one instance of a share or a snapshot."""
         machine = self.settings.backends[BACKEND].server.instance
         named = self.cloud.compute.find_named_instance(machine) if machine else None
         for server in [*self.cloud.compute.list_instances(), *([named] if named else [])]:
@@ -704,7 +710,7 @@ class World:
         assert sorted(server_owners) == sorted(f"share_server:{server}" for server in servers)
         for port in self.cloud.networks.list_ports():
             assert port.tags[TAG_OWNER].removeprefix("share_server:") in servers, f"port {port.name} is left over"
-        networks = {row.share_network_subnet_id for row in servers.values()}
+        networks = {(row.share_network_subnet_id, row.backend) for row in servers.values()}
         if not self.settings.backends[BACKEND].has_service_network:
             networks = set()
         assert len(self.cloud.networks.list_service_subnets()) == len(networks), "a service subnet is left over"

@@ -151,6 +151,10 @@ DESCRIPTIONS: dict[str, str] = {
     ),
     "worker.gather_seconds": "But no later than so long after the first of them.",
     "worker.retention_days": "Days that finished operations and user messages are kept. Upstream: `message_ttl`.",
+    "worker.replica_state_seconds": (
+        "How often the driver is asked whether a share's replicas are in sync. Upstream:"
+        " `replica_state_update_interval`."
+    ),
     "worker.unused_server_seconds": (
         "A share server without shares is deleted after so long; 0: at once. Upstream: "
         "`automatic_share_server_cleanup`, `unused_share_server_cleanup_interval`."

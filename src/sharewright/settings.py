@@ -169,6 +169,7 @@ class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gather_quiet_seconds: Annotated[float, Meta(ge=0)] = 0.1
     gather_seconds: Annotated[float, Meta(ge=0)] = 2.0
     retention_days: Annotated[int, Meta(ge=1)] = 30
+    replica_state_seconds: Annotated[float, Meta(gt=0)] = 300.0
     unused_server_seconds: Annotated[float, Meta(ge=0)] = 600.0
 
 

@@ -13,6 +13,7 @@ class ShareStatus:
     ERROR: Final = "error"  # creation failed and was compensated; a user message says why; delete works
     DELETING: Final = "deleting"  # a delete_share operation exists
     ERROR_DELETING: Final = "error_deleting"  # deletion failed; delete may be asked for again
+    REPLICATION_CHANGE: Final = "replication_change"  # of a replica: a promote_replica operation exists
     EXTENDING: Final = "extending"  # an extend_share operation exists; clients go on
     EXTENDING_ERROR: Final = "extending_error"  # served at the size it had; extend may be asked for again, delete works
     SHRINKING: Final = "shrinking"  # a shrink_share operation exists; clients go on, and once wait for a moment
@@ -31,6 +32,16 @@ class ShareStatus:
         "awaiting_transfer", "backup_creating", "backup_restoring", "backup_restoring_error",
         "server_migrating", "server_migrating_to", "ensuring", "network_change", "inactive",
     )  # fmt: skip
+
+
+class ReplicaState:
+    """What a replica holds (Manila API reference, "share replicas"); its status says whether it is there."""
+
+    ACTIVE: Final = "active"  # clients write to it
+    IN_SYNC: Final = "in_sync"  # may be promoted
+    OUT_OF_SYNC: Final = "out_of_sync"  # only an administrator may promote it
+    ERROR: Final = "error"  # the driver could not say
+    ALL: Final = ("active", "in_sync", "out_of_sync", "error")
 
 
 class ShareGroupStatus:

@@ -59,3 +59,18 @@ def two_backends(sqlite_store: Store, tmp_path: Path) -> Iterator[Site]:
         worker = Worker(sqlite_store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds)
         with worker, running_site(sqlite_store, settings, wake=sqlite_store.bell.ring) as site:
             yield site
+
+
+@pytest.fixture
+def replicating_site(sqlite_store: Store, tmp_path: Path) -> Iterator[Site]:
+    """A working site with two backends, in a zone each, that keep replicas of each other's shares."""
+    identity = {"mode": "http_basic", "user_file": str(write_people(tmp_path / "users.json"))}
+    driver = "sharewright.drivers.simulated.replicating:REPLICATING"
+    backends = {
+        name: {"cloud": "simulated", "driver": driver, "availability_zone": f"zone-{name}"} for name in ("one", "two")
+    }
+    settings = make_settings(tmp_path, identity=identity, backends=backends, worker={"poll_seconds": 0.2})
+    with closing(assemble(settings, sqlite_store)) as assembly:
+        worker = Worker(sqlite_store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds)
+        with worker, running_site(sqlite_store, settings, wake=sqlite_store.bell.ring) as site:
+            yield site

@@ -99,26 +99,6 @@ def test_who_may_migrate_what_and_when(site: Site) -> None:
     act(site, 400, share, "reset_task_state", {"state": None})
 
 
-def test_replicas(site: Site) -> None:
-    share = site.served_share()["id"]
-    for path in ("/v2/share-replicas", f"/v2/share-replicas/detail?share_id={share}"):
-        assert site.expect(200, "GET", path) == {"share_replicas": []}
-    body = {"share_replica": {"share_id": share}}
-    assert "Replication not supported" in str(site.expect(400, "POST", "/v2/share-replicas", body))
-    site.expect(404, "POST", "/v2/share-replicas", {"share_replica": {"share_id": MISSING}})
-    site.expect(404, "POST", "/v2/share-replicas", body, user="bob")
-    site.expect(403, "POST", "/v2/share-replicas", body, user="rita")
-    site.expect(400, "POST", "/v2/share-replicas", {"share_replica": {}})
-    one = f"/v2/share-replicas/{MISSING}"
-    for method in ("GET", "DELETE"):
-        site.expect(404, method, one)
-    site.expect(404, "POST", f"{one}/action", {"promote": None})
-    site.expect(403, "POST", f"{one}/action", {"resync": None})
-    site.expect(404, "GET", "/v2/share-replicas", version="2.55")
-    site.expect(200, "GET", "/v2/share-replicas", version="2.55", headers=HEADERS)
-    site.expect(404, "GET", "/v2/share-replicas", version="2.10", headers=HEADERS)
-
-
 def test_backups(site: Site) -> None:
     share = site.served_share()["id"]
     for path in ("/v2/share-backups", "/v2/share-backups/detail"):

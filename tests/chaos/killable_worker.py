@@ -94,15 +94,20 @@ class Boundaries:
         SimulatedState.call = watched_call  # type: ignore[method-assign]
 
 
-def work(url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool, backend: dict[str, Any]) -> None:
+def work(
+    url: str, state_dir: str, kill_at: int, count: Any, empties_bin: bool, replicas: bool, backend: dict[str, Any]
+) -> None:
     """The process: a real worker until it is killed. ``empties_bin``: it empties the recycle bin first, which is
-    maintenance otherwise, in a thread whose boundaries do not count."""
+    maintenance otherwise, in a thread whose boundaries do not count. ``replicas``: as of story_world.make_settings."""
     Boundaries(kill_at, count).install()
     sys.stdout = (Path(state_dir) / LOG).open("a")
     store = Store(url)
     # Who takes over waits until the shares that a victim froze go on by themselves.
     settings = make_settings(
-        Path(state_dir), lease_seconds=LEASE_SECONDS, **{"snapshot_freeze_seconds": 10.0, **backend}
+        Path(state_dir),
+        lease_seconds=LEASE_SECONDS,
+        replicas=replicas,
+        **{"snapshot_freeze_seconds": 10.0, **backend},
     )
     # With much else to do on the machine leases of a second run out under workers that live. That is work done again,
     # as after a kill, but no operation is to be given up for it.
@@ -128,13 +133,16 @@ class Victim:
         kill_at: int = 0,
         *,
         empties_bin: bool = False,
+        replicas: bool = False,
         backend: dict[str, Any] | None = None,
     ) -> None:
         self._kill_at = kill_at
         start_server()
         self._count = context.Value("i", 0)
         self._process: ForkServerProcess = context.Process(
-            target=work, args=(url, str(state_dir), kill_at, self._count, empties_bin, backend or {}), daemon=True
+            target=work,
+            args=(url, str(state_dir), kill_at, self._count, empties_bin, replicas, backend or {}),
+            daemon=True,
         )
         self._process.start()
 

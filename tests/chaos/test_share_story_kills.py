@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from killable_worker import LOG, Victim
 
+from replicas_of_shares import a_replicated_share, a_share, add, delete, main_of, other_of, promote
 from sharewright.clouds.open import simulated_path
 from sharewright.errors import CloudError
 from sharewright.identifiers import utcnow
@@ -95,7 +96,14 @@ class Ruin:
         backend = self.world.settings.backends[BACKEND]
         options = {"driver_handles_share_servers": backend.driver_handles_share_servers, "server": backend.server}
         self._workers.append(
-            Victim(self.url, self.world.settings.state_path, kill_at, empties_bin=self._empties_bin, backend=options)
+            Victim(
+                self.url,
+                self.world.settings.state_path,
+                kill_at,
+                empties_bin=self._empties_bin,
+                replicas=len(self.world.settings.backends) > 1,
+                backend=options,
+            )
         )
         return self._workers[-1]
 
@@ -122,13 +130,15 @@ class Ruin:
 
 
 @contextmanager
-def sqlite_ruin(template: Path, *, empties_bin: bool = False, named: bool = False) -> Iterator[Ruin]:
+def sqlite_ruin(
+    template: Path, *, empties_bin: bool = False, named: bool = False, replicas: bool = False
+) -> Iterator[Ruin]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="chaos-stories-", dir=memory if memory.is_dir() else None) as directory:
         shutil.copyfile(template, Path(directory) / "store.db")
         url = f"sqlite:///{directory}/store.db"
         store = Store(url)
-        with make_world(store, Path(directory) / "state", named=named) as world:
+        with make_world(store, Path(directory) / "state", named=named, replicas=replicas) as world:
             ruin = Ruin(world, url, empties_bin=empties_bin)
             try:
                 yield ruin
@@ -145,6 +155,7 @@ def kill_everywhere(
     *,
     empties_bin: bool = False,
     named: bool = False,
+    replicas: bool = False,
 ) -> int:
     """Kill a worker at each boundary of ``act`` in turn; return how many there were. ``named``: in a world whose shares
     are on an operator's machine.
@@ -153,7 +164,7 @@ def kill_everywhere(
     a run may be over before its boundary comes. That is no failure as long as it is rare.
     """
     unreached: list[int] = []
-    with sqlite_ruin(template, empties_bin=empties_bin, named=named) as ruin:
+    with sqlite_ruin(template, empties_bin=empties_bin, named=named, replicas=replicas) as ruin:
         share = prepare(ruin.world)
         act(ruin.world, share)
         unharmed = ruin.start_worker()
@@ -162,7 +173,7 @@ def kill_everywhere(
         examine(ruin)
 
     def one(kill_at: int) -> str:
-        with sqlite_ruin(template, empties_bin=empties_bin, named=named) as ruin:
+        with sqlite_ruin(template, empties_bin=empties_bin, named=named, replicas=replicas) as ruin:
             share = prepare(ruin.world)
             act(ruin.world, share)
             victim = ruin.start_worker(kill_at)
@@ -882,3 +893,45 @@ def test_killed_while_taking_a_group_snapshot_on_a_named_server(sqlite_template:
         examine_group_snapshot(ruin)
 
     assert kill_everywhere(sqlite_template, prepare, snapshot_group, examine, named=True) > 20
+
+
+def test_killed_while_creating_a_replica(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        add(world, share)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        replica = other_of(ruin.world, share.id)
+        assert (replica.status, replica.replica_state) == ("available", "in_sync")
+        assert replica.backend != main_of(ruin.world, share.id).backend
+        assert (ruin.made()["volume"], ruin.made()["instance"], ruin.made()["mkfs"]) == (2, 2, 2)
+        assert ruin.world.cloud.state.violations() == []
+        assert ruin.world.messages(replica.id) == []
+
+    assert kill_everywhere(sqlite_template, a_share, act, examine, replicas=True) > 60
+
+
+def test_killed_while_promoting_a_replica(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        promote(world, other_of(world, share).id)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        main, other = main_of(ruin.world, share.id), other_of(ruin.world, share.id)
+        assert (share.status, main.replica_state) == ("available", "active")
+        assert (other.status, other.replica_state) == ("available", "in_sync")
+        assert main.created_at > other.created_at  # the one that was the replica
+
+    assert kill_everywhere(sqlite_template, a_replicated_share, act, examine, replicas=True) > 8
+
+
+def test_killed_while_deleting_a_replica(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        delete(world, other_of(world, share).id)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        assert main_of(ruin.world, share.id).status == "available"
+        assert len(ruin.world.cloud.volumes.list_volumes()) == 1
+
+    assert kill_everywhere(sqlite_template, a_replicated_share, act, examine, replicas=True) > 8

@@ -69,6 +69,7 @@ share_networks = 500
 any_network = true
 
 [backends.alpha]
+driver = "sharewright.drivers.simulated.replicating:REPLICATING"
 cloud = "simulated"
 availability_zone = "manila-zone-0"
 default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
@@ -77,6 +78,7 @@ service_network_cidr = "10.252.0.0/16"
 service_network_division_mask = 20
 
 [backends.beta]
+driver = "sharewright.drivers.simulated.replicating:REPLICATING"
 cloud = "simulated"
 availability_zone = "manila-zone-1"
 default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"

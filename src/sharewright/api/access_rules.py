@@ -92,7 +92,14 @@ ACCESS_RULE: Final = Resource(
 def allow(call: Call, share_id: str) -> Any:
     body = unwrap(call.body, "allow_access", "os-allow_access")
     values = ACCESS_RULE.parse_values(body, call.version, "create")
-    record = service.allow(call.deployment, call.context, share_id, values, ipv6=call.version >= IPV6_SINCE)
+    record = service.allow(
+        call.deployment,
+        call.context,
+        share_id,
+        values,
+        ipv6=call.version >= IPV6_SINCE,
+        whole=call.version < 74,
+    )
     return ACCESS_RULE.show(record, call)
 
 

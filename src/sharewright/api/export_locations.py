@@ -11,7 +11,7 @@ from sharewright.api.shapes import contract, many, one
 from sharewright.services import export_locations as service
 
 
-def _changed_at(record: Record, viewer: Viewer) -> str:
+def changed_at(record: Record, viewer: Viewer) -> str:
     """Clients expect a time here, also of one that never changed."""
     value: datetime = record["updated_at"] or record["created_at"]
     return value.isoformat(timespec="microseconds")
@@ -28,21 +28,25 @@ EXPORT_LOCATION: Final = Resource(
         Field("share_instance_id", Identifier, admin=True, summary=True),
         Field("is_admin_only", Flag, admin=True, summary=True),
         Field("created_at", Timestamp, source=timestamp("created_at")),
-        Field("updated_at", Timestamp, source=_changed_at),
+        Field("updated_at", Timestamp, source=changed_at),
         Field("metadata", StringMap, since=87, summary=True),
     ),
 )
 
+ONLY_ACTIVE: Final = 47  # the microversion from which on a share has no locations of replicas that cannot be written to
+
 
 @contract(gives=many(EXPORT_LOCATION, summary=True))
 def list_of_share(call: Call, share_id: str) -> Any:
-    records = service.of_share(call.deployment, call.context, share_id)
+    records = service.of_share(call.deployment, call.context, share_id, replicas=call.version < ONLY_ACTIVE)
     return EXPORT_LOCATION.show_all(records, call, summary=True)
 
 
 @contract(gives=one(EXPORT_LOCATION))
 def show_of_share(call: Call, share_id: str, export_location_id: str) -> Any:
-    record = service.show_of_share(call.deployment, call.context, share_id, export_location_id)
+    record = service.show_of_share(
+        call.deployment, call.context, share_id, export_location_id, replicas=call.version < ONLY_ACTIVE
+    )
     return EXPORT_LOCATION.show(record, call)
 
 

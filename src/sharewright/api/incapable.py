@@ -1,4 +1,4 @@
-"""What no backend can do: replicas, backups, and moving share servers. There are none, so lists are empty and nothing
+"""What no backend can do: backups, and moving share servers. There are none, so lists are empty and nothing
 is found; what would make one is refused, as in Manila with a driver that reports the capability as false."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sharewright.api.resource import Field, Filter, Flag, Identifier, Name, Resource, StringMap, Values, convert, unwrap
-from sharewright.api.routing import Call, Handler, Route
+from sharewright.api.routing import Call, Route
 from sharewright.api.shapes import absent, anything, contract, given, parameters, shown, under
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import incapable as service
@@ -15,7 +15,6 @@ _NOTHING: Final = Resource(
     name="", plural="", collection="", fields=(), sort_keys={"id": "id", "created_at": "created_at"}
 )
 
-# ---- replicas ----
 _MIGRATION: Final = (
     Field("host", Identifier, required=True),
     Field("writable", Flag),
@@ -23,37 +22,6 @@ _MIGRATION: Final = (
     Field("preserve_snapshots", Flag),
     Field("new_share_network_id", Identifier | None),
 )
-
-
-@contract(gives=absent("share_replicas"), query=parameters(_NOTHING, paged=True, more=(Filter("share_id"),)))
-def list_replicas(call: Call) -> Any:
-    call.page(_NOTHING)
-    service.list_replicas(call.deployment, call.context, call.query.get("share_id"))
-    return {"share_replicas": []}
-
-
-@contract(
-    takes=under(
-        "share_replica",
-        given(
-            Field("share_id", Identifier, required=True),
-            Field("availability_zone", Name),
-            Field("scheduler_hints", StringMap | None, since=67),
-            Field("share_network_id", Name, since=72),
-        ),
-    )
-)
-def create_replica(call: Call) -> None:
-    share_id = unwrap(call.body, "share_replica").get("share_id")
-    if not share_id:
-        raise InvalidInput("Must provide Share ID to add replica.")
-    service.create_replica(call.deployment, call.context, convert(share_id, Identifier, "share_replica.share_id"))
-
-
-@contract(takes=anything)
-def no_replica(call: Call, share_replica_id: str, **rest: str) -> None:
-    service.check(call.context, _rule(call, "share_replica", _REPLICA_ACTIONS))
-    raise NotFound(f"Share Replica {share_replica_id[:64]} could not be found.")
 
 
 # ---- backups ----
@@ -161,39 +129,12 @@ def _rule(call: Call, resource: str, actions: dict[str, str]) -> str:
     return f"{resource}:{named or ('show' if resource == 'share_replica' else 'get')}"
 
 
-_REPLICA_ACTIONS: Final = {
-    "promote": "promote", "resync": "resync", "force_delete": "force_delete", "reset_status": "reset_status",
-    "reset_replica_state": "reset_replica_state",
-}  # fmt: skip
 _BACKUP_ACTIONS: Final = {"restore": "restore", "reset_status": "reset_status"}
-
-
-def _replicas(since: int, until: int, *, experimental: bool) -> tuple[Route, ...]:
-    one = "/share-replicas/{share_replica_id}"
-    locations = f"{one}/export-locations"
-
-    def route(
-        method: str, path: str, handler: Handler, *, status: int = 200, action: str = "", first: int = 0
-    ) -> Route:
-        return Route(method, path, handler, max(since, first), until, status, action, experimental)
-
-    return (
-        route("GET", "/share-replicas", list_replicas),
-        route("GET", "/share-replicas/detail", list_replicas),
-        route("POST", "/share-replicas", create_replica, status=202),
-        route("GET", one, no_replica),
-        route("DELETE", one, no_replica, status=202),
-        *(route("POST", f"{one}/action", no_replica, status=202, action=action) for action in _REPLICA_ACTIONS),
-        route("GET", locations, no_replica, first=47),
-        route("GET", f"{locations}/{{export_location_id}}", no_replica, first=47),
-    )
 
 
 _BACKUP = "/share-backups/{share_backup_id}"
 _SERVER = "/share-servers/{share_server_id}/action"
 ROUTES: Final = (
-    *_replicas(11, 55, experimental=True),
-    *_replicas(56, 10_000, experimental=False),
     Route("GET", "/share-backups", list_backups, since=80, experimental=True),
     Route("GET", "/share-backups/detail", list_backups, since=80, experimental=True),
     Route("POST", "/share-backups", create_backup, since=80, status=202, experimental=True),

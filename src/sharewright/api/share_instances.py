@@ -14,7 +14,6 @@ from sharewright.api.resource import (
     Resource,
     Timestamp,
     Viewer,
-    constant,
     timestamp,
 )
 from sharewright.api.routing import Call, Route
@@ -30,6 +29,11 @@ def _paths(record: Record, viewer: Viewer) -> list[str]:
 def _old_rules_status(record: Record, viewer: Viewer) -> str:
     status = str(record["access_rules_status"])
     return "out_of_sync" if status == "syncing" else status
+
+
+def readonly(record: Record, viewer: Viewer) -> bool:
+    """Clients may only read a replica that is not the active one, whatever their rules say."""
+    return record["replica_state"] is not None and not record["is_main"]
 
 
 SHARE_INSTANCE: Final = Resource(
@@ -49,9 +53,9 @@ SHARE_INSTANCE: Final = Resource(
         Field("export_locations", list[str], source=_paths, until=8),
         Field("access_rules_status", str, source=_old_rules_status, since=10, until=27),
         Field("access_rules_status", str, since=28),
-        Field("replica_state", Name, source=constant(None), since=11),
+        Field("replica_state", Name, since=11),
         Field("share_type_id", Identifier, since=22),
-        Field("cast_rules_to_readonly", Flag, source=constant(False), since=30),
+        Field("cast_rules_to_readonly", Flag, source=readonly, since=30),
         Field("progress", Name, since=54),
         Field("updated_at", Timestamp | None, source=timestamp("updated_at"), since=71),
     ),

@@ -202,6 +202,37 @@ class SnapshotManager(SnapshotDriver, Protocol):
 
 
 @runtime_checkable
+class ReplicationDriver(ShareDriver, Protocol):
+    """What a driver can do besides whose pools report a ``replication_type`` (``readable`` or ``dr``) and a
+    ``replication_domain``: backends of one domain keep replicas of each other's shares.
+
+    A replica is another share instance of the same share. ``active_id`` is the instance that clients write to; its
+    server may be gone. Access rules reach replicas by ``update_access``, for reading only (``readable``) or not at all
+    (``dr``), as ``share_instances.is_main`` says; extending by ``extend_share``."""
+
+    def create_replica(
+        self, share_instance_id: str, active_id: str, server_id: str, progress: Progress
+    ) -> Sequence[ExportLocation]:
+        """Serve a new replica and begin to replicate to it; ``prepare_share`` was called before."""
+        ...
+
+    def delete_replica(
+        self, share_instance_id: str, active_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
+        """End the replication and remove the replica. Works from every state, as :meth:`ShareDriver.delete_share`."""
+        ...
+
+    def promote_replica(self, share_instance_id: str, active_id: str, server_id: str, progress: Progress) -> None:
+        """Make a replica the one that can be written to, whether the active one can be reached or not. The store says
+        so only afterwards; ``update_access`` is then called for it, and ``update_replica`` for the former one."""
+        ...
+
+    def update_replica(self, share_instance_id: str, active_id: str, server_id: str, progress: Progress) -> bool:
+        """See to it that a replica follows the active one. True: it is in sync; False: not yet."""
+        ...
+
+
+@runtime_checkable
 class ShareManager(ShareDriver, Protocol):
     """What a driver can do besides: take over shares that somebody else made, and give them away."""
 

@@ -21,7 +21,7 @@ from sharewright.operations.share_rows import ShareRow, leave_server, read_share
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.quotas import release
+from sharewright.store.quotas import release, share_amounts
 from sharewright.store.tables import resource_locks, share_access_rules, shares
 
 
@@ -66,9 +66,9 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     """Remove the rows and give back the quota; both or neither, and only once. One that was not taken over was not
     counted."""
     row = tx.execute(
-        select(shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size).where(
-            shares.c.id == share_id
-        )
+        select(
+            shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size, shares.c.replication_type
+        ).where(shares.c.id == share_id)
     ).one_or_none()
     if row is None:
         return
@@ -82,7 +82,7 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
             tx,
             project_id=row.project_id,
             user_id=row.user_id,
-            amounts={"shares": 1, "gigabytes": row.size},
+            amounts=share_amounts(row.size, replicated=row.replication_type is not None),
             share_type_id=row.share_type_id,
         )
     for server_id in {instance.server_id for instance in instances}:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import NoValidBackend, SharewrightError
@@ -22,7 +22,7 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Scheduler
-from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
+from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, read_shares, write_status
 from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ShareStatus
@@ -45,13 +45,14 @@ class ExtendShare(BaseStory):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         size = int(operation.payload["size"])
         with self._store.read() as tx:
-            share = read_share(tx, operation.resource_id)
+            instances = read_shares(tx, operation.resource_id)
+            share = instances[0] if instances else None
             if share is not None and is_delete_queued(tx, share.id):
                 raise SharewrightError("The share was deleted while it was being extended.")
         if share is None:
             return Done()
         if share.size < size:
-            self._extend(share, size, operation, progress)
+            self._extend(share, instances, size, operation, progress)
         return Done(lambda tx: finish(tx, operation))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
@@ -71,18 +72,22 @@ class ExtendShare(BaseStory):
             error=error,
         )
 
-    def _extend(self, share: ShareRow, size: int, operation: Operation, progress: Progress) -> None:
+    def _extend(
+        self, share: ShareRow, instances: list[ShareRow], size: int, operation: Operation, progress: Progress
+    ) -> None:
         if share.backend is None or share.server_id is None or not share.wanted:
             raise SharewrightError(
                 "The share is not served by any share server, so it cannot grow.", hint="Delete it, or create it again."
             )
-        driver = find_driver(self._drivers, share.backend)
         # Once: when this is told again the volume may have grown, and its growth would be counted twice.
         if not operation.payload.get("force") and not progress.recall("has_room"):
             with progress.step("schedule"):
                 self._scheduler.check_growth(share.id, size - share.size, operation.id)
                 progress.record(has_room=True)
-        driver.extend_share(share.instance_id, share.server_id, size, progress)
+        for each in reversed(instances):  # replicas before the share that they follow
+            if each.backend is not None and each.server_id is not None:
+                driver = find_driver(self._drivers, each.backend)
+                driver.extend_share(each.instance_id, each.server_id, size, progress)
 
 
 def finish(tx: Connection, operation: Operation) -> None:
@@ -109,11 +114,13 @@ def settle_size(tx: Connection, share: ShareRow, size: int, *, reserved: int = 0
     tx.execute(share_instances.update().where(share_instances.c.share_id == share.id).values(size=size, updated_at=now))
     left = share.size + reserved - size
     if left > 0:
+        replicas = share_instances.c.share_id == share.id, share_instances.c.replica_state.is_not(None)
+        count = tx.execute(select(func.count()).select_from(share_instances).where(*replicas)).scalar_one()
         release(
             tx,
             project_id=share.project_id,
             user_id=share.user_id,
-            amounts={"gigabytes": left},
+            amounts={"gigabytes": left} | ({"replica_gigabytes": left * count} if count else {}),
             share_type_id=share.share_type_id,
         )
 

@@ -30,7 +30,7 @@ from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.quotas import count_size_change
+from sharewright.store.quotas import count_size_change, share_amounts
 from sharewright.store.tables import share_instances, share_servers, share_type_extra_specs, shares
 
 
@@ -139,7 +139,9 @@ def finish(tx: Connection, share: ShareRow, size: int, locations: Sequence[Expor
         return
     if is_delete_queued(tx, share.id):
         raise _deleted()
-    for resource, change in (("shares", 1), ("gigabytes", size)):
+    query = select(shares.c.replication_type).where(shares.c.id == share.id)
+    replicated = tx.execute(query).scalar_one() is not None
+    for resource, change in share_amounts(size, replicated=replicated).items():
         count_size_change(
             tx,
             project_id=share.project_id,

@@ -19,6 +19,7 @@ from sharewright.context import RequestContext
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.operations.queue import enqueue
+from sharewright.operations.replica_rows import RESOURCE, key_of
 from sharewright.settings import Settings
 from sharewright.states import (
     AccessState,
@@ -56,6 +57,8 @@ def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> d
         round_.update_access,
         round_.update_snapshot_access,
         round_.continue_shares,
+        round_.continue_replicas,
+        round_.update_replicas,
         round_.continue_snapshots,
         round_.continue_group_snapshots,
         round_.continue_groups,
@@ -74,6 +77,7 @@ class _Round:
         self._backends = backends
         self._now = utcnow()
         self._quiet = self._now - timedelta(seconds=settings.worker.reconcile_seconds)
+        self._replicas = self._now - timedelta(seconds=settings.worker.replica_state_seconds)
         self._unused = self._now - timedelta(seconds=settings.worker.unused_server_seconds)
         self._seconds = settings.worker.operation_seconds
         self._looks = max(1, round(settings.worker.looks_per_second * settings.worker.reconcile_seconds))
@@ -140,6 +144,59 @@ class _Round:
         return self._continue(
             tx, shares, "share", {ShareStatus.CREATING: "create_share", ShareStatus.DELETING: "delete_share"}
         )
+
+    def continue_replicas(self, tx: Connection) -> list[str]:
+        """The same for replicas being created, deleted or promoted."""
+        kinds = {
+            ShareStatus.CREATING: "create_replica",
+            ShareStatus.DELETING: "delete_replica",
+            ShareStatus.REPLICATION_CHANGE: "promote_replica",
+        }
+        last, columns, done = operations.alias("last"), share_instances.c, []
+        newest = select(func.max(operations.c.sequence)).where(operations.c.resource_id == columns.id).scalar_subquery()
+        for status, kind in kinds.items():
+            rows = tx.execute(
+                select(columns.id, columns.share_id, shares.c.project_id, shares.c.user_id, last.c.payload)
+                .select_from(share_instances)
+                .join(shares, shares.c.id == columns.share_id)
+                .join(last, and_(last.c.resource_id == columns.id, last.c.sequence == newest))
+                .where(
+                    columns.replica_state.is_not(None),  # as its index needs it
+                    columns.status == status,
+                    last.c.kind == kind,
+                    last.c.state == OperationState.FAILED,
+                    ~_attended(columns.id, (kind,), self._quiet),
+                )
+                .limit(AT_ONCE)
+                .with_for_update(of=shares)
+            ).all()
+            for row in rows:
+                self._enqueue_replica(tx, kind, row, payload=row.payload)
+                done.append(kind)
+        return done
+
+    def update_replicas(self, tx: Connection) -> list[str]:
+        """Replicas are asked whether they are in sync from time to time."""
+        columns, kind = share_instances.c, "update_replica"
+        rows = tx.execute(
+            select(columns.id, columns.share_id, shares.c.project_id, shares.c.user_id)
+            .join(shares, shares.c.id == columns.share_id)
+            .where(
+                columns.replica_state.is_not(None),
+                columns.is_main.is_(False),
+                columns.status == ShareStatus.AVAILABLE,
+                columns.backend.in_(self._backends),
+                ~_attended(columns.id, (kind, "create_replica", "promote_replica"), self._replicas),
+            )
+            .limit(AT_ONCE)
+            .with_for_update(of=shares)
+        ).all()
+        for row in rows:
+            self._enqueue_replica(tx, kind, row)
+        return [kind] * len(rows)
+
+    def _enqueue_replica(self, tx: Connection, kind: str, row: Any, *, payload: Any = None) -> None:
+        self._enqueue(tx, kind, RESOURCE, row.id, key=key_of(row.share_id), context=_owner(row), payload=payload)
 
     def continue_snapshots(self, tx: Connection) -> list[str]:
         """The same for snapshots."""
@@ -275,12 +332,14 @@ class _Round:
         resource_type: str,
         resource_id: str,
         *,
+        key: str | None = None,
         context: RequestContext | None = None,
         payload: Any = None,
     ) -> None:
         enqueue(
             tx,
             kind,
+            key=key,
             resource_type=resource_type,
             resource_id=resource_id,
             context=context,

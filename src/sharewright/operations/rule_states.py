@@ -49,7 +49,7 @@ def begin(tx: Connection, rules: Table, owner: Column[Any], owner_id: str) -> Ch
 
 def end(tx: Connection, rules: Table, changes: Changes, outcomes: Sequence[RuleOutcome]) -> None:
     """Write what became of them."""
-    errors = {outcome.rule_id: outcome.error for outcome in outcomes}
+    errors = {outcome.rule_id: outcome.error for outcome in outcomes if outcome.error}
     now = utcnow()
     gone = [rule for rule in changes.denying if not errors.get(rule)]
     if gone:

@@ -39,6 +39,8 @@ from sharewright.store.tables import (
     workers,
 )
 
+DOMAIN = "replication_domain"  # the capability: backends with the same one replicate between each other
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
@@ -47,6 +49,14 @@ class Hints:
     same_host: frozenset[str] | None = None
     different_host: frozenset[str] = frozenset()
     only_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """Where the other replicas of a share are: their pools, and the active one's replication domain."""
+
+    hosts: frozenset[str]
+    domain: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +79,7 @@ class Request:
     group_backend: str | None = None
     in_any_zone: bool = False  # whatever the share type says about zones
     consistent_snapshots: str | None = None  # the support for them that the share's group has
+    others: Replicas | None = None  # of a further replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +138,26 @@ class Scheduler:
         self._drivers = drivers
         self._settings = settings
 
-    def choose(self, share_id: str, hints: Mapping[str, Any] | None = None, *, in_any_zone: bool = False) -> Pool:
-        """The best pool for a share that exists as rows. ``hints``: same_host and different_host (lists of share ids),
-        only_host (a pool's name). ``in_any_zone``: whatever the share type says about zones.
-        Raises NoValidBackend, saying why for each backend;
-        CloudUnavailable when one of them does not report just now."""
+    def choose(
+        self,
+        share_id: str,
+        hints: Mapping[str, Any] | None = None,
+        *,
+        in_any_zone: bool = False,
+        replica_id: str | None = None,
+    ) -> Pool:
+        """The best pool for a share, or a further replica of one, that exists as rows. ``hints``: same_host and
+        different_host (lists of share ids), only_host (a pool's name). ``in_any_zone``: whatever the share type says
+        about zones. Raises NoValidBackend, saying why for each backend; CloudUnavailable when one of them does not
+        report just now."""
         with self._store.read() as tx:
-            request = replace(read_request(tx, share_id), in_any_zone=in_any_zone)
+            request = replace(read_request(tx, share_id, replica_id), in_any_zone=in_any_zone)
             if hints:
                 request = replace(request, hints=read_hints(tx, hints))
         failures, silent = self._refresh()
         with self._store.read() as tx:
+            if replica_id is not None:  # the domain is in the reports
+                request = replace(request, others=_read_replicas(tx, share_id))
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
             services = read_services(tx)
         passed: list[Pool] = []
@@ -195,7 +215,9 @@ class Scheduler:
         instances = share_instances.c
         with self._store.begin() as tx:
             row = tx.execute(
-                select(instances.share_server_id, instances.backend).where(instances.share_id == share_id)
+                select(instances.share_server_id, instances.backend).where(
+                    instances.share_id == share_id, instances.is_main.is_(True)
+                )
             ).one()
             backend = self._settings.backends.get(row.backend)
             limit = -1 if backend is None else backend.max_share_server_size
@@ -266,12 +288,12 @@ def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequenc
 # ---- what the checks look at -----------------------------------------------------------------------------------------
 
 
-def read_request(tx: Connection, share_id: str) -> Request:
+def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -> Request:
+    """What a share asks for, or one of its replicas."""
     row = tx.execute(
         select(
             shares.c.size,
             shares.c.protocol,
-            shares.c.share_network_id,
             shares.c.share_type_id,
             shares.c.snapshot_id,
             shares.c.source_share_group_snapshot_member_id.label("member_id"),
@@ -280,12 +302,17 @@ def read_request(tx: Connection, share_id: str) -> Request:
             # What the user asked for; the zone of the chosen backend comes later.
             share_instances.c.availability_zone,
             share_instances.c.id.label("instance_id"),
+            share_instances.c.is_main,
+            share_instances.c.share_network_id,
             share_types.c.name.label("type_name"),
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
         .join(share_types, share_types.c.id == shares.c.share_type_id)
         .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
-        .where(shares.c.id == share_id)
+        .where(
+            shares.c.id == share_id,
+            share_instances.c.is_main.is_(True) if replica_id is None else share_instances.c.id == replica_id,
+        )
     ).one()
     specs = tx.execute(
         select(share_type_extra_specs.c.key, share_type_extra_specs.c.value).where(
@@ -311,10 +338,22 @@ def read_request(tx: Connection, share_id: str) -> Request:
         share_network_id=row.share_network_id,
         zones=frozenset(subnets),
         zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
-        from_snapshot=row.snapshot_id is not None or row.member_id is not None,
+        from_snapshot=row.is_main and (row.snapshot_id is not None or row.member_id is not None),
+        others=None if row.is_main else _read_replicas(tx, share_id),
         group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
         consistent_snapshots=row.consistent_snapshot_support,
     )
+
+
+def _read_replicas(tx: Connection, share_id: str) -> Replicas:
+    columns = share_instances.c
+    rows = tx.execute(
+        select(columns.host, columns.is_main, pools.c.capabilities)
+        .outerjoin(pools, pools.c.host == columns.host)
+        .where(columns.share_id == share_id, columns.host.is_not(None))
+    ).all()
+    domain = next((row.capabilities.get(DOMAIN) for row in rows if row.is_main and row.capabilities), None)
+    return Replicas(hosts=frozenset(row.host for row in rows), domain=domain)
 
 
 def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
@@ -418,6 +457,7 @@ def kind_failure(pool: Pool, request: Request) -> str:
         _zone_failure(pool, request)
         or _affinity_failure(pool, request)
         or _group_failure(pool, request)
+        or _replication_failure(pool, request)
         or _protocol_failure(pool, request)
         or unsatisfied(request.extra_specs, pool.capabilities)
         or unasked(request.extra_specs, pool.capabilities)
@@ -445,6 +485,19 @@ def _group_failure(pool: Pool, request: Request) -> str:
     wanted = request.consistent_snapshots
     if wanted is not None and consistent_snapshots(pool.capabilities) != wanted:
         return f"share group: it has {CONSISTENT_SNAPSHOTS} = {wanted}, which the backend does not offer"
+    return ""
+
+
+def _replication_failure(pool: Pool, request: Request) -> str:
+    """What Manila's share replication filter checks."""
+    others = request.others
+    if others is None:
+        return ""
+    if pool.host in others.hosts:
+        return "replication: a replica of the share is in this pool already"
+    domain = pool.capabilities.get(DOMAIN)
+    if others.domain is None or domain != others.domain:
+        return f"replication: its domain is {domain}, the active replica's is {others.domain}"
     return ""
 
 

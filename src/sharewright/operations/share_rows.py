@@ -19,10 +19,12 @@ from sharewright.store.tables import operations, share_access_rules, share_insta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareRow:
-    """A share and its instance."""
+    """A share and one of its instances."""
 
     id: str
     instance_id: str
+    instance_status: str
+    is_main: bool
     project_id: str
     user_id: str
     share_type_id: str
@@ -39,11 +41,13 @@ class ShareRow:
 
 
 def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
-    """One row per instance of a share; none when the share is gone."""
+    """One row per instance of a share, its main one first; none when the share is gone."""
     query = (
         select(
             shares.c.id,
             share_instances.c.id.label("instance_id"),
+            share_instances.c.status.label("instance_status"),
+            share_instances.c.is_main,
             shares.c.project_id,
             shares.c.user_id,
             shares.c.share_type_id,
@@ -60,18 +64,19 @@ def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
         .where(shares.c.id == share_id)
-        .order_by(share_instances.c.created_at, share_instances.c.id)
+        .order_by(share_instances.c.is_main.desc(), share_instances.c.created_at, share_instances.c.id)
     )
     return [ShareRow(**row._mapping) for row in tx.execute(query)]
 
 
 def read_share(tx: Connection, share_id: str) -> ShareRow | None:
+    """The share with its main instance."""
     rows = read_shares(tx, share_id)
     return rows[0] if rows else None
 
 
 def write_status(tx: Connection, share_id: str, status: str, **values: object) -> None:
-    """Set the status of a share and its instances, except of one that is being deleted."""
+    """Set the status of a share and its main instance, except of one that is being deleted."""
     now = utcnow()
     spared = () if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else (ShareStatus.DELETING,)
     tx.execute(
@@ -81,8 +86,22 @@ def write_status(tx: Connection, share_id: str, status: str, **values: object) -
     )
     tx.execute(
         share_instances.update()
-        .where(share_instances.c.share_id == share_id, share_instances.c.status.not_in(spared))
+        .where(
+            share_instances.c.share_id == share_id,
+            share_instances.c.is_main.is_(True),
+            share_instances.c.status.not_in(spared),
+        )
         .values(status=status, updated_at=now)
+    )
+
+
+def write_replica(tx: Connection, replica_id: str, **values: object) -> None:
+    """Set columns of a share instance that is not its share's main one; nothing when it is by now."""
+    columns = share_instances.c
+    tx.execute(
+        share_instances.update()
+        .where(columns.id == replica_id, columns.is_main.is_(False))
+        .values(updated_at=utcnow(), **values)
     )
 
 

@@ -56,6 +56,7 @@ def place(
             share_instances.c.host,
             share_instances.c.availability_zone,
             share_instances.c.server_flavor,
+            share_instances.c.is_main,
         ).where(share_instances.c.id == share_instance_id)
     ).one()
     if instance.share_network_id is None:
@@ -89,7 +90,8 @@ def place(
             )
             servers[server_id] = ServerStatus.CREATING
         now = utcnow()
-        tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
+        if instance.is_main:
+            tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
         tx.execute(
             share_instances.update()
             .where(share_instances.c.id == share_instance_id)

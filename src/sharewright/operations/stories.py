@@ -8,11 +8,13 @@ from sharewright.drivers.contract import ShareDriver
 from sharewright.operations.add_subnet import AddSubnet
 from sharewright.operations.contract import Story
 from sharewright.operations.create_group_snapshot import CreateGroupSnapshot, FinishGroupSnapshot
+from sharewright.operations.create_replica import CreateReplica
 from sharewright.operations.create_share import CreateShare
 from sharewright.operations.create_share_group import CreateShareGroup
 from sharewright.operations.create_share_server import CreateShareServer
 from sharewright.operations.create_snapshot import CreateSnapshot, FinishSnapshot
 from sharewright.operations.delete_group_snapshot import DeleteGroupSnapshot
+from sharewright.operations.delete_replica import DeleteReplica
 from sharewright.operations.delete_share import DeleteShare
 from sharewright.operations.delete_share_server import DeleteShareServer
 from sharewright.operations.delete_snapshot import DeleteSnapshot
@@ -21,9 +23,11 @@ from sharewright.operations.heal_server import HealServer
 from sharewright.operations.manage_share import ManageShare, UnmanageShare
 from sharewright.operations.manage_share_server import ManageShareServer, UnmanageShareServer
 from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
+from sharewright.operations.promote_replica import PromoteReplica
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
+from sharewright.operations.update_replica import UpdateReplica
 from sharewright.operations.update_snapshot_access import UpdateSnapshotAccess
 from sharewright.settings import Settings
 from sharewright.store.database import Store
@@ -39,6 +43,10 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         ManageShare(store, drivers, settings),
         UnmanageShare(store, drivers),
         UpdateAccess(store, drivers),
+        CreateReplica(store, drivers, settings),
+        DeleteReplica(store, drivers),
+        PromoteReplica(store, drivers),
+        UpdateReplica(store, drivers),
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),

@@ -11,15 +11,21 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import RuleOutcome, ShareDriver
-from sharewright.errors import SharewrightError
+from sharewright.errors import CloudError, GuestError, SharewrightError
 from sharewright.operations import rule_states
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.rule_states import Changes
-from sharewright.operations.share_rows import ShareRow, read_share, write_access_rules_status
+from sharewright.operations.share_rows import (
+    ShareRow,
+    read_share,
+    read_shares,
+    write_access_rules_status,
+    write_replica,
+)
 from sharewright.progress import Progress
-from sharewright.states import AccessRulesStatus
+from sharewright.states import AccessRulesStatus, ReplicaState, ShareStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import resource_locks, share_access_rules, shares
 
@@ -37,17 +43,26 @@ class UpdateAccess(BaseStory):
         share_id = operation.resource_id
         with self._store.begin() as tx:
             progress.fence(tx)
-            share = read_share(tx, share_id)
+            instances = read_shares(tx, share_id)
             changes = begin_changes(tx, share_id)
-        if share is None:
+        if not instances:
             return Done()
+        share, *replicas = instances
         if not changes:
             return Done(lambda tx: write_access_rules_status(tx, share_id))
         if share.backend is None or share.server_id is None or not share.wanted:
             return Done(lambda tx: finish(tx, share_id, changes, _unserved(changes)))
         driver = find_driver(self._drivers, share.backend)
-        outcomes = driver.update_access(share.instance_id, share.server_id, progress)
-        return Done(lambda tx: self._finish(tx, operation, share, changes, outcomes))
+        outcomes = list(driver.update_access(share.instance_id, share.server_id, progress))
+        lost: list[str] = []
+        for replica in replicas:
+            try:
+                outcomes += self._update_replica(replica, progress)
+            except (CloudError, GuestError):
+                if changes.denying:  # nobody is shut out before it is so everywhere
+                    raise
+                lost.append(replica.instance_id)  # the next update_replica of it sees to its rules
+        return Done(lambda tx: self._finish(tx, operation, share, changes, outcomes, lost))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         share = read_share(tx, operation.resource_id)
@@ -58,11 +73,25 @@ class UpdateAccess(BaseStory):
         write_access_rules_status(tx, share.id)
         _tell(tx, operation, share, error)
 
+    def _update_replica(self, replica: ShareRow, progress: Progress) -> Sequence[RuleOutcome]:
+        """One that is not there, or not whole, gets its rules with whatever makes it available."""
+        if replica.instance_status != ShareStatus.AVAILABLE or replica.backend is None or replica.server_id is None:
+            return ()
+        driver = find_driver(self._drivers, replica.backend)
+        return driver.update_access(replica.instance_id, replica.server_id, progress)
+
     @staticmethod
     def _finish(
-        tx: Connection, operation: Operation, share: ShareRow, changes: Changes, outcomes: Sequence[RuleOutcome]
+        tx: Connection,
+        operation: Operation,
+        share: ShareRow,
+        changes: Changes,
+        outcomes: Sequence[RuleOutcome],
+        lost: Sequence[str],
     ) -> None:
         finish(tx, share.id, changes, outcomes)
+        for replica_id in lost:
+            write_replica(tx, replica_id, replica_state=ReplicaState.ERROR)
         refused = sorted({outcome.error for outcome in outcomes if outcome.error})
         if refused:
             _tell(tx, operation, share, SharewrightError("; ".join(refused)))

@@ -20,7 +20,7 @@ from sharewright.services.records import attach, read_maps, write_map
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
-from sharewright.states import AccessRulesStatus, AccessState
+from sharewright.states import AccessRulesStatus, AccessState, ShareStatus
 from sharewright.store.tables import (
     share_access_metadata,
     share_access_rules,
@@ -33,12 +33,18 @@ _OWNER = share_access_metadata.c.access_id
 
 
 def allow(
-    deployment: Deployment, context: RequestContext, share_id: str, values: Mapping[str, Any], *, ipv6: bool = True
+    deployment: Deployment,
+    context: RequestContext,
+    share_id: str,
+    values: Mapping[str, Any],
+    *,
+    ipv6: bool = True,
+    whole: bool = False,
 ) -> Record:
     """Add a rule: access_type, access_to, access_level (default rw), metadata; lock_visibility, lock_deletion and
-    lock_reason. ``ipv6``: whether the caller may know
-    of IPv6 rules. A rule for the same client that is being removed gives way: the client keeps its access, at the new
-    level from the next update on."""
+    lock_reason. ``ipv6``: whether the caller may know of IPv6 rules; ``whole``: only while all replicas are available
+    (Manila before 2.74). A rule for the same client that is being removed gives way: the client keeps its access, at
+    the new level from the next update on."""
     kind = check_access_type(values["access_type"])
     level = check_access_level(values.get("access_level"))
     metadata = check_metadata(values.get("metadata") or {})
@@ -49,6 +55,8 @@ def allow(
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, share_id, "share:allow_access", lock=True)
         _check_state(share, "allow_access", "New access rules cannot be applied")
+        if whole and share["has_replicas"]:
+            _check_replicas(tx, share_id)
         access_to = check_access_to(kind, share["protocol"], values["access_to"])
         if kind == "ip" and ":" in access_to:
             check_ipv6(tx, share_id, access_to, ipv6=ipv6)
@@ -252,6 +260,17 @@ def _check_state(share: Record, action: str, refused: str) -> None:
     if not share["host"]:
         raise InvalidInput(f"{refused} while the share lacks a valid host (status '{share['status']}').")
     SHARE[action].check("Share", share["id"], share["status"])
+
+
+def _check_replicas(tx: Connection, share_id: str) -> None:
+    columns = share_instances.c
+    query = select(columns.id).where(columns.share_id == share_id, columns.status != ShareStatus.AVAILABLE)
+    found = tx.execute(query.limit(1)).scalar_one_or_none()
+    if found is not None:
+        raise InvalidInput(
+            f"New access rules cannot be applied while the share's replica {found} is not available.",
+            hint="Use microversion 2.74 or later.",
+        )
 
 
 def _same(tx: Connection, deployment: Deployment, share_id: str, kind: str, address: str) -> str | None:

@@ -10,26 +10,30 @@ from sharewright.context import RequestContext
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
 from sharewright.services import share_instances as instance_service
+from sharewright.services import share_replicas
 from sharewright.services import shares as share_service
-from sharewright.services.deployment import Deployment, fetch, fetch_one
+from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.validation import check_metadata
 from sharewright.store.tables import share_export_locations, share_instances
 
 
-def of_share(deployment: Deployment, context: RequestContext, share_id: str) -> list[dict[str, Any]]:
-    """All of a share's, those for administrators only to them."""
+def of_share(
+    deployment: Deployment, context: RequestContext, share_id: str, *, replicas: bool = False
+) -> list[dict[str, Any]]:
+    """All of a share's, those for administrators only to them. ``replicas``: and those of replicas that clients do not
+    write to, as Manila before 2.47."""
     with deployment.store.read() as tx:
         share_service.find(tx, context, share_id, "share_export_location:index")
-        return fetch(tx, _select(context).where(share_instances.c.share_id == share_id))
+        return fetch(tx, _of_share(context, share_id, replicas=replicas))
 
 
-def show_of_share(deployment: Deployment, context: RequestContext, share_id: str, identifier: str) -> dict[str, Any]:
+def show_of_share(
+    deployment: Deployment, context: RequestContext, share_id: str, identifier: str, *, replicas: bool = False
+) -> dict[str, Any]:
     with deployment.store.read() as tx:
         share_service.find(tx, context, share_id, "share_export_location:show")
-        statement = _select(context).where(
-            share_instances.c.share_id == share_id, share_export_locations.c.id == identifier
-        )
-        return _one(fetch_one(tx, statement), identifier)
+        statement = _of_share(context, share_id, replicas=replicas)
+        return _one(fetch_one(tx, statement.where(share_export_locations.c.id == identifier)), identifier)
 
 
 def read_metadata(deployment: Deployment, context: RequestContext, share_id: str, identifier: str) -> dict[str, str]:
@@ -92,6 +96,35 @@ def show_of_instance(
             share_instances.c.id == instance_id, share_export_locations.c.id == identifier
         )
         return _one(fetch_one(tx, statement), identifier)
+
+
+def of_replica(deployment: Deployment, context: RequestContext, replica_id: str) -> list[dict[str, Any]]:
+    """A replica's, with what its replica says of it; those for administrators only to them."""
+    with deployment.store.read() as tx:
+        replica = share_replicas.find(tx, context, replica_id, "share_replica:show")
+        return [_with_replica(row, replica) for row in fetch(tx, _of_replica(context, replica_id))]
+
+
+def show_of_replica(
+    deployment: Deployment, context: RequestContext, replica_id: str, identifier: str
+) -> dict[str, Any]:
+    with deployment.store.read() as tx:
+        replica = share_replicas.find(tx, context, replica_id, "share_replica:show")
+        statement = _of_replica(context, replica_id).where(share_export_locations.c.id == identifier)
+        return _with_replica(_one(fetch_one(tx, statement), identifier), replica)
+
+
+def _with_replica(row: dict[str, Any], replica: Record) -> dict[str, Any]:
+    return {**row, "replica_state": replica["replica_state"], "availability_zone": replica["availability_zone"]}
+
+
+def _of_replica(context: RequestContext, replica_id: str) -> Select[Any]:
+    return _select(context).where(share_instances.c.id == replica_id)
+
+
+def _of_share(context: RequestContext, share_id: str, *, replicas: bool) -> Select[Any]:
+    statement = _select(context).where(share_instances.c.share_id == share_id)
+    return statement if replicas else statement.where(share_instances.c.is_main.is_(True))
 
 
 def _select(context: RequestContext) -> Select[Any]:

@@ -1,4 +1,4 @@
-"""Replicas, backups and migration of share servers: what a request may ask for, and why none of it is done."""
+"""Backups and migration of share servers: what a request may ask for, and why none of it is done."""
 
 from __future__ import annotations
 
@@ -20,22 +20,6 @@ from sharewright.store.tables import pools, share_servers
 def check(context: RequestContext, rule: str) -> None:
     """Raise Forbidden when the caller may not do it to anything."""
     authorize(context, rule)
-
-
-def list_replicas(deployment: Deployment, context: RequestContext, share_id: str | None) -> None:
-    authorize(context, "share_replica:get_all")
-    if share_id:
-        with deployment.store.read() as tx:
-            share_service.find(tx, context, share_id)
-
-
-def create_replica(deployment: Deployment, context: RequestContext, share_id: str) -> NoReturn:
-    authorize(context, "share_replica:create")
-    with deployment.store.read() as tx:
-        share = share_service.find(tx, context, share_id, "share_replica:create")
-    if share["is_soft_deleted"]:
-        raise Forbidden(f"Replica cannot be created for share '{share_id}' since it has been soft deleted.")
-    raise InvalidInput(f"Replication not supported for share {share_id}: no backend has replication_type.")
 
 
 def list_backups(deployment: Deployment, context: RequestContext, share_id: str | None) -> None:

@@ -76,6 +76,7 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 availability_zone=pool.availability_zone,
                 share_network_id=network_id,
                 share_server_id=server_id,
+                replication_type=specs.get(share_service.REPLICATION_SPEC),
                 created_at=now,
                 **support,
             )
@@ -92,6 +93,7 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 share_server_id=server_id,
                 size=UNKNOWN_SIZE,
                 taken_over=False,
+                replica_state=share_service.first_state(specs),
                 created_at=now,
                 **instance_columns(specs),
             )
@@ -116,6 +118,7 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
                 hint="Use microversion 2.49 or later.",
             )
         refuse_locked_share(tx, identifier)
+        share_service.refuse_with_replicas(share, "unmanage it")
         SHARE["unmanage"].check("Share", identifier, share["status"])
         query = select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == identifier)
         number = tx.execute(query).scalar_one()

@@ -10,17 +10,29 @@ from sqlalchemy import ColumnElement, Connection, Select, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.identifiers import utcnow
+from sharewright.services import share_replicas
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import authorize
-from sharewright.services.shares import FIRST_PATH
 from sharewright.states import ShareStatus
 from sharewright.store.tables import share_export_locations, share_instances, shares
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_instances.c[name] for name in ("id", "status", "host", "created_at", "updated_at", "share_id")
 }
+
+_FIRST_PATH: Final = (
+    select(share_export_locations.c.path)
+    .where(
+        share_export_locations.c.share_instance_id == share_instances.c.id,
+        share_export_locations.c.is_admin_only.is_(False),
+    )
+    .order_by(share_export_locations.c.preferred.desc(), share_export_locations.c.path)
+    .limit(1)
+    .correlate(share_instances)
+    .scalar_subquery()
+)
 
 
 def find(tx: Connection, context: RequestContext, identifier: str, rule: str = "share_instance:show") -> dict[str, Any]:
@@ -64,29 +76,33 @@ def of_share(deployment: Deployment, context: RequestContext, share_id: str) -> 
     with deployment.store.read() as tx:
         share_service.find(tx, context, share_id)
         statement = _select().where(share_instances.c.share_id == share_id)
-        return fetch(tx, statement.order_by(share_instances.c.created_at))
+        return fetch(tx, statement.order_by(share_instances.c.created_at, share_instances.c.id))
 
 
 def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
-    """Set an instance's status (admin); the share shows its instance's."""
+    """Set an instance's status (admin); the share shows its main instance's."""
     authorize(context, "share_instance:reset_status")
     if status not in ShareStatus.ALL:
         raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(ShareStatus.ALL)}.")
     with deployment.store.begin() as tx:
-        share_id = find(tx, context, identifier)["share_id"]
+        instance = find(tx, context, identifier)
         now = utcnow()
         tx.execute(
             update(share_instances).where(share_instances.c.id == identifier).values(status=status, updated_at=now)
         )
-        tx.execute(update(shares).where(shares.c.id == share_id).values(status=status, updated_at=now))
+        if instance["is_main"]:
+            tx.execute(update(shares).where(shares.c.id == instance["share_id"]).values(status=status, updated_at=now))
 
 
 def force_delete(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete an instance whatever its state. A share has one instance, so the share goes with it."""
+    """Delete an instance whatever its state: a replica, or the share's main one, with which the share goes."""
     authorize(context, "share_instance:force_delete")
     with deployment.store.read() as tx:
-        share_id = find(tx, context, identifier)["share_id"]
-    share_service.delete(deployment, context, share_id, force=True)
+        instance = find(tx, context, identifier)
+    if instance["is_main"]:
+        share_service.delete(deployment, context, instance["share_id"], force=True)
+    else:
+        share_replicas.delete(deployment, context, identifier, force=True)
 
 
 def _select() -> Select[Any]:
@@ -99,5 +115,5 @@ def _select() -> Select[Any]:
         shares.c.access_rules_status,
         shares.c.progress,
         shares.c.project_id,
-        FIRST_PATH.label("export_location"),
+        _FIRST_PATH.label("export_location"),
     ).join(shares, shares.c.id == share_instances.c.share_id)

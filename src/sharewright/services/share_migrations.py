@@ -58,6 +58,7 @@ def start(deployment: Deployment, context: RequestContext, identifier: str, valu
         if share["access_rules_status"] == "error":
             raise InvalidInput(f"Share {identifier} has access rules in error.", hint="Deny those rules first.")
         check_idle(share)
+        share_service.refuse_with_replicas(share, "migrate it")
         if forced and _has_snapshots(tx, identifier):
             raise Conflict(f"Share {identifier} must not have snapshots when using host-assisted migration.")
         zone = _zone_of(tx, values["host"])

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sqlalchemy import Connection, select
+
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, OverQuota
 from sharewright.services import shares as share_service
-from sharewright.services.deployment import Deployment
+from sharewright.services.deployment import Deployment, Record
 from sharewright.services.policy import allows, authorize
 from sharewright.services.records import read_maps
 from sharewright.services.transitions import SHARE
 from sharewright.services.work import submit
 from sharewright.states import ShareStatus
 from sharewright.store.quotas import check_share_size, read_limits, reserve
-from sharewright.store.tables import share_type_extra_specs
+from sharewright.store.tables import share_instances, share_type_extra_specs
 
 # A slow volume copies 10 MB in a second, and what changes meanwhile is copied again.
 COPY_SECONDS_PER_GIB: Final = 200.0
@@ -56,6 +58,16 @@ def extend(deployment: Deployment, context: RequestContext, identifier: str, siz
             )
         except OverQuota as error:
             raise Forbidden(error.message, hint=error.hint) from None
+        replicas = _count_replicas(tx, share)
+        if replicas:
+            reserve(
+                tx,
+                quotas,
+                project_id=share["project_id"],
+                user_id=share["user_id"],
+                share_type_id=type_id,
+                amounts={"replica_gigabytes": growth * replicas},
+            )
         share_service.write_status(tx, identifier, ShareStatus.EXTENDING)
         payload = {"size": size, "reserved": growth, "force": force, "status": share["status"]}
         submit(tx, deployment, context, "extend_share", "share", identifier, payload)
@@ -68,6 +80,7 @@ def shrink(deployment: Deployment, context: RequestContext, identifier: str, siz
     with deployment.store.begin() as tx:
         share = share_service.find(tx, context, identifier, "share:shrink", lock=True)
         SHARE["shrink"].check("Share", identifier, share["status"])
+        share_service.refuse_with_replicas(share, "shrink it")
         if not 0 < size < share["size"]:
             raise InvalidInput(
                 "New size for shrink must be less than current size and greater than 0"
@@ -83,6 +96,22 @@ def shrink(deployment: Deployment, context: RequestContext, identifier: str, siz
         more = COPY_SECONDS_PER_GIB * share["size"]
         submit(tx, deployment, context, "shrink_share", "share", identifier, payload, more_seconds=more)
     deployment.wake()
+
+
+def _count_replicas(tx: Connection, share: Record) -> int:
+    """How many replicas grow with a share; InvalidInput when one of them cannot, as it is not available."""
+    if share["replication_type"] is None:
+        return 0
+    columns = share_instances.c
+    query = select(columns.id, columns.is_main, columns.status).where(columns.share_id == share["id"])
+    found = tx.execute(query).all()
+    for row in found:
+        if not row.is_main and row.status != ShareStatus.AVAILABLE:
+            raise InvalidInput(
+                f"Replica {row.id} is in status '{row.status}', so the share cannot grow.",
+                hint="Wait until it is available, or delete it.",
+            )
+    return len(found)
 
 
 def _check_largest(specs: Mapping[str, str], size: int, *, beyond: bool) -> None:

@@ -111,7 +111,7 @@ def read_parent(tx: Connection, share_id: str) -> dict[str, Any]:
             *(share_instances.c[name] for name in _COPIED),
         )
         .join(share_instances, share_instances.c.share_id == shares.c.id)
-        .where(shares.c.id == share_id),
+        .where(shares.c.id == share_id, share_instances.c.is_main.is_(True)),
     )
     if row is None:
         raise NotFound(f"Share {share_id} could not be found.")

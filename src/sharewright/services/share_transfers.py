@@ -22,7 +22,7 @@ from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import allows, authorize, can_see
-from sharewright.store.quotas import check_share_size, read_limits, release, reserve
+from sharewright.store.quotas import check_share_size, read_limits, release, reserve, share_amounts
 from sharewright.store.tables import share_snapshots, share_transfers, shares
 
 AWAITING: Final = "awaiting_transfer"
@@ -84,6 +84,8 @@ def create(deployment: Deployment, context: RequestContext, share_id: str, name:
             raise InvalidInput("Shares exported over share networks cannot be transferred.")
         if share["share_group_id"]:
             raise InvalidInput("Shares within share groups cannot be transferred.")
+        if share["has_replicas"]:
+            raise InvalidInput("Shares with replicas cannot be transferred.", hint="Delete them first.")
         _check_snapshots(_snapshots(tx, share_id))
         tx.execute(update(shares).where(shares.c.id == share_id).values(status=AWAITING, updated_at=utcnow()))
         tx.execute(
@@ -166,7 +168,7 @@ def _move_quotas(
     settings, type_id = deployment.settings.quotas, share["share_type_id"]
     limits = read_limits(tx, settings, context.project_id)
     check_share_size(limits, share["size"], user_id=context.user_id, share_type_id=type_id)
-    amounts = {"shares": 1, "gigabytes": share["size"]}
+    amounts = share_amounts(share["size"], replicated=share["replication_type"] is not None)
     owners = [(share["user_id"], amounts)]
     owners += [(each["user_id"], {"snapshots": 1, "snapshot_gigabytes": each["size"]}) for each in snapshots]
     for user_id, given in owners:

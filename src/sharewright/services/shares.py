@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, exists, false, func, or_, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import Forbidden, InvalidInput, NotFound
+from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.operations.affinities import ADMIN_METADATA, keep_affinities
 from sharewright.operations.type_specs import check_protocol_specs, check_size, instance_columns
@@ -25,9 +25,9 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
 from sharewright.services.visible import by_columns
 from sharewright.services.work import submit
-from sharewright.states import ShareStatus
+from sharewright.states import ReplicaState, ShareStatus
 from sharewright.store.lookups import among
-from sharewright.store.quotas import check_share_size, read_limits, reserve
+from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
     availability_zones,
     share_export_locations,
@@ -69,11 +69,19 @@ _INCAPABLE: Final = {"mount_point_name": "mount_point_name_support", "encryption
 FIRST_PATH: Final = (
     select(share_export_locations.c.path)
     .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
-    .where(share_instances.c.share_id == shares.c.id, share_export_locations.c.is_admin_only.is_(False))
+    .where(
+        share_instances.c.share_id == shares.c.id,
+        share_instances.c.is_main.is_(True),
+        share_export_locations.c.is_admin_only.is_(False),
+    )
     .order_by(share_export_locations.c.preferred.desc(), share_export_locations.c.path)
     .limit(1)
     .correlate(shares)
     .scalar_subquery()
+)
+REPLICATION_SPEC: Final = "replication_type"
+_HAS_REPLICAS: Final = (
+    exists().where(share_instances.c.share_id == shares.c.id, share_instances.c.is_main.is_(False)).correlate(shares)
 )
 
 
@@ -220,7 +228,7 @@ def insert(
         project_id=context.project_id,
         user_id=context.user_id,
         share_type_id=share_type["id"],
-        amounts={"shares": 1, "gigabytes": size},
+        amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
     )
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
     tx.execute(
@@ -237,6 +245,7 @@ def insert(
             status=ShareStatus.CREATING,
             progress=None,
             share_group_id=values.get("share_group_id") or None,
+            replication_type=share_type["extra_specs"].get(REPLICATION_SPEC),
             created_at=now,
             **placed,
             **{name: _is_true(share_type["extra_specs"], name) for name in SUPPORT},
@@ -249,6 +258,7 @@ def insert(
             share_id=identifier,
             status=ShareStatus.CREATING,
             size=size,
+            replica_state=first_state(share_type["extra_specs"]),
             created_at=now,
             **placed,
             **instance,
@@ -287,6 +297,7 @@ def delete(
         SHARE[action].check("Share", identifier, share["status"])
         if not force:
             check_named_group(share, named_group)
+        refuse_with_replicas(share, "delete it")
         refuse_with_snapshots(tx, identifier)
         write_status(tx, identifier, ShareStatus.DELETING)
         submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
@@ -294,7 +305,7 @@ def delete(
 
 
 def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
-    """Set the status of a share and its instances (admin). Nothing else happens."""
+    """Set the status of a share and its main instance (admin). Nothing else happens."""
     if status not in ShareStatus.ALL:
         raise InvalidInput(f"Invalid status '{status[:64]}'. Use one of: {', '.join(ShareStatus.ALL)}.")
     with deployment.store.begin() as tx:
@@ -303,12 +314,20 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 
 
 def write_status(tx: Connection, identifier: str, status: str) -> None:
-    """Write the status of a share and of its instances."""
+    """Write the status of a share and of its main instance."""
     now = utcnow()
     tx.execute(update(shares).where(shares.c.id == identifier).values(status=status, updated_at=now))
     tx.execute(
-        update(share_instances).where(share_instances.c.share_id == identifier).values(status=status, updated_at=now)
+        update(share_instances)
+        .where(share_instances.c.share_id == identifier, share_instances.c.is_main.is_(True))
+        .values(status=status, updated_at=now)
     )
+
+
+def refuse_with_replicas(share: Record, what: str) -> None:
+    """Conflict for a share (as :func:`find` reads it) that has other replicas than its active one."""
+    if share["has_replicas"]:
+        raise Conflict(f"Share {share['id']} has replicas.", hint=f"Delete them before you {what}.")
 
 
 def refuse_with_snapshots(tx: Connection, identifier: str) -> None:
@@ -380,7 +399,7 @@ SUPPORT: Final = (
 
 
 def _select() -> Select[Any]:
-    return select(shares, share_types.c.name.label("share_type_name")).join(
+    return select(shares, share_types.c.name.label("share_type_name"), _HAS_REPLICAS.label("has_replicas")).join(
         share_types, share_types.c.id == shares.c.share_type_id
     )
 
@@ -442,6 +461,11 @@ def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
             )
         )
     return conditions
+
+
+def first_state(specs: Mapping[str, str]) -> str | None:
+    """The replica_state of a new share's only instance."""
+    return ReplicaState.ACTIVE if REPLICATION_SPEC in specs else None
 
 
 def choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:

@@ -101,6 +101,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 f"Snapshots cannot be created for share '{share['id']}' since it does not have that capability.",
                 hint="Its share type needs the extra spec snapshot_support = True when the share is created.",
             )
+        share_service.refuse_with_replicas(share, "take a snapshot of it")
         SHARE["snapshot"].check("Share", share["id"], share["status"])
         _insert(tx, deployment, context, identifier, share, values, SnapshotStatus.CREATING)
         write_map(tx, share_snapshot_metadata, _OWNER, identifier, metadata, replace=False)
@@ -145,7 +146,9 @@ def _insert(
         )
     )
     instance_id = tx.execute(
-        select(share_instances.c.id).where(share_instances.c.share_id == share["id"]).order_by("created_at").limit(1)
+        select(share_instances.c.id).where(
+            share_instances.c.share_id == share["id"], share_instances.c.is_main.is_(True)
+        )
     ).scalar_one()
     tx.execute(
         share_snapshot_instances.insert().values(
@@ -169,6 +172,7 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
         _check_servers(share, "manage_snapshot", servers=servers)
         if not share["snapshot_support"]:
             raise Unprocessable(f"Share '{share['id']}' cannot have snapshots since it does not have that capability.")
+        share_service.refuse_with_replicas(share, "manage a snapshot of it")
         SHARE["snapshot"].check("Share", share["id"], share["status"])
         columns = share_snapshot_instances.c
         if tx.execute(select(columns.id).where(columns.provider_location == reference)).first() is not None:
@@ -246,6 +250,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
             raise InvalidInput(error.message) from None
         if snapshot["share_id"] != share_id:
             raise InvalidInput(f"Snapshot {snapshot_id} is not associated with share {share_id}.")
+        share_service.refuse_with_replicas(share, "revert it")
         SHARE["revert"].check("Share", share_id, share["status"])
         SNAPSHOT["revert"].check("Snapshot", snapshot_id, snapshot["status"])
         latest = tx.execute(
@@ -271,7 +276,8 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
                 project_id=share["project_id"],
                 user_id=share["user_id"],
                 share_type_id=share["share_type_id"],
-                amounts={"gigabytes": growth},
+                amounts={"gigabytes": growth}
+                | ({"replica_gigabytes": growth} if share["replication_type"] is not None else {}),
             )
         share_service.write_status(tx, share_id, ShareStatus.REVERTING)
         write_status(tx, snapshot_id, SnapshotStatus.RESTORING)

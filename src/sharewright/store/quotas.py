@@ -34,6 +34,9 @@ _REFUSALS: Final = {
     "share_groups": "ShareGroupsLimitExceeded: Maximum number of share groups allowed ({limit}) exceeded.",
     "share_group_snapshots": "ShareGroupSnapshotsLimitExceeded: Maximum number of share group snapshots allowed"
     " ({limit}) exceeded.",
+    "share_replicas": "ShareReplicasLimitExceeded: Maximum number of allowed share-replicas ({limit}) exceeded.",
+    "replica_gigabytes": "ShareReplicaSizeExceedsAvailableQuota: Requested share replica exceeds allowed project/user"
+    " or share type gigabytes quota ({limit} GiB).",
     "snapshots": "SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded.",
     "snapshot_gigabytes": "SnapshotSizeExceedsAvailableQuota: Requested snapshot exceeds allowed project/user or share"
     " type snapshot gigabytes quota ({limit} GiB).",
@@ -127,6 +130,17 @@ def reserve(
             scope, limit = "project", limits.project[row["resource"]]
         if limit != UNLIMITED and row["in_use"] > limit and amounts[row["resource"]] > 0:
             raise _refusal(row["resource"], limit, scope)
+
+
+def share_amounts(size: int, *, replicated: bool) -> dict[str, int]:
+    """What one share of ``size`` GiB takes; one that may have replicas is the first of them, as in Manila."""
+    amounts = {"shares": 1, "gigabytes": size}
+    return amounts | replica_amounts(size) if replicated else amounts
+
+
+def replica_amounts(size: int) -> dict[str, int]:
+    """What one replica of ``size`` GiB takes."""
+    return {"share_replicas": 1, "replica_gigabytes": size}
 
 
 def check_share_size(limits: Limits, size: int, *, user_id: str, share_type_id: str) -> None:

@@ -80,6 +80,7 @@ def build_document(
                 share_instances.c.volume_attached,
                 share_instances.c.wanted,
                 share_instances.c.smb_encryption,
+                share_instances.c.is_main,
                 shares.c.protocol,
             )
             .join(shares, shares.c.id == share_instances.c.share_id)
@@ -112,9 +113,10 @@ def build_document(
                 share_access_rules.c.access_level,
                 share_access_rules.c.access_key,
             )
-            .join(share_instances, share_instances.c.share_id == share_access_rules.c.share_id)
             .where(
-                share_instances.c.share_server_id == server_id,
+                share_access_rules.c.share_id.in_(
+                    select(share_instances.c.share_id).where(share_instances.c.share_server_id == server_id)
+                ),
                 share_access_rules.c.state.in_((AccessState.QUEUED_TO_APPLY, AccessState.APPLYING, AccessState.ACTIVE)),
             )
             .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
@@ -149,7 +151,11 @@ def build_document(
                     clone_of="" if row.filesystem_ready else row.clone_of or "",
                 ),
                 protocol=row.protocol,
-                rules=tuple(rules_by_share[row.share_id]),
+                # Clients write to the active replica only; what they would write to another would be lost.
+                rules=tuple(
+                    rule if row.is_main else msgspec.structs.replace(rule, access_level="ro")
+                    for rule in rules_by_share[row.share_id]
+                ),
                 squash=row.squash,
                 # A reverted share's next volume begins with the UUID that its present one may have.
                 by_serial=row.filesystem_uuid in doubled or row.status in REVERTING,

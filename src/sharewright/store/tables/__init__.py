@@ -37,6 +37,7 @@ from sharewright.store.tables.shares import (
     share_instance_moves,
     share_instances,
     share_metadata,
+    share_replica_metadata,
     share_transfers,
     shares,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "share_network_security_services",
     "share_network_subnets",
     "share_networks",
+    "share_replica_metadata",
     "share_servers",
     "share_snapshot_access_rules",
     "share_snapshot_export_locations",

@@ -35,7 +35,7 @@ shares = Table(
     Column("protocol", String(16), nullable=False),
     Column("is_public", Boolean, nullable=False, default=False),
     Column("share_type_id", ID, ForeignKey("share_types.id"), nullable=False, index=True),
-    # Mirrors of the active instance, so that a list of shares is one statement.
+    # Mirrors of the main instance, so that a list of shares is one statement.
     Column("status", STATE, nullable=False),
     Column("task_state", STATE),  # of a migration: only the outcome of the last one, until somebody resets it
     Column("progress", String(8)),
@@ -55,6 +55,7 @@ shares = Table(
     Column("create_share_from_snapshot_support", Boolean, nullable=False, default=False),
     Column("revert_to_snapshot_support", Boolean, nullable=False, default=False),
     Column("mount_snapshot_support", Boolean, nullable=False, default=False),
+    Column("replication_type", NAME),  # null: its instance is no replica, and it gets no others
     *times(),
     CheckConstraint("size > 0", name="size_positive"),
     Index("ix_shares_project_id_created_at_id", "project_id", "created_at", "id"),
@@ -86,6 +87,10 @@ share_instances = Table(
     Column("share_network_id", ID),
     Column("share_server_id", ID, ForeignKey("share_servers.id"), index=True),
     Column("size", Integer, nullable=False),
+    # Exactly one instance of a share is what the share's own columns and clients mean: the replica that was promoted
+    # last. ``replica_state`` only says what is shown, as an administrator may set it by hand.
+    Column("is_main", Boolean, nullable=False, default=True, server_default=true()),
+    Column("replica_state", String(16)),  # active, in_sync, out_of_sync, error; null: no replica
     # From the share type's extra specs, for good; null: the backend's own (operations/type_specs.py).
     Column("volume_type", NAME),
     # By default as Manila's generic driver: root on an allowed client owns the share.
@@ -117,6 +122,15 @@ share_instances = Table(
     # What the scheduler adds up for each pool: promised since its report, or without a volume so far.
     Index("ix_share_instances_host_created_at", "host", "created_at"),
     partial_index("ix_share_instances_without_volume", "host", where="volume_id IS NULL"),
+    partial_index("ix_share_instances_replicas", "status", where="replica_state IS NOT NULL"),
+)
+
+share_replica_metadata = Table(
+    "share_replica_metadata",
+    metadata,
+    Column("share_instance_id", ID, ForeignKey("share_instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("value", Text, nullable=False),
 )
 
 share_export_locations = Table(

@@ -1,0 +1,1 @@
+"""Share drivers for the simulated cloud only, with capabilities that no real backend of ours has."""

@@ -1,0 +1,64 @@
+"""A driver that keeps replicas: the generic driver with replication, for the simulated cloud only.
+
+Volumes of the simulated cloud hold no data, so there is nothing to copy: a replica is a volume of its own on a share
+server of its own, in sync as soon as it is served. Rows, servers, volumes, export locations and access rules are as
+real there as those of any share. Tests of the API use it; see docs/write-a-driver.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from sharewright.drivers.contract import ExportLocation, PoolStats
+from sharewright.drivers.generic.driver import GENERIC, GenericDriver
+from sharewright.drivers.registration import DriverKind, DriverParts
+from sharewright.errors import ConfigurationError
+from sharewright.progress import Progress
+
+REPLICATION_TYPE: Final = "readable"
+
+
+class ReplicatingDriver(GenericDriver):
+    """drivers.contract.ReplicationDriver."""
+
+    def pools(self) -> Sequence[PoolStats]:
+        reported = {"replication_type": REPLICATION_TYPE, "replication_domain": self._cloud.deployment}
+        return [replace(pool, capabilities={**pool.capabilities, **reported}) for pool in super().pools()]
+
+    def create_replica(
+        self, share_instance_id: str, active_id: str, server_id: str, progress: Progress
+    ) -> Sequence[ExportLocation]:
+        return self.create_share(share_instance_id, server_id, progress)
+
+    def delete_replica(
+        self, share_instance_id: str, active_id: str, server_id: str | None, progress: Progress, *, force: bool = False
+    ) -> None:
+        self.delete_share(share_instance_id, server_id, progress, force=force)
+
+    def promote_replica(self, share_instance_id: str, active_id: str, server_id: str, progress: Progress) -> None:
+        """It can be written to already; who may is a matter of its rules."""
+
+    def update_replica(self, share_instance_id: str, active_id: str, server_id: str, progress: Progress) -> bool:
+        return True
+
+
+def _make(parts: DriverParts) -> ReplicatingDriver:
+    if parts.cloud.name != "simulated":
+        raise ConfigurationError(
+            f"The driver of backend {parts.backend} replicates no data, so it is for the simulated cloud only.",
+            hint='Use driver = "generic".',
+        )
+    return ReplicatingDriver(
+        parts.backend,
+        parts.settings,
+        store=parts.store,
+        cloud=parts.cloud,
+        instances=parts.instances,
+        convergence=parts.convergence,
+        open_key=parts.open_key,
+    )
+
+
+REPLICATING: Final = DriverKind(make=_make, client_ports=GENERIC.client_ports)
