@@ -80,8 +80,14 @@ FIRST_PATH: Final = (
     .scalar_subquery()
 )
 REPLICATION_SPEC: Final = "replication_type"
+# One look into an index for each share of a page; for an EXISTS PostgreSQL would read the whole table first.
 _HAS_REPLICAS: Final = (
-    exists().where(share_instances.c.share_id == shares.c.id, share_instances.c.is_main.is_(False)).correlate(shares)
+    select(share_instances.c.id)
+    .where(share_instances.c.share_id == shares.c.id, share_instances.c.is_main.is_(False))
+    .limit(1)
+    .correlate(shares)
+    .scalar_subquery()
+    .is_not(None)
 )
 
 

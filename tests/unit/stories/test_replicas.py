@@ -108,3 +108,20 @@ def test_deleting_from_every_state(replicating: World) -> None:
     replicating.run()
     assert len(replicating.rows(share_instances)) == 1
     replicating.check_consistent()
+
+
+def test_a_replica_of_a_share_from_a_snapshot_needs_the_snapshot_no_more(replicating: World) -> None:
+    snapshot = replicating.request_snapshot(a_share(replicating))
+    replicating.run()
+    clone = replicating.request_clone(snapshot, replication_type="readable")
+    replicating.run()
+    replicating.request_snapshot_delete(snapshot)
+    replicating.run()
+    add(replicating, clone)
+    replicating.run()
+    replica = other_of(replicating, clone)
+    assert (replica.status, replica.clone_of) == ("available", None)
+    promote(replicating, replica.id)
+    replicating.run()
+    assert main_of(replicating, clone).id == replica.id
+    replicating.check_consistent()

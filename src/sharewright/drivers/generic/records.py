@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, case, select
 
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
@@ -58,8 +58,9 @@ def _query() -> Select[Any]:
         columns.filesystem_type,
         columns.filesystem_uuid,
         columns.filesystem_ready,
-        shares.c.snapshot_id,
-        shares.c.source_share_group_snapshot_member_id.label("member_id"),
+        # A replica is one of what the share holds now, and not made from what the share was made from.
+        case((columns.is_main, shares.c.snapshot_id)).label("snapshot_id"),
+        case((columns.is_main, shares.c.source_share_group_snapshot_member_id)).label("member_id"),
         columns.clone_of,
         columns.old_volume_id,
         columns.old_volume_serial,
