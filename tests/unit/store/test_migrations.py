@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,13 @@ from sharewright.errors import ConfigurationError
 from sharewright.identifiers import new_id, utcnow
 from sharewright.store.database import Store
 from sharewright.store.migrations import configuration, current_revision, migrate, newest_revision
-from sharewright.store.tables import metadata, share_snapshot_instances
+from sharewright.store.tables import (
+    metadata,
+    share_access_rules,
+    share_instances,
+    share_metadata,
+    share_snapshot_instances,
+)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -67,12 +74,13 @@ def test_an_empty_database_has_no_revision_and_migrating_twice_is_harmless(empty
     store.close()
 
 
-def test_snapshots_survive_that_their_table_is_made_anew(empty_url: str) -> None:
-    """SQLite changes a column by making the table again (0019)."""
-    store, ids = Store(empty_url), [new_id() for _ in range(6)]
-    share_type, share, instance, snapshot, taken, other = ids
+@pytest.mark.parametrize("revision", ["0012", "0018"])
+def test_rows_survive_that_tables_are_made_anew(empty_url: str, revision: str) -> None:
+    """SQLite changes most tables by making them again (0013, 0018, 0019), and rows refer to rows of these."""
+    store, ids = Store(empty_url), [new_id() for _ in range(7)]
+    share_type, share, rule, instance, snapshot, taken, other = ids
     with store.begin() as tx:
-        command.upgrade(configuration(tx), "0018")
+        command.upgrade(configuration(tx), revision)
         now = "2026-01-01 00:00:00"
         for table, values in (
             ("share_types", {"id": share_type, "name": "t", "is_public": True}),
@@ -82,6 +90,12 @@ def test_snapshots_survive_that_their_table_is_made_anew(empty_url: str) -> None
                  "share_type_id": share_type, "status": "available", "access_rules_status": "active",
                  "snapshot_support": True, "create_share_from_snapshot_support": True,
                  "revert_to_snapshot_support": True, "mount_snapshot_support": False},
+            ),
+            ("share_metadata", {"share_id": share, "key": "color", "value": "red"}),
+            (
+                "share_access_rules",
+                {"id": rule, "share_id": share, "access_type": "ip", "access_to": "10.0.0.1", "access_level": "rw",
+                 "state": "active"},
             ),
             (
                 "share_instances",
@@ -99,13 +113,16 @@ def test_snapshots_survive_that_their_table_is_made_anew(empty_url: str) -> None
                  "consistent": True, "provider_location": "in the cloud"},
             ),
         ):  # fmt: skip
-            row = {**values, "created_at": now}
+            row = values if table == "share_metadata" else {**values, "created_at": now}
             names = ", ".join(row)
             places = ", ".join(f":{name}" for name in row)
             tx.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
     migrate(store)
     with store.read() as tx:
         (row,) = tx.execute(select(share_snapshot_instances)).all()
+        assert tx.execute(select(share_metadata.c.key, share_metadata.c.value)).all() == [("color", "red")]
+        assert tx.execute(select(share_access_rules.c.id)).scalars().all() == [rule]
+        assert tx.execute(select(share_instances.c.id)).scalars().all() == [instance]
         indexes = inspect(tx).get_indexes("share_snapshot_instances")
     assert (row.id, row.snapshot_id, row.provider_location, row.consistent) == (taken, snapshot, "in the cloud", True)
     (unsettled,) = [index for index in indexes if index["name"] == "ix_share_snapshot_instances_unsettled"]
@@ -113,6 +130,20 @@ def test_snapshots_survive_that_their_table_is_made_anew(empty_url: str) -> None
     neither = {"id": other, "share_instance_id": instance, "status": "creating", "created_at": utcnow()}
     with pytest.raises(IntegrityError, match="of_one_thing"), store.begin() as tx:
         tx.execute(share_snapshot_instances.insert().values(**neither))
+    store.close()
+
+
+def test_rows_that_refer_to_nothing_are_not_upgraded(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'broken.db'}")
+    with store.begin() as tx:
+        command.upgrade(configuration(tx), "0018")
+    with sqlite3.connect(tmp_path / "broken.db") as connection:  # enforces no references
+        connection.execute("INSERT INTO share_metadata (share_id, key, value) VALUES ('none', 'a', 'b')")
+    with pytest.raises(ConfigurationError, match="share_metadata to shares"):
+        migrate(store)
+    assert current_revision(store) == "0018"
+    with pytest.raises(IntegrityError), store.begin() as tx:  # and they are enforced again
+        tx.execute(text("INSERT INTO share_metadata (share_id, key, value) VALUES ('nobody', 'a', 'b')"))
     store.close()
 
 

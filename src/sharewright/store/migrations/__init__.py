@@ -8,6 +8,8 @@ wait for it and find nothing left to do. A new revision is written with::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -29,9 +31,7 @@ def migrate(store: Store) -> str:
     Raises ConfigurationError when the database cannot be reached or was written by a newer version.
     """
     try:
-        with store.begin() as tx:
-            if not store.is_sqlite:  # on SQLite, BEGIN IMMEDIATE is the lock
-                tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+        with _changing_tables(store) as tx:
             config = configuration(tx)
             _refuse_newer(tx, config)
             command.upgrade(config, "head")
@@ -60,6 +60,42 @@ def configuration(connection: Connection | None) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+@contextmanager
+def _changing_tables(store: Store) -> Iterator[Connection]:
+    """One transaction, by one process at a time, in which tables may be made anew.
+
+    On SQLite that is how most of them are changed, and dropping the old table deletes the rows of others that refer to
+    it, or is refused because of them. So references are not enforced meanwhile (possible only outside a transaction),
+    but looked through before the commit: https://www.sqlite.org/lang_altertable.html, "Making Other Kinds Of Table
+    Schema Changes".
+    """
+    if not store.is_sqlite:
+        with store.begin() as tx:
+            tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+            yield tx
+        return
+    with store.engine.connect() as connection:
+        connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
+        try:
+            with connection.begin():  # BEGIN IMMEDIATE, which is the lock
+                before = _revision(connection)
+                yield connection
+                if _revision(connection) != before:
+                    _refuse_broken_references(connection)
+        finally:
+            connection.connection.cursor().execute("PRAGMA foreign_keys = ON")
+
+
+def _refuse_broken_references(tx: Connection) -> None:
+    broken = sorted({(str(row[0]), str(row[2])) for row in tx.exec_driver_sql("PRAGMA foreign_key_check")})
+    if broken:
+        names = ", ".join(f"{table} to {other}" for table, other in broken)
+        raise ConfigurationError(
+            f"The database cannot be upgraded: rows refer to others that are not there ({names}).",
+            hint="Nothing was changed. Restore the last backup, or remove these rows.",
+        )
 
 
 def _revision(tx: Connection) -> str | None:
