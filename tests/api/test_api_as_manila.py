@@ -228,3 +228,33 @@ def test_several_subnets_of_the_backends_own_network(site: Site) -> None:
     with site.store.read() as tx:
         kinds = tx.execute(select(operations.c.kind)).scalars().all()
     assert kinds == ["add_share_network_subnet"]
+
+
+def test_task_states_of_share_servers(site: Site) -> None:
+    server = a_server(site, site.network())
+    path, experimental = f"/v2/share-servers/{server}", {"X-OpenStack-Manila-API-Experimental": "True"}
+
+    def reset(status: int, values: Any, user: str = "root", where: str = path, **options: Any) -> None:
+        options = {"headers": experimental} | options
+        site.expect(status, "POST", f"{where}/action", {"reset_task_state": values}, user=user, **options)
+
+    for state in ("migration_cancelled", None):
+        reset(202, {"task_state": state})
+        assert site.expect(200, "GET", path, user="root")["share_server"]["task_state"] == state
+    for wrong in ({}, {"task_state": "data_copying_error"}, {"task_state": 5}, {"task_state": None, "x": 1}):
+        reset(400, wrong)
+    reset(403, {}, user="alice")
+    reset(404, {"task_state": None}, where=f"/v2/share-servers/{uuid.uuid4()}")
+    reset(404, {"task_state": None}, headers={})
+    reset(404, {"task_state": None}, version="2.56")
+
+
+def test_a_server_that_was_not_found_keeps_what_it_was_called(site: Site) -> None:
+    network = site.network()
+    add_pool(site, "one")
+    body = {"host": "node1@one", "share_network_id": network["id"], "identifier": "no such VM"}
+    made = site.expect(202, "POST", "/v2/share-servers/manage", {"share_server": body}, user="root")["share_server"]
+    assert made["identifier"] == "no such VM"
+    found = site.expect(200, "GET", "/v2/share-servers?identifier=no%20such%20VM", user="root")["share_servers"]
+    assert [each["id"] for each in found] == [made["id"]]
+    assert site.expect(200, "GET", f"/v2/share-servers?identifier={made['id']}", user="root")["share_servers"] == []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 HERE = Path(__file__).parent
-MODES = ("dhss-true",)
+MODES = ("dhss-true", "dhss-false")
 _TAGS = re.compile(r"\[[^\]]*\]$")
 
 

@@ -28,16 +28,20 @@ from urllib.error import URLError
 
 import comparing
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from operators_machine import make_machine
 from sharewright.api.identity.users import User, Users, hash_password, write_users
 from sharewright.api.versions import MAXIMUM
+from sharewright.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = r"^manila_tempest_tests\.tests\.api"
 START_SECONDS = 300.0
 CONCURRENCY = 4
+BACKEND_NAMES = ("alpha", "beta")
 ZONES = ("manila-zone-0", "manila-zone-1")
 
-# Three back ends in upstream's job; the third is of the other driver mode.
 SERVICE = """\
 state_dir = "{directory}/state"
 node = "host1"
@@ -67,25 +71,34 @@ share_networks = 500
 
 [simulated]
 any_network = true
-
-[backends.alpha]
-driver = "sharewright.drivers.simulated.replicating:REPLICATING"
-cloud = "simulated"
-availability_zone = "manila-zone-0"
-default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
-default_subnet_ids = ["7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b04", "7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b06"]
-service_network_cidr = "10.252.0.0/16"
-service_network_division_mask = 20
-
-[backends.beta]
-driver = "sharewright.drivers.simulated.replicating:REPLICATING"
-cloud = "simulated"
-availability_zone = "manila-zone-1"
-default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
-default_subnet_ids = ["7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b04", "7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b06"]
-service_network_cidr = "10.253.0.0/16"
-service_network_division_mask = 20
 """
+
+# By mode. Two back ends of it; upstream's job has a third, of the other mode.
+BACKENDS = {
+    "dhss-true": """
+[backends.{name}]
+driver = "sharewright.drivers.simulated.replicating:REPLICATING"
+cloud = "simulated"
+availability_zone = "{zone}"
+default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
+default_subnet_ids = ["7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b04", "7f0f3c39-9b6c-4a39-8c55-6a0b1fb05b06"]
+service_network_cidr = "10.{number}.0.0/16"
+service_network_division_mask = 20
+""",
+    "dhss-false": """
+[backends.{name}]
+cloud = "simulated"
+availability_zone = "{zone}"
+driver_handles_share_servers = false
+
+[backends.{name}.server]
+instance = "{server.instance}"
+management_address = "{server.management_address}"
+export_addresses = ["{server.management_address}", "2001:db8::{number}"]
+key_file = "{server.key_file}"
+host_key = "{server.host_key}"
+""",
+}
 
 # The options of upstream's job for the dummy driver, with what a generic driver has.
 TEMPEST = """\
@@ -129,7 +142,6 @@ project_network_cidr = 10.100.0.0/16
 region = RegionOne
 catalog_type = shared-file-system
 max_api_microversion = 2.{newest}
-multitenancy_enabled = {multitenancy}
 create_networks_when_multitenancy_enabled = false
 backend_names = alpha,beta
 multi_backend = true
@@ -179,7 +191,7 @@ def main() -> int:
         directory = Path(name)
         os.environ["LC_ALL"] = "C.UTF-8"
         password = secrets.token_urlsafe(16)
-        with serving(directory, password, results / "service.log") as base:
+        with serving(directory, password, results / "service.log", arguments.mode) as base:
             found = run_tempest(suite, directory, base, password, arguments)
         shutil.copy(directory / "results.csv", results / f"{arguments.mode}.csv")
         save(directory / "failures.txt", results / f"{arguments.mode}-failures.txt")
@@ -204,7 +216,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def serving(directory: Path, password: str, log: Path) -> Iterator[str]:
+def serving(directory: Path, password: str, log: Path, mode: str) -> Iterator[str]:
     """A Sharewright of its own on a free port. Yields where it is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -214,7 +226,7 @@ def serving(directory: Path, password: str, log: Path) -> Iterator[str]:
     )
     write_users(directory / "users.json", Users(users=(administrator,)))
     configuration = directory / "sharewright.toml"
-    configuration.write_text(SERVICE.format(directory=directory, port=port))
+    configuration.write_text(SERVICE.format(directory=directory, port=port) + backends(directory, mode))
     command = [str(Path(sys.executable).parent / "sharewright"), "--config", str(configuration), "serve"]
     base = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
@@ -229,6 +241,17 @@ def serving(directory: Path, password: str, log: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def backends(directory: Path, mode: str) -> str:
+    """The back ends' part of the configuration. Each has a machine of an operator's where they make no servers."""
+    written = []
+    for number, (name, zone) in enumerate(zip(BACKEND_NAMES, ZONES, strict=True), 252):
+        server = None
+        if mode == "dhss-false":
+            _, server = make_machine(Settings(state_dir=str(directory / "state")), name=f"nas-{name}")
+        written.append(BACKENDS[mode].format(name=name, zone=zone, number=number, server=server))
+    return "".join(written)
 
 
 def await_answer(url: str, process: subprocess.Popen[bytes]) -> None:

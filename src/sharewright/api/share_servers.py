@@ -30,6 +30,10 @@ from sharewright.services import share_servers as service
 from sharewright.services.share_network_subnets import takes_further_subnets
 
 
+def _identifier(record: Record, viewer: Viewer) -> str:
+    return str(record["identifier"] or record["id"])
+
+
 def _takes_subnets(record: Record, viewer: Viewer) -> bool:
     return takes_further_subnets(record["layout"])
 
@@ -49,9 +53,9 @@ SHARE_SERVER: Final = Resource(
         Field("created_at", Timestamp, source=timestamp("created_at")),
         Field("backend_details", StringMap),
         Field("is_auto_deletable", Flag, since=49),
-        Field("identifier", str, source="id", since=49),
+        Field("identifier", str, source=_identifier, since=49),
         Field("share_network_subnet_id", Name, since=51, until=69),
-        Field("task_state", Name, source=constant(None), since=57, summary=True),
+        Field("task_state", Name, since=57, summary=True),
         Field("source_share_server_id", Name, source=constant(None), since=57, summary=True),
         Field("security_service_update_support", Flag, source=constant(False), since=63),
         Field("share_network_subnet_ids", list[str], source="subnet_ids", since=70),
@@ -107,6 +111,14 @@ def reset_status(call: Call, share_server_id: str) -> None:
     service.reset_status(call.deployment, call.context, share_server_id, wanted_status(call))
 
 
+@contract(takes=given(Field("task_state", str | None, required=True)))
+def reset_task_state(call: Call, share_server_id: str) -> None:
+    values = unwrap(call.body, "reset_task_state")
+    if set(values) != {"task_state"} or not isinstance(values["task_state"], str | None):
+        raise InvalidInput("Must specify a valid task_state, and nothing else.")
+    service.reset_task_state(call.deployment, call.context, share_server_id, values["task_state"])
+
+
 @contract(takes=under("share_server", given(*MANAGED)), gives=one(SHARE_SERVER))
 def manage(call: Call) -> Any:
     """Manila's statuses: 422 without the object, 400 for what it lacks or what is wrong."""
@@ -158,4 +170,8 @@ ROUTES: Final = (
         action="reset_status",
         rule="share_server:reset_status",
     ),
-)
+    Route(
+        "POST", f"{_ONE}/action", reset_task_state, since=57, status=202, action="reset_task_state", experimental=True,
+        rule="share_server:share_server_reset_task_state",
+    ),
+)  # fmt: skip

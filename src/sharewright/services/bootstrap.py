@@ -14,9 +14,12 @@ from sharewright.store.tables import availability_zones, share_type_extra_specs,
 
 
 def ensure_defaults(store: Store, settings: Settings) -> None:
-    """Make the default share type (driver_handles_share_servers is true) unless any share type exists, and a row for
-    each backend's availability zone. Safe in several processes at once."""
+    """Make the default share type unless any share type exists, and a row for each backend's availability zone. The
+    type is for share servers (driver_handles_share_servers), unless no backend makes any. Safe in several processes at
+    once."""
     now = utcnow()
+    backends = settings.backends.values()
+    handles_servers = not backends or any(backend.driver_handles_share_servers for backend in backends)
     with store.begin() as tx:
         for zone in sorted({backend.availability_zone for backend in settings.backends.values()} or {"nova"}):
             _insert(
@@ -32,7 +35,7 @@ def ensure_defaults(store: Store, settings: Settings) -> None:
             {
                 "id": identifier,
                 "name": settings.default_share_type,
-                "description": "NFS shares on share servers of the project's own",
+                "description": "NFS shares on share servers of the project's own" if handles_servers else "NFS shares",
                 "is_public": True,
                 "created_at": now,
             },
@@ -40,7 +43,7 @@ def ensure_defaults(store: Store, settings: Settings) -> None:
         _insert(
             tx,
             share_type_extra_specs,
-            {"share_type_id": identifier, "key": "driver_handles_share_servers", "value": "True"},
+            {"share_type_id": identifier, "key": "driver_handles_share_servers", "value": str(handles_servers)},
         )
 
 

@@ -50,7 +50,8 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
             tx.execute(update(share_servers).where(share_servers.c.id == identifier).values(**changed, created_at=now))
         else:  # the operation says why it can be none
             identifier = new_id()
-            tx.execute(share_servers.insert().values(id=identifier, backend=backend, created_at=now, **changed))
+            named = {"identifier": values["identifier"], "backend": backend, "created_at": now}
+            tx.execute(share_servers.insert().values(id=identifier, **named, **changed))
         payload = {"identifier": values["identifier"]}
         submit(tx, deployment, context, "manage_share_server", "share_server", identifier, payload)
         record = server_service.read(tx, identifier)

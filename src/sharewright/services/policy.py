@@ -83,7 +83,7 @@ _ADMIN: Final = _names(
     " share_server:manage_share_server share_server:unmanage_share_server"
     " share:migration_start share:migration_complete share:migration_cancel share:migration_get_progress"
     " share_server:share_server_migration_check share_server:share_server_migration_start"
-    " share_server:share_server_migration_complete"
+    " share_server:share_server_migration_complete share_server:share_server_reset_task_state"
     " share_server:share_server_migration_cancel share_server:share_server_migration_get_progress"
     " share_replica:resync share_replica:force_delete share_replica:reset_status share_replica:reset_replica_state"
     " share_backup:reset_status"

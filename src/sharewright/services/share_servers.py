@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, false, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, false, func, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
@@ -13,7 +13,7 @@ from sharewright.identifiers import is_id, utcnow
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
-from sharewright.services.transitions import SHARE_SERVER, SHARE_SERVER_STATUSES
+from sharewright.services.transitions import SHARE_SERVER, SHARE_SERVER_STATUSES, SHARE_SERVER_TASK_STATES
 from sharewright.services.work import submit
 from sharewright.states import ServerStatus
 from sharewright.store.tables import (
@@ -39,7 +39,8 @@ def list_servers(
         if key in filters:
             statement = statement.where(share_servers.c[key] == filters[key])
     if "identifier" in filters:
-        statement = statement.where(share_servers.c.id == filters["identifier"])
+        identifier = func.coalesce(share_servers.c.identifier, share_servers.c.id)
+        statement = statement.where(identifier == filters["identifier"])
     if "share_network_subnet_id" in filters:
         statement = statement.where(_is_on(filters["share_network_subnet_id"]))
     if "share_network_id" in filters:
@@ -99,6 +100,18 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
         tx.execute(
             update(share_servers).where(share_servers.c.id == identifier).values(status=status, updated_at=utcnow())
         )
+
+
+def reset_task_state(deployment: Deployment, context: RequestContext, identifier: str, state: str | None) -> None:
+    """Set the task state (admin). Nothing else happens."""
+    authorize(context, "share_server:share_server_reset_task_state")
+    if state is not None and state not in SHARE_SERVER_TASK_STATES:
+        known = ", ".join(SHARE_SERVER_TASK_STATES)
+        raise InvalidInput(f"Invalid task_state '{state[:64]}'. Use one of: {known}.")
+    with deployment.store.begin() as tx:
+        find(tx, identifier, lock=True)
+        changed = {"task_state": state, "updated_at": utcnow()}
+        tx.execute(update(share_servers).where(share_servers.c.id == identifier).values(**changed))
 
 
 def _select() -> Select[Any]:

@@ -148,4 +148,9 @@ SHARE_SERVER_STATUSES: Final = (
     "active", "error", "deleting", "creating", "inactive", "manage_starting", "manage_error", "unmanage_starting",
     "unmanage_error",
 )  # fmt: skip
+SHARE_SERVER_TASK_STATES: Final = (
+    "migration_starting", "migration_in_progress", "migration_completing", "migration_success", "migration_error",
+    "migration_cancelled", "migration_cancel_in_progress", "migration_driver_in_progress",
+    "migration_driver_phase1_done",
+)  # fmt: skip
 SHARE_NETWORK_STATUSES: Final = (NetworkStatus.ACTIVE, NetworkStatus.ERROR, NetworkStatus.NETWORK_CHANGE)

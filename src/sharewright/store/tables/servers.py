@@ -32,6 +32,8 @@ share_servers = Table(
     Column("backend", NAME, nullable=False),
     Column("host", NAME, nullable=False),
     Column("status", STATE, nullable=False),
+    Column("task_state", STATE),  # of a migration; nothing but an administrator sets it: no backend moves share servers
+    Column("identifier", NAME),  # as a request to manage it named it and it was not found; null: its id
     Column("flavor", NAME),  # null: the backend's default one; only shares that ask for the same live on it
     Column("is_auto_deletable", Boolean, nullable=False, default=True),
     # False: from when it is unmanaged until it has been managed again; its VM is kept, and given back after a failure.
