@@ -28,7 +28,6 @@ NOT_ASKED = {
     "share_replica:get_metadata": "there are no replicas, and no operations on their metadata",
     "share_replica:update_metadata": "as above",
     "share_replica:delete_metadata": "as above",
-    "share_server:share_server_reset_task_state": "share servers do not migrate, so there is no task state",
 }
 # Rules that Manila has not.
 OURS = {
