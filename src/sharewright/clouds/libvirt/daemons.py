@@ -55,13 +55,12 @@ class Daemons:
     def start(self) -> None:
         """Start what does not run, and wait until libvirtd answers. CloudUnavailable when it does not."""
         with _lock():
-            if _answers():
-                return
-            for name, pid_file in DAEMONS:
-                if _process_of(pid_file, name) is None and not (name == "virtlogd" and _listens(LOG_SOCKET)):
-                    self._start_one(name, pid_file)
             end = time.monotonic() + START_SECONDS
             while not _answers():
+                # Looked at in every round: one that was just ending, or dies as it starts, is started again.
+                for name, pid_file in DAEMONS:
+                    if _process_of(pid_file, name) is None and not (name == "virtlogd" and _listens(LOG_SOCKET)):
+                        self._start_one(name, pid_file)
                 if time.monotonic() > end:
                     raise CloudUnavailable(
                         f"libvirtd was started but did not answer within {START_SECONDS:g} s.",
