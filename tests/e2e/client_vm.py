@@ -51,13 +51,17 @@ class ClientVm:
         address: Address | None = None,
         ports: tuple[int, ...] = (),
         keys: tuple[str, ...] = (),
+        place: Callable[[str], None] | None = None,
     ) -> ClientVm:
         """Start it; return before it has booted. ``directory`` keeps its keys; ``beside(name)`` boots another one on
-        the same network. Others reach it at ``ports`` (TCP), and it admits ``keys`` (lines of authorized_keys)."""
+        the same network. Others reach it at ``ports`` (TCP), and it admits ``keys`` (lines of authorized_keys);
+        ``place`` is told the id of its port before it is there."""
         machine = ClientMachine(
             cloud, name=name, directory=directory, image=image, subnet=subnet, backend="client",
             wanted_address=address, more_ports=ports, more_keys=keys,
         )  # fmt: skip
+        if place is not None:
+            place(machine.ensure_port().id)
         machine.ensure(timeout=120 * PATIENCE)
 
         def beside(other: str) -> ClientVm:

@@ -87,6 +87,12 @@ class TenantNetwork:
     router_id: str
 
 
+@dataclass(frozen=True)
+class FloatingAddress:
+    id: str
+    address: str
+
+
 class Bed:
     """The administrator's view, and what is made with it. Use as a context manager: at its end all of it is removed,
     newest first."""
@@ -184,6 +190,18 @@ class Bed:
         sdk.network.add_interface_to_router(router, subnet_id=subnet.id)
         self._undo.callback(sdk.network.remove_interface_from_router, router, subnet_id=subnet.id)
         return TenantNetwork(network.id, subnet.id, router.id)
+
+    def floating_address(self, account: Account) -> FloatingAddress:
+        """One of the account's project, for a port that is going to be."""
+        outside = self.sdk.network.find_network(EXTERNAL, ignore_missing=False)
+        made = self.sdk.network.create_ip(floating_network_id=outside.id, project_id=account.project_id)
+        self._undo.callback(self.sdk.network.delete_ip, made)
+        return FloatingAddress(str(made.id), str(made.floating_ip_address))
+
+    def bind(self, floating: FloatingAddress, port_id: str) -> None:
+        """With the port's description, by which whoever made the port knows what is his."""
+        description = self.sdk.network.get_port(port_id).description
+        self.sdk.network.update_ip(floating.id, port_id=port_id, description=description)
 
 
 class Services:

@@ -117,20 +117,29 @@ def offer_image(bed: Bed, deployment: CloudDeployment) -> str:
 
 
 @contextmanager
-def tenant_with_client(
-    bed: Bed, deployment: CloudDeployment, name: str, place: TenantNetwork, cidr: str, image: str
-) -> Iterator[Tenant]:
-    """A tenant with a client VM of his own, reached by a floating address; it is booting."""
-    account = deployment.account(name)
+def cloud_of_account(account: Account) -> Iterator[OpenStackCloud]:
+    """What belongs to somebody who is no operator of Sharewright; this host reaches it by floating addresses."""
     settings = OpenStack(
         **{key: account.arguments()[key] for key in ("auth_url", "username", "password")},
         project=account.name,
         management="floating",
         external_network=EXTERNAL,
     )
+    cloud = OpenStackCloud(settings, deployment=account.name)
+    try:
+        yield cloud
+    finally:
+        cloud.close()
+
+
+@contextmanager
+def tenant_with_client(
+    bed: Bed, deployment: CloudDeployment, name: str, place: TenantNetwork, cidr: str, image: str
+) -> Iterator[Tenant]:
+    """A tenant with a client VM of his own, reached by a floating address; it is booting."""
+    account = deployment.account(name)
     with ExitStack() as stack:
-        cloud = OpenStackCloud(settings, deployment=account.name)
-        stack.callback(cloud.close)
+        cloud = stack.enter_context(cloud_of_account(account))
         stack.callback(lambda: cloud.purge(NoProgress()))  # whose time begins when it is made
         subnet = cloud.networks.find_subnet(place.network_id, place.subnet_id)
         assert subnet is not None

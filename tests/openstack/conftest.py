@@ -15,15 +15,27 @@ from typing import Any, cast
 
 import pytest
 
-from bed import Bed, Services
-from cloud_deployment import FLAVOR, IMAGE, CloudDeployment, deployed, offer_image, tenant_with_client
+from bed import Account, Bed, FloatingAddress, Services
+from client_vm import ClientVm
+from cloud_deployment import (
+    FLAVOR,
+    IMAGE,
+    CloudDeployment,
+    cloud_of_account,
+    deployed,
+    offer_image,
+    tenant_with_client,
+)
 from databases import PostgresCluster
 from deployment import PATIENCE, wait_for
 from sharewright.image.build import build_image
+from sharewright.service_instance.keys import authorized_keys_line, public_of
 from stories_on_clouds.machines import service_instance
+from stories_on_clouds.named_server import make_keys
 from stories_on_clouds.share_types import make_share_types
 from tenants import Shares, Tenant
 
+NAS = f"swtest-nas-{os.getpid()}"  # the machine of an operator's; who needs it boots it
 TENANTS = {"red": "10.77.1.0/24", "blue": "10.77.2.0/24"}
 CONFIGURATION = f"""
 [worker]
@@ -47,6 +59,17 @@ flavor = "{FLAVOR}"
 boot_seconds = {300 * PATIENCE}
 connect_share_server_to_tenant_network = false
 service_network_cidr = "10.251.64.0/18"
+
+[backends.named]
+cloud = "openstack"
+driver_handles_share_servers = false
+
+[backends.named.server]
+instance = "{NAS}"
+management_address = "NAS_ADDRESS"
+export_addresses = ["NAS_NETWORK"]
+key_file = "NAS_DIRECTORY/server_key"
+host_key = "NAS_HOST_KEY"
 """
 
 
@@ -87,20 +110,45 @@ def kinds(bed: Bed) -> OpenStackKinds:
 
 
 @pytest.fixture(scope="session")
-def deployment(bed: Bed, postgres: PostgresCluster, kinds: OpenStackKinds) -> Iterator[CloudDeployment]:
+def accounts(bed: Bed) -> dict[str, Account]:
+    return {name: bed.account(name, "member") for name in TENANTS}
+
+
+@pytest.fixture(scope="session")
+def nas_address(bed: Bed, accounts: dict[str, Account]) -> FloatingAddress:
+    """Where the controllers are going to reach the operator's machine."""
+    return bed.floating_address(accounts["red"])
+
+
+@pytest.fixture(scope="session")
+def deployment(
+    bed: Bed,
+    postgres: PostgresCluster,
+    kinds: OpenStackKinds,
+    accounts: dict[str, Account],
+    nas_address: FloatingAddress,
+) -> Iterator[CloudDeployment]:
     build_image(IMAGE, progress=print)
     directory = Path("/var/tmp") / f"sharewright-openstack-{os.getpid()}"
     directory.mkdir(mode=0o711)
-    tenants = {name: bed.account(name, "member") for name in TENANTS}
+    nas = directory / NAS
+    nas.mkdir(mode=0o700)
+    configuration = (
+        CONFIGURATION.replace("VOLUME_TYPE", kinds.volume_type)
+        .replace("NAS_ADDRESS", nas_address.address)
+        .replace("NAS_NETWORK", accounts["red"].name)
+        .replace("NAS_DIRECTORY", str(nas))
+        .replace("NAS_HOST_KEY", make_keys(nas))
+    )
     url = postgres.create_database(migrated=False)
     with (
         ExitStack() as stack,
         deployed(
             bed,
             directory,
-            CONFIGURATION.replace("VOLUME_TYPE", kinds.volume_type),
+            configuration,
             database_url=url,
-            tenants=tenants,
+            tenants=accounts,
         ) as deployment,
     ):
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -125,6 +173,32 @@ def tenants(bed: Bed, deployment: CloudDeployment) -> Iterator[dict[str, Tenant]
         for tenant in made.values():
             tenant.client.wait()
         yield made
+
+
+@pytest.fixture(scope="session")
+def nas(
+    bed: Bed, deployment: CloudDeployment, tenants: dict[str, Tenant], nas_address: FloatingAddress
+) -> Iterator[ClientVm]:
+    """The machine that the backend "named" has its shares on: a server in the red tenant's project, who has made it
+    there himself."""
+    tenant, directory = tenants["red"], deployment.directory / NAS
+    with cloud_of_account(deployment.account("red")) as cloud:
+        subnet = cloud.networks.find_subnet(tenant.network_id, tenant.subnet_id)
+        assert subnet is not None
+        machine = ClientVm.boot(
+            cloud,
+            subnet,
+            NAS,
+            offer_image(bed, deployment),
+            directory,
+            ports=(2049, 445),
+            keys=(authorized_keys_line(public_of((directory / "server_key").read_text())),),
+            place=lambda port: bed.bind(nas_address, port),
+        )
+        try:
+            yield machine.wait()
+        finally:
+            machine.delete()
 
 
 class NovaMachines:

@@ -18,6 +18,7 @@ from sharewright.clouds.contract import (
     Cloud,
     Flavor,
     InstanceSpec,
+    Port,
     PortSpec,
     Subnet,
 )
@@ -83,16 +84,7 @@ class ClientMachine:
     def ensure(self, *, timeout: float = 120.0) -> None:
         """Make it, or start it when it is stopped. Returns when it runs, not when it has booted."""
         login, host = self._private_key("client_key"), self._private_key("client_host_key")
-        port = self._cloud.networks.ensure_port(
-            PortSpec(
-                name=f"{self._name}-port",
-                subnet=self._subnet,
-                tags=self._tags,
-                allowed_tcp=self._ports,
-                address=self._wanted_address,
-            ),
-            timeout=timeout,
-        )
+        port = self.ensure_port(timeout=timeout)
         self.address, self._port_id = str(port.address), port.id
         self.reached_at = str(self._cloud.networks.ensure_reachable(port, timeout=timeout))
         files = config_drive.build(
@@ -119,6 +111,19 @@ class ClientMachine:
             timeout=timeout,
         )
         self.instance_id = instance.id
+
+    def ensure_port(self, *, timeout: float = 120.0) -> Port:
+        """Its NIC's, which may be there before it is."""
+        return self._cloud.networks.ensure_port(
+            PortSpec(
+                name=f"{self._name}-port",
+                subnet=self._subnet,
+                tags=self._tags,
+                allowed_tcp=self._ports,
+                address=self._wanted_address,
+            ),
+            timeout=timeout,
+        )
 
     def delete(self, *, timeout: float = 60.0) -> None:
         """Delete what ``ensure`` made; its keys stay."""
