@@ -165,17 +165,31 @@ class Bed:
 
     def management_router(self) -> str:
         """The router between the service subnets and this host, which gets a route through it. Returns its name."""
+        return str(self._router("management", self.pool).name)
+
+    def admin_network(self, cidr: str) -> TenantNetwork:
+        """A network of the operator's, which no tenant sees; this host has a route to it, through its router."""
+        name = f"{self.mark}-admin"
+        network = self.sdk.network.create_network(name=name)
+        self._undo.callback(self.sdk.network.delete_network, network)
+        subnet = self.sdk.network.create_subnet(name=name, network_id=network.id, ip_version=4, cidr=cidr)
+        router = self._router("admin", cidr)
+        self.sdk.network.add_interface_to_router(router, subnet_id=subnet.id)
+        self._undo.callback(self.sdk.network.remove_interface_from_router, router, subnet_id=subnet.id)
+        return TenantNetwork(network.id, subnet.id, router.id)
+
+    def _router(self, name: str, behind: str) -> Any:
+        """One to the outside that rewrites no address, with this host's route to what is behind it."""
         outside = self.sdk.network.find_network(EXTERNAL, ignore_missing=False)
-        name = f"{self.mark}-management"
         router = self.sdk.network.create_router(
-            name=name, external_gateway_info={"network_id": outside.id, "enable_snat": False}
+            name=f"{self.mark}-{name}", external_gateway_info={"network_id": outside.id, "enable_snat": False}
         )
         self._undo.callback(self.sdk.network.delete_router, router)
         address = router.external_gateway_info["external_fixed_ips"][0]["ip_address"]
-        route = [self.pool, "via", address]
+        route = [behind, "via", address]
         subprocess.run(["ip", "route", "add", *route], check=True)
         self._undo.callback(subprocess.run, ["ip", "route", "delete", *route], check=True)
-        return name
+        return router
 
     def tenant_network(self, account: Account, cidr: str) -> TenantNetwork:
         """A network with a router to the outside, made by the tenant himself."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from bed import Account, Bed, FloatingAddress, Services
+from bed import Account, Bed, FloatingAddress, Services, TenantNetwork
 from client_vm import ClientVm
 from cloud_deployment import (
     FLAVOR,
@@ -37,6 +37,7 @@ from tenants import Shares, Tenant
 
 NAS = f"swtest-nas-{os.getpid()}"  # the machine of an operator's; who needs it boots it
 TENANTS = {"red": "10.77.1.0/24", "blue": "10.77.2.0/24"}
+ADMIN_CIDR = "10.251.250.0/24"  # none that the libvirt tests use: this host has a route to it
 CONFIGURATION = f"""
 [worker]
 lease_seconds = 10
@@ -70,6 +71,22 @@ management_address = "NAS_ADDRESS"
 export_addresses = ["NAS_NETWORK"]
 key_file = "NAS_DIRECTORY/server_key"
 host_key = "NAS_HOST_KEY"
+
+[backends.two_nics_admin]
+cloud = "openstack"
+flavor = "{FLAVOR}"
+boot_seconds = {300 * PATIENCE}
+admin_network_id = "ADMIN_NETWORK"
+admin_subnet_id = "ADMIN_SUBNET"
+
+[backends.one_nic_admin]
+cloud = "openstack"
+flavor = "{FLAVOR}"
+boot_seconds = {300 * PATIENCE}
+connect_share_server_to_tenant_network = false
+service_network_cidr = "10.251.128.0/18"
+admin_network_id = "ADMIN_NETWORK"
+admin_subnet_id = "ADMIN_SUBNET"
 """
 
 
@@ -81,7 +98,7 @@ def services() -> Services:
 @pytest.fixture(scope="session")
 def bed() -> Iterator[Bed]:
     assert os.geteuid() == 0, "These tests need root, for the route to the service networks."
-    with Bed("10.251.0.0/17") as bed:
+    with Bed("10.251.0.0/16") as bed:
         yield bed
 
 
@@ -110,6 +127,11 @@ def kinds(bed: Bed) -> OpenStackKinds:
 
 
 @pytest.fixture(scope="session")
+def admin_network(bed: Bed) -> TenantNetwork:
+    return bed.admin_network(ADMIN_CIDR)
+
+
+@pytest.fixture(scope="session")
 def accounts(bed: Bed) -> dict[str, Account]:
     return {name: bed.account(name, "member") for name in TENANTS}
 
@@ -127,6 +149,7 @@ def deployment(
     kinds: OpenStackKinds,
     accounts: dict[str, Account],
     nas_address: FloatingAddress,
+    admin_network: TenantNetwork,
 ) -> Iterator[CloudDeployment]:
     build_image(IMAGE, progress=print)
     directory = Path("/var/tmp") / f"sharewright-openstack-{os.getpid()}"
@@ -135,6 +158,8 @@ def deployment(
     nas.mkdir(mode=0o700)
     configuration = (
         CONFIGURATION.replace("VOLUME_TYPE", kinds.volume_type)
+        .replace("ADMIN_NETWORK", admin_network.network_id)
+        .replace("ADMIN_SUBNET", admin_network.subnet_id)
         .replace("NAS_ADDRESS", nas_address.address)
         .replace("NAS_NETWORK", accounts["red"].name)
         .replace("NAS_DIRECTORY", str(nas))

@@ -1,0 +1,21 @@
+"""The layouts with an admin network, on a real OpenStack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bed import Bed, TenantNetwork
+from bed_machine import BedMachine
+from cloud_deployment import CloudDeployment
+from stories_on_clouds.admin_network import AdminNetwork
+
+pytestmark = pytest.mark.openstack
+
+
+class TestAdminNetwork(AdminNetwork):
+    @pytest.fixture(scope="class")
+    def admin_client(self, bed: Bed, deployment: CloudDeployment, admin_network: TenantNetwork) -> Iterator[BedMachine]:
+        with BedMachine(bed.sdk, admin_network.network_id, admin_network.subnet_id) as machine:
+            yield machine
