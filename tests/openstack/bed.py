@@ -29,6 +29,8 @@ from deployment import wait_for
 OPENRC = Path("/var/tmp/openstack-testbed/etc/openrc")
 EXTERNAL = "public"
 CONTROLLER = "10.253.0.1"  # this host on the external network
+OUTSIDE = "br-pub"  # its device there
+ADMIN_TABLE = "251"  # of routes
 GENEROUS = {"security_groups": 100, "security_group_rule": 1000, "ports": 200, "networks": 100, "subnets": 100}
 
 
@@ -165,31 +167,40 @@ class Bed:
 
     def management_router(self) -> str:
         """The router between the service subnets and this host, which gets a route through it. Returns its name."""
-        return str(self._router("management", self.pool).name)
+        router, address = self._router("management")
+        self._route([self.pool, "via", address])
+        return str(router.name)
 
     def admin_network(self, cidr: str) -> TenantNetwork:
-        """A network of the operator's, which no tenant sees; this host has a route to it, through its router."""
+        """A network of the operator's, which no tenant sees; this host reaches it through its router. The route is for
+        the host's own packets: it is the gateway of the tenants' routers, too, and would lead them there."""
         name = f"{self.mark}-admin"
         network = self.sdk.network.create_network(name=name)
         self._undo.callback(self.sdk.network.delete_network, network)
         subnet = self.sdk.network.create_subnet(name=name, network_id=network.id, ip_version=4, cidr=cidr)
-        router = self._router("admin", cidr)
+        router, address = self._router("admin")
         self.sdk.network.add_interface_to_router(router, subnet_id=subnet.id)
         self._undo.callback(self.sdk.network.remove_interface_from_router, router, subnet_id=subnet.id)
+        self._ip("rule", ["iif", "lo", "to", cidr, "lookup", ADMIN_TABLE, "pref", "1000"])
+        self._route([cidr, "via", address, "dev", OUTSIDE, "table", ADMIN_TABLE])
         return TenantNetwork(network.id, subnet.id, router.id)
 
-    def _router(self, name: str, behind: str) -> Any:
-        """One to the outside that rewrites no address, with this host's route to what is behind it."""
+    def _router(self, name: str) -> tuple[Any, str]:
+        """One to the outside that rewrites no address, and its address there."""
         outside = self.sdk.network.find_network(EXTERNAL, ignore_missing=False)
         router = self.sdk.network.create_router(
             name=f"{self.mark}-{name}", external_gateway_info={"network_id": outside.id, "enable_snat": False}
         )
         self._undo.callback(self.sdk.network.delete_router, router)
-        address = router.external_gateway_info["external_fixed_ips"][0]["ip_address"]
-        route = [behind, "via", address]
-        subprocess.run(["ip", "route", "add", *route], check=True)
-        self._undo.callback(subprocess.run, ["ip", "route", "delete", *route], check=True)
-        return router
+        return router, str(router.external_gateway_info["external_fixed_ips"][0]["ip_address"])
+
+    def _route(self, route: list[str]) -> None:
+        self._ip("route", route)
+
+    def _ip(self, kind: str, what: list[str]) -> None:
+        """Add a route or a rule to this host, until the end."""
+        subprocess.run(["ip", kind, "add", *what], check=True)
+        self._undo.callback(subprocess.run, ["ip", kind, "delete", *what], check=True)
 
     def tenant_network(self, account: Account, cidr: str) -> TenantNetwork:
         """A network with a router to the outside, made by the tenant himself."""
