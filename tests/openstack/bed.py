@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -227,6 +228,15 @@ class Bed:
         """With the port's description, by which whoever made the port knows what is his."""
         description = self.sdk.network.get_port(port_id).description
         self.sdk.network.update_ip(floating.id, port_id=port_id, description=description)
+
+    def further_network(self, account: Account, cidr: str) -> tuple[str, str]:
+        """A network without a router, made by the tenant himself; its id and its subnet's."""
+        with account.connect() as sdk:
+            network = sdk.network.create_network(name=f"{account.name}-further")
+            self._undo.callback(self.sdk.network.delete_network, network)
+            version = ip_network(cidr).version
+            subnet = sdk.network.create_subnet(name=network.name, network_id=network.id, ip_version=version, cidr=cidr)
+        return str(network.id), str(subnet.id)
 
 
 class Services:

@@ -9,6 +9,7 @@ from typing import Any
 
 from openstack.connection import Connection
 
+from bed import Account, Bed
 from deployment import wait_for
 from namespaces import Namespace, ip
 from probes import Target
@@ -70,3 +71,17 @@ class BedMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._namespace.__exit__(kind, error, trace)
+
+
+class FurtherNetworks:
+    """Networks that a tenant makes while a test runs, and machines on them."""
+
+    def __init__(self, bed: Bed, account: Account) -> None:
+        self._bed = bed
+        self._account = account
+
+    def make(self, cidr: str) -> tuple[str, str]:
+        return self._bed.further_network(self._account, cidr)
+
+    def machine(self, network_id: str, subnet_id: str, cidr: str) -> BedMachine:
+        return BedMachine(self._bed.sdk, network_id, subnet_id)
