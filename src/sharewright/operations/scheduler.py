@@ -339,7 +339,6 @@ def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -
         zones=frozenset(subnets),
         zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
         from_snapshot=row.is_main and (row.snapshot_id is not None or row.member_id is not None),
-        others=None if row.is_main else _read_replicas(tx, share_id),
         group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
         consistent_snapshots=row.consistent_snapshot_support,
     )

@@ -16,7 +16,7 @@ from sharewright.services.access_types import check_access_to, check_cifs_rule
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.locks import drop, insert_for_rule, is_restricted, leave_rule, locks_of
 from sharewright.services.policy import authorize, can_see
-from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
@@ -197,13 +197,7 @@ def write_metadata(deployment: Deployment, context: RequestContext, access_id: s
 def delete_metadata(deployment: Deployment, context: RequestContext, access_id: str, key: str) -> None:
     with deployment.store.begin() as tx:
         _find(tx, deployment, context, access_id, "share_access_metadata:delete")
-        removed = tx.execute(
-            share_access_metadata.delete().where(
-                share_access_metadata.c.access_id == access_id, share_access_metadata.c.key == key
-            )
-        )
-        if not removed.rowcount:
-            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        delete_item(tx, share_access_metadata, _OWNER, access_id, key)
 
 
 def _find(

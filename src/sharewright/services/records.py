@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Select, Table, bindparam, select
 
+from sharewright.errors import NotFound
 from sharewright.store.lookups import among_parameter, list_type, list_value
 
 
@@ -46,6 +47,12 @@ def write_map(
             table.insert(),
             [{owner.name: identifier, "key": key, "value": value} for key, value in sorted(values.items())],
         )
+
+
+def delete_item(tx: Connection, table: Table, owner: Column[Any], identifier: str, key: str) -> None:
+    """Remove one key. Raises NotFound when it is not there."""
+    if not tx.execute(table.delete().where(owner == identifier, table.c.key == key)).rowcount:
+        raise NotFound(f"Metadata item {key[:64]} could not be found.")
 
 
 def attach(records: Iterable[dict[str, Any]], name: str, maps: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize, can_see
-from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.share_migrations import check_idle
 from sharewright.services.share_sources import copied_columns, read_parent
 from sharewright.services.validation import check_metadata
@@ -222,12 +222,9 @@ def write_metadata(
 
 
 def delete_metadata(deployment: Deployment, context: RequestContext, identifier: str, key: str) -> None:
-    table = share_replica_metadata
     with deployment.store.begin() as tx:
         find(tx, context, identifier, "share:delete_share_metadata", lock=True)
-        removed = tx.execute(table.delete().where(table.c.share_instance_id == identifier, table.c.key == key))
-        if not removed.rowcount:
-            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        delete_item(tx, share_replica_metadata, _OWNER, identifier, key)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

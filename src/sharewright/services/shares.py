@@ -19,7 +19,7 @@ from sharewright.services.lists import Page, contains, count, fetch_page
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.qos_types import check_qos
-from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
@@ -385,11 +385,7 @@ def delete_metadata(deployment: Deployment, context: RequestContext, identifier:
     with deployment.store.begin() as tx:
         find(tx, context, identifier, "share:delete_share_metadata", lock=True)
         check_admin_metadata(context, {key: ""})
-        removed = tx.execute(
-            share_metadata.delete().where(share_metadata.c.share_id == identifier, share_metadata.c.key == key)
-        )
-        if not removed.rowcount:
-            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        delete_item(tx, share_metadata, share_metadata.c.share_id, identifier, key)
 
 
 def check_admin_metadata(context: RequestContext, values: Mapping[str, Any]) -> None:

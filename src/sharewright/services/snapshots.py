@@ -14,7 +14,7 @@ from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record
 from sharewright.services.lists import Page, count, fetch_page
 from sharewright.services.policy import authorize, can_see
-from sharewright.services.records import attach, read_maps, write_map
+from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.transitions import SHARE, SNAPSHOT
 from sharewright.services.validation import check_metadata
 from sharewright.services.visible import by_columns, find_visible, of_projects
@@ -334,13 +334,7 @@ def write_metadata(
 def delete_metadata(deployment: Deployment, context: RequestContext, identifier: str, key: str) -> None:
     with deployment.store.begin() as tx:
         find(tx, context, identifier, "share_snapshot:delete_metadata", lock=True)
-        removed = tx.execute(
-            share_snapshot_metadata.delete().where(
-                share_snapshot_metadata.c.snapshot_id == identifier, share_snapshot_metadata.c.key == key
-            )
-        )
-        if not removed.rowcount:
-            raise NotFound(f"Metadata item {key[:64]} could not be found.")
+        delete_item(tx, share_snapshot_metadata, _OWNER, identifier, key)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

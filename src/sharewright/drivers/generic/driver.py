@@ -8,7 +8,7 @@ number of concurrent changes on a server costs few round trips. What the driver 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from sqlalchemy import Connection, select
 
@@ -106,6 +106,19 @@ class GenericDriver:
             freeze_seconds=settings.snapshot_freeze_seconds,
             retired=self._retired,
             within=within,
+        )
+
+    @classmethod
+    def of_parts(cls, parts: DriverParts) -> Self:
+        """The driver of a backend, as its registration makes it."""
+        return cls(
+            parts.backend,
+            parts.settings,
+            store=parts.store,
+            cloud=parts.cloud,
+            instances=parts.instances,
+            convergence=parts.convergence,
+            open_key=parts.open_key,
         )
 
     @property
@@ -573,16 +586,4 @@ class GenericDriver:
         )
 
 
-def _make(parts: DriverParts) -> GenericDriver:
-    return GenericDriver(
-        parts.backend,
-        parts.settings,
-        store=parts.store,
-        cloud=parts.cloud,
-        instances=parts.instances,
-        convergence=parts.convergence,
-        open_key=parts.open_key,
-    )
-
-
-GENERIC = DriverKind(make=_make, client_ports=(2049, SMB_PORT), takes_named_servers=True)
+GENERIC = DriverKind(make=GenericDriver.of_parts, client_ports=(2049, SMB_PORT), takes_named_servers=True)

@@ -50,15 +50,7 @@ def _make(parts: DriverParts) -> ReplicatingDriver:
             f"The driver of backend {parts.backend} replicates no data, so it is for the simulated cloud only.",
             hint='Use driver = "generic".',
         )
-    return ReplicatingDriver(
-        parts.backend,
-        parts.settings,
-        store=parts.store,
-        cloud=parts.cloud,
-        instances=parts.instances,
-        convergence=parts.convergence,
-        open_key=parts.open_key,
-    )
+    return ReplicatingDriver.of_parts(parts)
 
 
 REPLICATING: Final = DriverKind(make=_make, client_ports=GENERIC.client_ports)
