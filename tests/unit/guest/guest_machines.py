@@ -130,14 +130,13 @@ class Machine:
         with device.open("wb") as file:
             file.truncate(size)
         self.show_disk(name, f"8:{16 * index}", text or serial(index), kind)
-        self.write(f"sys/block/{name}/size", f"{size // 512}\n")
         return device
 
     def grow_disk(self, index: int, size: int) -> None:
         """What the cloud does to a SCSI disk, and the kernel has noticed."""
         name = f"sd{chr(ord('a') + index)}"
         os.truncate(self.root / "dev" / name, size)
-        self.write(f"sys/block/{name}/size", f"{size // 512}\n")
+        self._list_disks()
 
     def show_disk(self, name: str, numbers: str, text: str, kind: str = "scsi") -> None:
         self.write(f"sys/block/{name}/dev", numbers + "\n")
@@ -150,12 +149,24 @@ class Machine:
         link = self.root / "sys/dev/block" / numbers
         if not link.is_symlink():
             link.symlink_to(f"../../block/{name}")
+        self._list_disks()
 
     def hide_disk(self, index: int) -> None:
         """Unplug a SCSI disk; its file stays."""
         name = f"sd{chr(ord('a') + index)}"
         shutil.rmtree(self.root / "sys/block" / name)
         (self.root / f"sys/dev/block/8:{16 * index}").unlink()
+        self._list_disks()
+
+    def _list_disks(self) -> None:
+        """/proc/partitions, with the sizes of the files that are the disks."""
+        lines = ["major minor  #blocks  name\n", "\n"]
+        for number in sorted((self.root / "sys/block").glob("*/dev")):
+            major, _, minor = number.read_text().strip().partition(":")
+            disk = self.root / "dev" / number.parent.name
+            blocks = disk.stat().st_size // 1024 if disk.exists() else 0
+            lines.append(f"{major:>4} {minor:>8} {blocks:>10} {number.parent.name}\n")
+        self.write("proc/partitions", "".join(lines))
 
     @property
     def calls(self) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from pathlib import Path
 
 import pytest
 from guest_machines import MIB, Machine, Session, apply, document, number, rule, serial, share
@@ -129,9 +128,11 @@ def test_the_size_is_waited_for_and_asked_for(machine: Machine) -> None:
     thread = threading.Thread(target=kernel)
     thread.start()
     try:
-        serials, _ = wait_for_disks(Host(str(machine.root)), [serial(1)], seconds=20, sizes={serial(1): 128 * MIB})
+        serials, devices = wait_for_disks(
+            Host(str(machine.root)), [serial(1)], seconds=20, sizes={serial(1): 128 * MIB}
+        )
     finally:
         done.set()
         thread.join()
     assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
-    assert Path(machine.root / "sys/block/sdb/size").read_text() == f"{128 * MIB // 512}\n"
+    assert devices["sdb"].size == 128 * MIB

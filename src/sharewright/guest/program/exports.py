@@ -9,6 +9,9 @@ from .host import Refusal
 
 HEADER = "# Written by sharewright-guest as a whole; changes made by hand are lost.\n"
 
+# The options that exports_text gives and the kernel was told, fsid aside.
+COMPARED = frozenset({"rw", "ro", "all_squash", "no_all_squash", "root_squash", "no_root_squash"})
+
 Networks = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
@@ -90,12 +93,8 @@ def found_entries(etab: str) -> dict[tuple[str, str], frozenset[str]]:
     for line in etab.splitlines():
         path, _, rest = line.partition("\t")
         client, _, text = rest.partition("(")
-        given = set(text.rstrip(")\n").split(","))
-        kept = {
-            option
-            for option in given
-            if option in ("rw", "ro", "all_squash", "no_all_squash", "root_squash", "no_root_squash")
-            or option.startswith("fsid=")
-        }
-        entries[path, client] = frozenset(kept)
+        given = text.rstrip(")\n").split(",")
+        entries[path, client] = frozenset(
+            [option for option in given if option in COMPARED or option.startswith("fsid=")]
+        )
     return entries

@@ -7,6 +7,7 @@ import json
 from . import borrowed
 from .desired import Desired, share_of
 from .filesystems import (
+    Device,
     Disk,
     content_of,
     format_marks,
@@ -79,15 +80,15 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
     seconds = desired.device_timeout if wait else 0.0
     missed = _missed(host)
     serials: dict[str, str] = {}
-    present: dict[str, int] = {}  # bytes; read once, as with a hundred disks it is looking that takes the time
+    devices: dict[str, Device] = {}
     fresh = [serial for serial in wanted if serial not in missed]
     if fresh or not wanted:
         awaited = {serial: sizes[serial] for serial in fresh}
-        serials, present = wait_for_disks(host, fresh, seconds=seconds, sizes=awaited)
+        serials, devices = wait_for_disks(host, fresh, seconds=seconds, sizes=awaited)
     if len(fresh) < len(wanted):
-        serials, present = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS), sizes=sizes)
+        serials, devices = wait_for_disks(host, wanted, seconds=min(seconds, MISSED_SECONDS), sizes=sizes)
     if wait:
-        small = {serials[name] for name in small_disks(serials, sizes, present)}
+        small = {serials[name] for name in small_disks(serials, sizes, devices)}
         still = sorted(serial for serial, names in match(serials, wanted).items() if not names or serial in small)
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
@@ -95,10 +96,10 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
     names = match(serials, [*wanted, *(share.replaces for share in shares if share.replaces)])
     for share in shares:
         found[share.serial] = [
-            _disk(host, name, present[name], share.create, share.uuid) for name in names[share.serial]
+            _disk(host, name, devices[name], share.create, share.uuid) for name in names[share.serial]
         ]
         if share.replaces:
-            found[share.replaces] = [_disk(host, name, present[name], False, "") for name in names[share.replaces]]
+            found[share.replaces] = [_disk(host, name, devices[name], False, "") for name in names[share.replaces]]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)
             if share.by_serial:
@@ -113,14 +114,13 @@ def _missed(host: Host) -> list[str]:
         return []
 
 
-def _disk(host: Host, name: str, size: int, create: bool, uuid: str) -> Disk:
+def _disk(host: Host, name: str, known: Device, create: bool, uuid: str) -> Disk:
     device = f"/dev/{name}"
     superblock = read_superblock(host, device)
     content = None
     if create and (superblock is None or superblock.uuid != uuid):
         content = content_of(host, device)
-    number = host.read(f"/sys/block/{name}/dev").strip()
-    return Disk(device, number, superblock, content, size=size)
+    return Disk(device, known.number, superblock, content, size=known.size)
 
 
 def find_mounts(host: Host) -> dict[str, Mount]:

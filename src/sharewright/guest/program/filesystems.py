@@ -120,10 +120,25 @@ def match(serials: dict[str, str], wanted: Iterable[str]) -> dict[str, list[str]
     return {serial: names.get(serial) or names.get(serial[:20], []) for serial in wanted}
 
 
-def disk_size(host: Host, name: str) -> int:
-    """A disk's bytes as the kernel knows them; it counts in sectors of 512, whatever the disk's own are."""
-    text = host.read(f"/sys/block/{name}/size").strip()
-    return int(text) * 512 if text.isdecimal() else 0
+class Device:
+    """What the kernel knows of a disk: ``number`` is major:minor, ``size`` in bytes."""
+
+    __slots__ = ("number", "size")
+
+    def __init__(self, number: str, size: int) -> None:
+        self.number = number
+        self.size = size
+
+
+def block_devices(host: Host) -> dict[str, Device]:
+    """Disk name → what /proc/partitions says of it (proc(5): blocks of 1024 bytes): one file, however many disks there
+    are. What has no size, such as an empty tray, is not in it."""
+    devices = {}
+    for line in host.read("/proc/partitions").splitlines():
+        fields = line.split()
+        if len(fields) == 4 and fields[2].isdecimal():
+            devices[fields[3]] = Device(f"{fields[0]}:{fields[1]}", int(fields[2]) * 1024)
+    return devices
 
 
 def is_small(size: int, wanted: int) -> bool:
@@ -131,29 +146,29 @@ def is_small(size: int, wanted: int) -> bool:
     return size + SLACK < wanted
 
 
-def small_disks(serials: dict[str, str], sizes: dict[str, int], present: dict[str, int]) -> list[str]:
-    """Names of the disks that have fewer bytes than ``sizes`` (by serial) says; ``present``: disk name → its bytes."""
+def small_disks(serials: dict[str, str], sizes: dict[str, int], devices: dict[str, Device]) -> list[str]:
+    """Names of the disks that have fewer bytes than ``sizes`` (by serial) says."""
     return [
         name
         for serial, names in match(serials, sizes).items()
         for name in names
-        if is_small(present[name], sizes[serial])
+        if is_small(devices[name].size, sizes[serial])
     ]
 
 
 def wait_for_disks(
     host: Host, wanted: list[str], *, seconds: float, sizes: dict[str, int] | None = None
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Disk name → serial, and disk name → bytes, as soon as every wanted serial is there, with the size that it should
-    have, or the time is over. Hot-plugging needs no help from us; a rescan of the SCSI hosts is the fallback for events
-    that were lost. A disk that has grown is asked for its size at once: not every host tells."""
+) -> tuple[dict[str, str], dict[str, Device]]:
+    """Disk name → serial, and what the kernel knows of each, as soon as every wanted serial is there, with the size
+    that it should have, or the time is over. Hot-plugging needs no help from us; a rescan of the SCSI hosts is the
+    fallback for events that were lost. A disk that has grown is asked for its size at once: not every host tells."""
     serials: dict[str, str] = {}
-    present: dict[str, int] = {}
+    devices: dict[str, Device] = {}
     rescanned = False
     for left in polls(seconds, 0.1):
-        serials = disk_serials(host, serials)
-        present = {name: disk_size(host, name) for name in serials}
-        small = small_disks(serials, sizes or {}, present)
+        devices = block_devices(host)
+        serials = {name: serial for name, serial in disk_serials(host, serials).items() if name in devices}
+        small = small_disks(serials, sizes or {}, devices)
         if not small and all(match(serials, wanted).values()):
             break
         for name in small:
@@ -162,7 +177,7 @@ def wait_for_disks(
             rescanned = True
             for name in host.listing("/sys/class/scsi_host"):
                 host.poke(f"/sys/class/scsi_host/{name}/scan", "- - -")
-    return serials, present
+    return serials, devices
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------

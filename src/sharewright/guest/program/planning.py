@@ -242,9 +242,10 @@ def _plan_growth(share: Share, disk: Disk, plan: Plan) -> tuple[str, str] | None
 def _plan_flush(facts: Facts, plan: Plan) -> None:
     """A share that was exported while nothing was mounted there may have been denied to clients, and the kernel
     remembers that; exporting anew would make it forget, flushing is enough."""
-    exported = {path for path, _ in found_entries(facts.etab)}
-    kinds = {action.kind for action in plan.actions}
-    if "export" not in kinds and any(a.kind == "mount" and a.share and a.share.path in exported for a in plan.actions):
+    mounted = {action.share.path for action in plan.actions if action.kind == "mount" and action.share is not None}
+    if not mounted or any(action.kind == "export" for action in plan.actions):
+        return
+    if any(path in mounted for path, _ in found_entries(facts.etab)):
         plan.actions.append(Action("flush", "flush the export caches"))
 
 
