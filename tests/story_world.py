@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import Table, select, update
 
 from operators_machine import named_server
@@ -790,5 +791,16 @@ def make_world(
         world.subnet_id = subnet.id
     try:
         yield world
+    finally:
+        assembly.close()
+
+
+@contextmanager
+def same_world(world: World, store: Store, state_dir: Path) -> Iterator[World]:
+    """A world that goes on in another place, to which its store and its state directory were copied."""
+    settings = msgspec.structs.replace(world.settings, state_dir=str(state_dir))
+    assembly = assemble(settings, store)
+    try:
+        yield replace(world, store=store, settings=settings, assembly=assembly)
     finally:
         assembly.close()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from killable_worker import LOG, Victim
+from sqlalchemy import func, select
 
 from replicas_of_shares import a_replicated_share, a_share, add, delete, main_of, other_of, promote
 from sharewright.clouds.open import simulated_path
@@ -45,12 +46,12 @@ from sharewright.store.tables import (
     share_snapshots,
     shares,
 )
-from story_world import BACKEND, World, make_world
+from story_world import BACKEND, World, make_world, same_world
 
 pytestmark = pytest.mark.chaos
 
 LIMIT = 180.0  # seconds for one world, on a machine that has much else to do
-AT_ONCE = 4  # worlds side by side; they mostly wait for leases
+AT_ONCE = 8  # worlds side by side; they mostly wait for leases, and for frozen shares
 
 LEDGER = """
 CREATE TABLE ledger (what TEXT NOT NULL);
@@ -64,6 +65,12 @@ CREATE TRIGGER formatted AFTER UPDATE OF filesystem_uuid ON volumes BEGIN INSERT
 """
 
 
+def watch(world: World) -> None:
+    """Give its simulated cloud a ledger."""
+    with closing(sqlite3.connect(simulated_path(world.settings))) as connection:
+        connection.executescript(LEDGER)
+
+
 class Ruin:
     """One world of its own: a store file, a simulated cloud with a ledger of everything ever made, and workers; with
     ``empties_bin`` these empty the recycle bin, too."""
@@ -74,8 +81,6 @@ class Ruin:
         self.url = url
         self._cloud_file = simulated_path(world.settings)
         self._workers: list[Victim] = []
-        with closing(sqlite3.connect(self._cloud_file)) as connection:
-            connection.executescript(LEDGER)
 
     def made(self) -> dict[str, int]:
         """How often each kind of thing was made, ever."""
@@ -108,9 +113,11 @@ class Ruin:
         return self._workers[-1]
 
     def is_idle(self) -> bool:
-        if self._empties_bin and self.world.rows(shares, is_soft_deleted=True):
-            return False
-        return all(row.state not in OperationState.OPEN for row in self.world.rows(operations))
+        open_ones = select(func.count()).where(operations.c.state.in_(OperationState.OPEN))
+        with self.world.store.read() as tx:
+            if self._empties_bin and tx.scalar(select(func.count()).where(shares.c.is_soft_deleted)):
+                return False
+            return not tx.scalar(open_ones)
 
     def wait(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + LIMIT
@@ -130,16 +137,32 @@ class Ruin:
 
 
 @contextmanager
-def sqlite_ruin(
-    template: Path, *, empties_bin: bool = False, named: bool = False, replicas: bool = False
-) -> Iterator[Ruin]:
+def prepared(
+    template: Path, prepare: Callable[[World], str], *, named: bool = False, replicas: bool = False
+) -> Iterator[tuple[Path, World, str]]:
+    """A directory with a world after ``prepare``, that world, which is closed, and what ``prepare`` said."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="chaos-stories-", dir=memory if memory.is_dir() else None) as directory:
         shutil.copyfile(template, Path(directory) / "store.db")
+        store = Store(f"sqlite:///{directory}/store.db")
+        try:
+            with make_world(store, Path(directory) / "state", named=named, replicas=replicas) as world:
+                watch(world)
+                subject = prepare(world)
+        finally:
+            store.close()
+        yield Path(directory), world, subject
+
+
+@contextmanager
+def ruin_of(before: Path, world: World, *, empties_bin: bool) -> Iterator[Ruin]:
+    """A copy of a prepared world of its own."""
+    with tempfile.TemporaryDirectory(prefix="chaos-stories-", dir=before.parent) as directory:
+        shutil.copytree(before, directory, dirs_exist_ok=True)
         url = f"sqlite:///{directory}/store.db"
         store = Store(url)
-        with make_world(store, Path(directory) / "state", named=named, replicas=replicas) as world:
-            ruin = Ruin(world, url, empties_bin=empties_bin)
+        with same_world(world, store, Path(directory) / "state") as mine:
+            ruin = Ruin(mine, url, empties_bin=empties_bin)
             try:
                 yield ruin
             finally:
@@ -157,25 +180,25 @@ def kill_everywhere(
     named: bool = False,
     replicas: bool = False,
 ) -> int:
-    """Kill a worker at each boundary of ``act`` in turn; return how many there were. ``named``: in a world whose shares
-    are on an operator's machine.
+    """Kill a worker at each boundary of ``act`` in turn, each time in a copy of the world after ``prepare``; return how
+    many there were. ``named``: in a world whose shares are on an operator's machine.
 
     Threads do not cross boundaries in the same order every time, and now and then one looks once more than it must; so
     a run may be over before its boundary comes. That is no failure as long as it is rare.
     """
     unreached: list[int] = []
-    with sqlite_ruin(template, empties_bin=empties_bin, named=named, replicas=replicas) as ruin:
-        share = prepare(ruin.world)
-        act(ruin.world, share)
-        unharmed = ruin.start_worker()
-        ruin.wait(ruin.is_idle)
-        boundaries = unharmed.crossed
-        examine(ruin)
+
+    def unharmed() -> int:
+        with ruin_of(before, world, empties_bin=empties_bin) as ruin:
+            act(ruin.world, subject)
+            worker = ruin.start_worker()
+            ruin.wait(ruin.is_idle)
+            examine(ruin)
+            return worker.crossed
 
     def one(kill_at: int) -> str:
-        with sqlite_ruin(template, empties_bin=empties_bin, named=named, replicas=replicas) as ruin:
-            share = prepare(ruin.world)
-            act(ruin.world, share)
+        with ruin_of(before, world, empties_bin=empties_bin) as ruin:
+            act(ruin.world, subject)
             victim = ruin.start_worker(kill_at)
             ruin.wait(lambda: not victim.alive or ruin.is_idle())
             if not victim.killed:
@@ -190,8 +213,10 @@ def kill_everywhere(
                 return f"boundary {kill_at} of {boundaries}: {failure}\nThe workers said:\n{ruin.said()}"
         return ""
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        failures = [failure for failure in pool.map(one, range(1, boundaries + 1)) if failure]
+    with prepared(template, prepare, named=named, replicas=replicas) as (before, world, subject):
+        boundaries = unharmed()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            failures = [failure for failure in pool.map(one, range(1, boundaries + 1)) if failure]
     assert not failures, "\n".join(failures)
     assert len(unreached) <= max(4, boundaries // 8), f"of {boundaries} boundaries not reached: {sorted(unreached)}"
     return boundaries
@@ -774,6 +799,7 @@ def test_killed_again_and_again_with_much_going_on(database_url: str, tmp_path: 
     choose = random.Random(seed)
     store = Store(database_url)
     with make_world(store, tmp_path / "state") as world:
+        watch(world)
         ruin = Ruin(world, database_url)
         try:
             old = [world.request_share() for _ in range(3)]
