@@ -251,7 +251,7 @@ class TestCreate:
             def __getattr__(self, name: str):
                 return getattr(world.cloud, name)
 
-        driver._cloud = WatchedCloud()
+        driver._volumes._cloud = WatchedCloud()
         plain = add_share(world, None)
         driver.prepare_share(plain, NoProgress())
         fast = world.add_share_type("fast", sharewright__volume_type="ssd")
@@ -439,8 +439,9 @@ class TestDelete:
             def __getattr__(self, name: str):
                 return getattr(real, name)
 
-        driver._cloud = MeddledCloud()
+        driver._volumes._cloud = MeddledCloud()
         driver.delete_share(instance, server, NoProgress())
+        assert MeddledCloud.compute.meddled
         assert real.volumes.list_volumes() == []
 
 
