@@ -11,7 +11,7 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 pytest_plugins = ["databases"]
-pytest.register_assert_rewrite("stories_on_clouds")
+pytest.register_assert_rewrite("stories_on_clouds", "keystone_stories", "keystone_world")
 
 
 @pytest.fixture(scope="session", autouse=True)

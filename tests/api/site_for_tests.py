@@ -205,43 +205,54 @@ def running_site(store: Store, settings: Settings, *, wake: Callable[[], None] |
         server.stop()
 
 
-# The entry point of the stock client, called once per line of input, because starting it anew costs seconds each time.
+# The entry point of the stock client, called per line of input, because loading it costs seconds each time. It
+# remembers its user's token and endpoints; a command of another user is run in a child process.
 _SHELL = """
-import contextlib, io, json, sys, warnings
-warnings.simplefilter("ignore")
+import contextlib, io, json, os, sys, warnings
+import manilaclient.osc.plugin, manilaclient.v2.client, openstack.connection
 from openstackclient import shell
-answers = sys.stdout
+warnings.simplefilter("ignore")
 for line in sys.stdin:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = shell.main(json.loads(line))
-        except SystemExit as stop:
-            code = stop.code
-    answers.write(json.dumps([code, out.getvalue(), err.getvalue()]) + "\\n")
-    answers.flush()
+    arguments, variables = json.loads(line)
+    child = os.fork() if variables else -1
+    if child > 0:
+        os.waitpid(child, 0)
+        continue
+    os.environ.update(variables)
+    out, err, code = io.StringIO(), io.StringIO(), 1
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = shell.main(arguments)
+            except SystemExit as stop:
+                code = stop.code
+    except Exception as error:
+        err.write(repr(error))
+    os.write(1, (json.dumps([code, out.getvalue(), err.getvalue()]) + "\\n").encode())
+    if child == 0:
+        os._exit(0)
 """
 
 
 class OpenStackClient:
     """The stock ``openstack`` client in a process of its own, with only the given OS_ variables."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SHELL],
-            env={**clean, **environment},
+            env={**clean, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, output and complaints of one command."""
+    def run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+        """Exit code, output and complaints of one command. ``variables``: of another user, for this command only."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.write(json.dumps([arguments, dict(variables or {})]) + "\n")
         self._process.stdin.flush()
         code, output, complaints = json.loads(self._process.stdout.readline())
         return code, output, complaints

@@ -20,12 +20,12 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
-import openstack
 import pytest
 from openstack.connection import Connection
 from openstack.identity.v3._proxy import Proxy as Identity
 
 from deployment import wait_for
+from keystone_world import as_arguments, connect
 
 OPENRC = Path("/var/tmp/openstack-testbed/etc/openrc")
 EXTERNAL = "public"
@@ -46,17 +46,6 @@ def openrc() -> Path:
 def administrator() -> dict[str, str]:
     """The OS_ variables of the openrc file."""
     return dict(re.findall(r"(OS_\w+)=(\S+)", openrc().read_text()))
-
-
-def as_arguments(variables: dict[str, str]) -> dict[str, str]:
-    """OS_ variables as openstacksdk's arguments; without those that choose API versions."""
-    return {key[3:].lower(): value for key, value in variables.items() if not key.endswith("_API_VERSION")}
-
-
-def connect(variables: dict[str, str]) -> Connection:
-    """As the user whom the OS_ variables name, whatever the caller's shell says."""
-    arguments: dict[str, Any] = {**as_arguments(variables), "connect_retries": 5}  # uwsgi resets some connections
-    return openstack.connect(load_yaml_config=False, load_envvars=False, **arguments)
 
 
 @dataclass(frozen=True)
