@@ -17,7 +17,10 @@ def deployment(world: World) -> Deployment:
 
 def a_share(world: World, *, size: int = 1) -> str:
     """One that may have replicas, in service, with a rule."""
-    share_type = world.add_share_type("replicated", replication_type="readable")
+    named = not world.share_network_id  # its backends make no share servers
+    share_type = world.add_share_type(
+        "replicated", replication_type="readable", driver_handles_share_servers=str(not named)
+    )
     share = world.request_share(size, share_type_id=share_type, replication_type="readable")
     with world.store.begin() as tx:
         mine = share_instances.c.share_id == share

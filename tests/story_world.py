@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Table, select, update
 
-from operators_machine import named_server
+from operators_machine import make_machine, named_server
 from sharewright.clouds.contract import TAG_OWNER
 from sharewright.clouds.open import simulated_path
 from sharewright.clouds.simulated.cloud import SimulatedCloud
@@ -781,7 +781,11 @@ def make_world(
         backend |= make_admin_network(settings, admin_network)
         settings = make_settings(state_dir, **backend)
     if named:
-        settings = make_settings(state_dir, **backend, **named_server(settings))
+        machines = {BACKEND: named_server(settings)}
+        for name in [name for name in settings.backends if name != BACKEND]:
+            machines[name] = {**machines[BACKEND], "server": make_machine(settings, name=f"nas-{name}")[1]}
+        changed = {name: msgspec.structs.replace(settings.backends[name], **machines[name]) for name in machines}
+        settings = msgspec.structs.replace(settings, backends=changed)
     assembly = assemble(settings, store)
     world = World(store, settings, assembly, "", "", "")
     world.share_type_id = world.add_share_type("default", driver_handles_share_servers=str(not named))

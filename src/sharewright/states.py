@@ -21,7 +21,7 @@ class ShareStatus:
     REVERTING: Final = "reverting"  # a revert_to_snapshot operation exists
     REVERTING_ERROR: Final = "reverting_error"  # served as it was before; revert may be asked for again, delete works
     MANAGE_STARTING: Final = "manage_starting"  # a manage_share operation exists
-    MANAGE_ERROR: Final = "manage_error"  # its volume was not taken over; unmanage, and delete as well, leave it there
+    MANAGE_ERROR: Final = "manage_error"  # its volume was not taken over; unmanage leaves it there, delete is refused
     UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_share operation exists
     UNMANAGE_ERROR: Final = "unmanage_error"  # not served any more; unmanage may be asked for again, delete works
     ALL: Final = (

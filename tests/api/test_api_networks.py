@@ -96,6 +96,12 @@ def test_a_share_network_has_a_subnet(site: Site) -> None:
         ({"neutron_net_id": 5, "neutron_subnet_id": SUBNET}, "neutron_net_id"),
         ({"name": "n" * 256}, "name"),
         ({"availability_zone": "nowhere"}, "nowhere"),
+        ({"created_at": "2999-01-01"}, "in the future"),
+        ({"created_at": "0001-01-01T00:00:00+14:00"}, "created_at"),
+        ({"network_type": "v" * 33}, "network_type"),
+        ({"segmentation_id": 2**24}, "segmentation_id"),
+        ({"cidr": "10.0.0.0/64"}, "cidr"),
+        ({"ip_version": 5}, "ip_version"),
     ],
 )
 def test_bad_networks_are_refused(site: Site, values: dict[str, Any], part: str) -> None:
@@ -103,6 +109,24 @@ def test_bad_networks_are_refused(site: Site, values: dict[str, Any], part: str)
     assert part in answer["badRequest"]["message"]
     assert site.expect(200, "GET", "/v2/share-networks") == {"share_networks": []}
     assert site.expect(200, "GET", "/v2/limits")["limits"]["absolute"]["totalShareNetworksUsed"] == 0
+
+
+def test_what_a_request_says_of_a_network(site: Site) -> None:
+    """It is shown, and found by, until the cloud says what the network is; as in Manila."""
+    said = {"network_type": "vlan", "segmentation_id": 1000, "cidr": "10.0.0.0/24", "ip_version": 4}
+    site.network(name="other")
+    made = site.network(name="old", **said, created_at="2002-02-02", updated_at=None, user_id="mallory", id=NET)
+    assert made["id"] != NET
+    shown = site.expect(200, "GET", f"/v2/share-networks/{made['id']}", version="2.0")["share_network"]
+    assert shown | said == shown
+    assert (shown["created_at"], shown["updated_at"]) == ("2002-02-02T00:00:00.000000", None)
+    for query, user in (
+        ("created_since=2001-01-01&created_before=2002-10-10", "alice"),
+        ("cidr=10.0.0.0/24&ip_version=4", "alice"),
+        ("network_type=vlan&segmentation_id=1000&all_tenants=1", "root"),
+    ):
+        found = site.expect(200, "GET", f"/v2/share-networks/detail?{query}", user=user)["share_networks"]
+        assert [each["name"] for each in found] == ["old"], query
 
 
 def test_nova_networks_are_refused(site: Site) -> None:
@@ -303,6 +327,8 @@ def test_listing_and_filtering_networks(site: Site) -> None:
     assert names("all_tenants=1") == ["second", "first"]
     assert names("all_tenants=1", user="root") == ["foreign", "second", "first"]
     assert names("all_projects=1&project_id=green", user="root") == ["foreign"]
+    assert names("project_id=green", user="root") == ["foreign"]
+    assert names("project_id=green") == ["second", "first"]
     site.expect(400, "GET", "/v2/share-networks?created_since=yesterday")
     site.expect(400, "GET", "/v2/share-networks?sort_key=colour")
     page = site.expect(200, "GET", "/v2/share-networks?limit=1")

@@ -229,6 +229,7 @@ def test_deleting_a_share(any_site: Site) -> None:
         ("extending_error", True),
         ("shrinking_error", True),
         ("deleting", False),
+        ("manage_error", False),  # it is unmanaged: what it was to be is somebody else's
         ("inactive", True),
         ("migrating", False),
     ],

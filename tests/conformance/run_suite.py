@@ -10,6 +10,7 @@ the tests that it finds are run, and compared. The exit code is 0 when everythin
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import URLError
 
@@ -45,6 +47,7 @@ ZONES = ("manila-zone-0", "manila-zone-1")
 SERVICE = """\
 state_dir = "{directory}/state"
 node = "host1"
+default_share_group_type = "default"
 log_level = "warning"
 
 [api]
@@ -87,6 +90,7 @@ service_network_division_mask = 20
 """,
     "dhss-false": """
 [backends.{name}]
+driver = "sharewright.drivers.simulated.replicating:REPLICATING"
 cloud = "simulated"
 availability_zone = "{zone}"
 driver_handles_share_servers = false
@@ -233,6 +237,7 @@ def serving(directory: Path, password: str, log: Path, mode: str) -> Iterator[st
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         try:
             await_answer(f"{base}/healthcheck", process)
+            make_default_group_type(base, password)
             yield base
         finally:
             process.send_signal(signal.SIGTERM)
@@ -264,6 +269,28 @@ def await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
             if process.poll() is not None or time.monotonic() > end:
                 raise SystemExit("The service did not start; see service.log.") from None
             time.sleep(0.2)
+
+
+def make_default_group_type(base: str, password: str) -> None:
+    """What an operator does besides the configuration, in upstream's job too."""
+    account = {"name": "root", "domain": {"name": "Default"}, "password": password}
+    login = {
+        "identity": {"methods": ["password"], "password": {"user": account}},
+        "scope": {"project": {"name": "operators", "domain": {"name": "Default"}}},
+    }
+    token = post(f"{base}/identity/v3/auth/tokens", {"auth": login}, {}).headers["X-Subject-Token"]
+    version = {"X-OpenStack-Manila-API-Version": "2.55", "X-Auth-Token": token}
+    post(f"{base}/v2/share-group-types", {"share_group_type": {"name": "default", "share_types": ["default"]}}, version)
+
+
+def post(url: str, body: object, headers: dict[str, str]) -> HTTPResponse:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answered: HTTPResponse = answer
+        answered.read()
+    return answered
 
 
 def run_tempest(

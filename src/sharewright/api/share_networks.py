@@ -76,6 +76,12 @@ SHARE_NETWORK: Final = Resource(
         Field("ip_version", int | None, source=_of_subnet("ip_version"), until=50),
         Field("gateway", Name, source=_of_subnet("gateway"), since=18, until=50),
         Field("mtu", int | None, source=_of_subnet("mtu"), since=20, until=50),
+        # As in Manila a request may say these; the cloud's own say replaces the network's with its first share server.
+        Field("created_at", Name, shown=False, create=True),
+        Field("network_type", Name, shown=False, create=True),
+        Field("segmentation_id", int | None, shown=False, create=True),
+        Field("cidr", Name, shown=False, create=True),
+        Field("ip_version", int | None, shown=False, create=True),
         Field("availability_zone", Name, since=51, shown=False, create=True),
         Field("share_network_subnets", list[dict[str, Any]], source=_subnets, since=51, items=SUBNET),
         Field("status", str, since=63),

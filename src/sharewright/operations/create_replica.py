@@ -21,7 +21,7 @@ from sharewright.operations.messages import Action, Detail
 from sharewright.operations.replica_rows import fail_replica, find_replication_driver, lock_replica, read_replica
 from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, write_replica
-from sharewright.operations.share_servers import Placement, place
+from sharewright.operations.share_servers import Placement, place, place_on_named
 from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ReplicaState, ShareStatus
@@ -116,12 +116,16 @@ class CreateReplica(BaseStory):
                     host=pool.host,
                     availability_zone=pool.availability_zone,
                 )
-            placement = place(
-                tx,
-                driver,
-                replica.instance_id,
-                seconds=self._settings.worker.operation_seconds,
-                context=operation.context,
+            placement = (
+                place(
+                    tx,
+                    driver,
+                    replica.instance_id,
+                    seconds=self._settings.worker.operation_seconds,
+                    context=operation.context,
+                )
+                if self._settings.backends[driver.backend].driver_handles_share_servers
+                else place_on_named(tx, driver.backend, replica.instance_id)
             )
         return driver, placement
 

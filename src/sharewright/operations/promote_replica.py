@@ -33,7 +33,7 @@ from sharewright.operations.update_replica import UpdateReplica
 from sharewright.progress import Progress
 from sharewright.states import ReplicaState, ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, shares
+from sharewright.store.tables import share_instances, share_servers, shares
 
 
 class PromoteReplica(BaseStory):
@@ -86,8 +86,12 @@ def exchange(tx: Connection, replica: ShareRow, active: ShareRow) -> None:
         .values(is_main=True, replica_state=ReplicaState.ACTIVE, updated_at=now)
     )
     mirrored = ("status", "host", "availability_zone", "share_network_id", "share_server_id")
-    row = tx.execute(select(*(columns[name] for name in mirrored)).where(columns.id == replica.instance_id)).one()
-    tx.execute(shares.update().where(shares.c.id == replica.id).values(**row._mapping, updated_at=now))
+    query = select(*(columns[name] for name in mirrored)).where(columns.id == replica.instance_id)
+    row = dict(tx.execute(query).mappings().one())
+    servers = share_servers.c
+    if tx.execute(select(servers.id).where(servers.id == row["share_server_id"], servers.named.is_(True))).first():
+        row["share_server_id"] = None  # an operator's machine is no share's server for users (share_servers.py)
+    tx.execute(shares.update().where(shares.c.id == replica.id).values(**row, updated_at=now))
 
 
 def finish(tx: Connection, operation: Operation) -> None:

@@ -16,7 +16,7 @@ from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, contains, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.states import ShareStatus
-from sharewright.store.tables import share_export_locations, share_instances, shares
+from sharewright.store.tables import share_export_locations, share_instances, share_servers, shares
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_instances.c[name] for name in ("id", "status", "host", "created_at", "updated_at", "share_id")
@@ -108,12 +108,18 @@ def force_delete(deployment: Deployment, context: RequestContext, identifier: st
 def _select() -> Select[Any]:
     """With the server that the API knows the share by: none, where its backend has a machine of an operator's."""
     columns = [column for column in share_instances.c if column.name != "share_server_id"]
-    return select(
-        *columns,
-        shares.c.share_server_id,
-        shares.c.share_type_id,
-        shares.c.access_rules_status,
-        shares.c.progress,
-        shares.c.project_id,
-        _FIRST_PATH.label("export_location"),
-    ).join(shares, shares.c.id == share_instances.c.share_id)
+    return (
+        select(
+            *columns,
+            share_servers.c.id.label("share_server_id"),
+            shares.c.share_type_id,
+            shares.c.access_rules_status,
+            shares.c.progress,
+            shares.c.project_id,
+            _FIRST_PATH.label("export_location"),
+        )
+        .join(shares, shares.c.id == share_instances.c.share_id)
+        .outerjoin(
+            share_servers, (share_servers.c.id == share_instances.c.share_server_id) & share_servers.c.named.is_(False)
+        )
+    )

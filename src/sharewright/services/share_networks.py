@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, update
@@ -17,6 +18,7 @@ from sharewright.services.deployment import Deployment, Record, fetch, group
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE_NETWORK_STATUSES
+from sharewright.services.validation import parse_moment
 from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.states import NetworkStatus
 from sharewright.store.quotas import release, reserve
@@ -34,6 +36,7 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: share_networks.c[name] for name in ("id", "name", "created_at", "updated_at", "project_id", "status")
 }
 _OWN: Final = ("name", "description", "status")
+_KIND_LENGTH: Final = 32  # of the column
 _OF_SUBNETS: Final = (
     "neutron_net_id", "neutron_subnet_id", "cidr", "ip_version", "network_type", "segmentation_id",
 )  # fmt: skip
@@ -66,21 +69,28 @@ def list_networks(
     """The share networks of a project (an admin: of all), with their subnets. Two statements."""
     authorize(context, "share_network:index")
     owner, rule = share_networks.c.project_id, "share_network:get_all_share_networks"
+    everywhere = all_projects or "project_id" in filters  # as in Manila, of this resource only
     statement = _select().where(
-        *of_projects(context, owner, filters, rule=rule, all_projects=all_projects), *_conditions(filters)
+        *of_projects(context, owner, filters, rule=rule, all_projects=everywhere), *_conditions(filters)
     )
     with deployment.store.read() as tx:
         return _complete(tx, fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_networks.c.id))
 
 
 def create(deployment: Deployment, context: RequestContext, values: Mapping[str, Any]) -> Record:
-    """A share network with its first subnet: name, description, neutron_net_id, neutron_subnet_id, availability_zone.
+    """A share network with its first subnet: name, description, neutron_net_id, neutron_subnet_id, availability_zone;
+    created_at, and network_type, segmentation_id, cidr, ip_version, which are only shown.
 
-    That the cloud has the network is found out when the first share server is made on it.
+    That the cloud has the network, and what kind of network that is, is found out when the first share server is made
+    on it.
     """
     authorize(context, "share_network:create")
-    subnet = subnet_service.check_values(deployment, values)
+    subnet = subnet_service.check_values(deployment, values) | _said_of_network(values)
     identifier = new_id()
+    now = utcnow()
+    created_at = parse_moment(values["created_at"], "created_at") if values.get("created_at") else now
+    if created_at > now:
+        raise InvalidInput("created_at is in the future.", hint="Leave it out, and it is the present moment.")
     with deployment.store.begin() as tx:
         subnet_service.check_zone(tx, subnet["availability_zone"])
         reserve(
@@ -98,7 +108,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 name=values.get("name"),
                 description=values.get("description"),
                 status=NetworkStatus.ACTIVE,
-                created_at=utcnow(),
+                created_at=created_at,
             )
         )
         subnet_service.insert(tx, identifier, subnet)
@@ -222,6 +232,24 @@ def _day(text: str, name: str) -> datetime:
         return datetime.strptime(text, "%Y-%m-%d")
     except ValueError:
         raise InvalidInput(f"Invalid input for {name}: expected a date such as 2026-11-23.") from None
+
+
+def _said_of_network(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request says of a network that nobody has looked at yet, as columns. Nothing depends on it."""
+    kind, segment, version = values.get("network_type"), values.get("segmentation_id"), values.get("ip_version")
+    if kind is not None and len(kind) > _KIND_LENGTH:
+        raise InvalidInput("network_type is too long.", hint="Leave it out; the cloud says what it is.")
+    if segment is not None and not 0 <= segment < 2**24:
+        raise InvalidInput("segmentation_id must be from 0 to 16777215, or left out.")
+    if version not in (None, 4, 6):
+        raise InvalidInput("ip_version must be 4 or 6, or left out.")
+    cidr = values.get("cidr")
+    if cidr is not None:
+        try:
+            cidr = str(ip_network(cidr, strict=False))
+        except ValueError:
+            raise InvalidInput(f"cidr '{cidr[:64]}' is not a network such as 10.0.0.0/24.") from None
+    return {"network_type": kind, "segmentation_id": segment, "cidr": cidr, "ip_version": version}
 
 
 def _change_subnet(tx: Connection, deployment: Deployment, identifier: str, network: dict[str, str]) -> None:

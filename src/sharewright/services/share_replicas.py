@@ -25,6 +25,7 @@ from sharewright.store.quotas import replica_amounts, reserve
 from sharewright.store.tables import (
     share_instances,
     share_replica_metadata,
+    share_servers,
     share_snapshot_instances,
     share_snapshots,
     share_type_extra_specs,
@@ -231,9 +232,15 @@ def delete_metadata(deployment: Deployment, context: RequestContext, identifier:
 
 
 def _select() -> Select[Any]:
+    columns = [column for column in share_instances.c if column.name != "share_server_id"]
     return (
-        select(share_instances, shares.c.project_id)
+        # An operator's machine is no share's server for users.
+        select(*columns, share_servers.c.id.label("share_server_id"), shares.c.project_id)
         .join(shares, shares.c.id == share_instances.c.share_id)
+        .outerjoin(
+            share_servers,
+            (share_servers.c.id == share_instances.c.share_server_id) & share_servers.c.named.is_(False),
+        )
         .where(shares.c.replication_type.is_not(None))
     )
 

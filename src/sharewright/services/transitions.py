@@ -1,7 +1,8 @@
 """State machines: what a request may do to a thing in which state, and what it becomes.
 
 Work that is under way moves states on in operations/; this table is about requests. From every state in which nothing
-is under way, deleting is allowed; an administrator may force it, or reset the status, from all.
+is under way, deleting is allowed, except of what was never ours; an administrator may force it, or reset the status,
+from all.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class Transition:
     sources: frozenset[str]
     target: str | None
     refusal: type[SharewrightError] = Forbidden
+    hint: str = ""
 
     def check(self, what: str, identifier: str, status: str) -> None:
         """Raise the refusal when the state does not allow it."""
         if status not in self.sources:
             raise self.refusal(
-                f"{what} {identifier} is in status '{status}'; it must be one of {', '.join(sorted(self.sources))}."
+                f"{what} {identifier} is in status '{status}'; it must be one of {', '.join(sorted(self.sources))}.",
+                hint=self.hint,
             )
 
 
@@ -54,7 +57,12 @@ _NO_RULES_IN: Final = frozenset(
 )  # fmt: skip
 
 SHARE: Final[Mapping[str, Transition]] = {
-    "delete": Transition(sources=_RESTING, target=ShareStatus.DELETING),
+    # What could not be managed is somebody else's, so that it is unmanaged; a forced deletion gives it back, too.
+    "delete": Transition(
+        sources=_RESTING - {ShareStatus.MANAGE_ERROR},
+        target=ShareStatus.DELETING,
+        hint="Wait until nothing is under way. What could not be managed (manage_error) is unmanaged instead.",
+    ),
     "force_delete": Transition(sources=frozenset(ShareStatus.ALL), target=ShareStatus.DELETING),
     "extend": Transition(
         sources=frozenset({ShareStatus.AVAILABLE, ShareStatus.EXTENDING_ERROR}),

@@ -119,9 +119,9 @@ def parse_moment(text: str, name: str) -> datetime:
     """A time in a query, without a zone meaning UTC."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    except (ValueError, OverflowError):  # the latter in the first and last hours that there are
         raise InvalidInput(f"Invalid input for {name}: expected a time such as 2026-11-23T06:58:01.") from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def parse_zones(text: str) -> list[str]:

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from replicas_of_shares import a_replicated_share, a_share, add, delete, main_of, other_of, promote, replica_usage
+from replicas_of_shares import (
+    a_replicated_share,
+    a_share,
+    add,
+    delete,
+    deployment,
+    main_of,
+    other_of,
+    promote,
+    replica_usage,
+)
 from sharewright.errors import CloudError, GuestUnreachable
+from sharewright.services import share_replicas
 from sharewright.store.database import Store
 from sharewright.store.tables import share_instances, shares
 from story_world import World, make_world
@@ -125,3 +136,24 @@ def test_a_replica_of_a_share_from_a_snapshot_needs_the_snapshot_no_more(replica
     replicating.run()
     assert main_of(replicating, clone).id == replica.id
     replicating.check_consistent()
+
+
+def test_on_machines_of_an_operators(store: Store, tmp_path: Path) -> None:
+    """driver_handles_share_servers = false: no user sees the machines as share servers, also after a promotion."""
+    with make_world(store, tmp_path / "state", replicas=True, named=True) as world:
+        share = a_replicated_share(world)
+        replica = other_of(world, share)
+        (before,) = [row for row in world.rows(share_instances) if row.is_main]
+        assert (replica.status, replica.replica_state) == ("available", "in_sync")
+        assert replica.share_server_id not in (None, before.share_server_id)
+        promote(world, replica.id)
+        world.run()
+        assert [row.id for row in world.rows(share_instances) if row.is_main] == [replica.id]
+        row = world.share(share)
+        assert (row.status, row.host, row.share_server_id) == ("available", replica.host, None)
+        shown = share_replicas.show(deployment(world), world.context(), replica.id)
+        assert shown["share_server_id"] is None
+        delete(world, before.id)
+        world.run()
+        assert len(world.rows(share_instances)) == 1
+        world.check_consistent()

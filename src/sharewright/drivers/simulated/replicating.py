@@ -1,8 +1,9 @@
 """A driver that keeps replicas: the generic driver with replication, for the simulated cloud only.
 
 Volumes of the simulated cloud hold no data, so there is nothing to copy: a replica is a volume of its own on a share
-server of its own, in sync as soon as it is served. Rows, servers, volumes, export locations and access rules are as
-real there as those of any share. Tests of the API use it; see docs/write-a-driver.md.
+server of its own (or on the machine that its backend's operator names), in sync as soon as it is served. Rows, servers,
+volumes, export locations and access rules are as real there as those of any share. Tests of the API use it; see
+docs/write-a-driver.md.
 """
 
 from __future__ import annotations
@@ -53,4 +54,4 @@ def _make(parts: DriverParts) -> ReplicatingDriver:
     return ReplicatingDriver.of_parts(parts)
 
 
-REPLICATING: Final = DriverKind(make=_make, client_ports=GENERIC.client_ports)
+REPLICATING: Final = DriverKind(make=_make, client_ports=GENERIC.client_ports, takes_named_servers=True)
