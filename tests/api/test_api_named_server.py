@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from site_for_tests import Site, make_settings, running_site, write_people
+from site_for_tests import Site
 
-from operators_machine import make_machine
-from sharewright.operations.assembly import assemble
-from sharewright.operations.worker import Worker
-from sharewright.store.database import Store
 from sharewright.store.tables import share_servers
-
-TYPE = {"driver_handles_share_servers": "False", "snapshot_support": "True"}
 
 
 @pytest.fixture
-def site(sqlite_store: Store, tmp_path: Path) -> Iterator[Site]:
-    """A working site with a backend that makes share servers, and one on an operator's machine."""
-    identity = {"mode": "http_basic", "user_file": str(write_people(tmp_path / "users.json"))}
-    _, server = make_machine(make_settings(tmp_path))
-    backends: dict[str, Any] = {
-        "one": {"cloud": "simulated", "availability_zone": "zone-1"},
-        "common": {
-            "cloud": "simulated",
-            "availability_zone": "zone-1",
-            "driver_handles_share_servers": False,
-            "server": msgspec.to_builtins(server),
-        },
-    }
-    settings = make_settings(tmp_path, identity=identity, backends=backends, worker={"poll_seconds": 0.2})
-    with closing(assemble(settings, sqlite_store)) as assembly:
-        worker = Worker(sqlite_store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds)
-        with worker, running_site(sqlite_store, settings, wake=sqlite_store.bell.ring) as site:
-            for name, specs in (("plain", TYPE), ("servers", {**TYPE, "driver_handles_share_servers": "True"})):
-                body = {"share_type": {"name": name, "extra_specs": specs}}
-                site.expect(200, "POST", "/v2/types", body, user="root")
-            yield site
+def site(mixed_site: Site) -> Site:
+    return mixed_site
 
 
 def create(site: Site, status: int = 200, **values: Any) -> Any:

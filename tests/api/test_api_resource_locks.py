@@ -80,6 +80,10 @@ def test_whose_lock_it_is_decides_who_may_touch_it(site: Site) -> None:
         site.expect(404, method, f"{PATH}/{users['id']}", user="bob")
     changed = site.expect(200, "PUT", f"{PATH}/{users['id']}", change)["resource_lock"]
     assert (changed["lock_reason"], changed["resource_action"]) == ("new", "delete")
+    changed = site.expect(200, "PUT", f"{PATH}/{users['id']}", {"resource_lock": {"resource_action": None}})
+    assert (changed["resource_lock"]["lock_reason"], changed["resource_lock"]["resource_action"]) == ("new", "delete")
+    changed = site.expect(200, "PUT", f"{PATH}/{users['id']}", {"resource_lock": {"lock_reason": None}})
+    assert (changed["resource_lock"]["lock_reason"], changed["resource_lock"]["resource_action"]) == (None, "delete")
     site.expect(400, "PUT", f"{PATH}/{users['id']}", {"resource_lock": {"resource_action": "show"}})
     site.expect(404, "GET", f"{PATH}/{admins['id']}")  # it is of the administrator's project
     site.expect(204, "DELETE", f"{PATH}/{users['id']}", user="root")

@@ -102,14 +102,16 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
-    """Change resource_action and lock_reason."""
+    """Change resource_action and lock_reason; null takes the reason away."""
     with deployment.store.begin() as tx:
         row = find(tx, context, identifier, lock=True)
         action = values.get("resource_action") or "delete"
         _check(row["resource_type"], action, values.get("lock_reason"))
         check_manipulation(context, row, "resource_lock:update")
-        changed = {key: values[key] for key in ("resource_action", "lock_reason") if values.get(key) is not None}
-        if "resource_action" in changed:
+        changed = {key: values[key] for key in ("resource_action", "lock_reason") if key in values}
+        if changed.get("resource_action") is None:
+            changed.pop("resource_action", None)
+        else:
             if action == "show" != row["resource_action"]:
                 _refuse_second(tx, row["resource_id"], InvalidInput)
             _check_state(row["resource_type"], action, _state_of(tx, context, row["resource_type"], row["resource_id"]))
