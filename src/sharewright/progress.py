@@ -7,7 +7,7 @@ that run work outside an operation use :class:`NoProgress`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ from sharewright.errors import DeadlineExceeded
 class Progress(Protocol):
     """The running operation as seen by the code that does the work."""
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        """Journal a step: its start before the first side effect, its end after the last one.
+    def step(self, name: str, *, harmless: bool = False) -> AbstractContextManager[None]:
+        """Journal a step: its start before the first side effect, its end after the last one. ``harmless``: it has no
+        side effect, so its start may be written with what comes next.
 
         Steps are *ensure X*: running one again after a crash must find what the first run made.
         Raises LeaseLost or DeadlineExceeded on entry when the work must stop.
@@ -31,6 +32,13 @@ class Progress(Protocol):
 
     def recall(self, key: str) -> Any:
         """A fact recorded earlier by this or a previous attempt of the same operation, or None."""
+        ...
+
+    def later(self, store: Any, write: Callable[[Any], None]) -> None:
+        """Let ``write`` have a fenced write transaction (sqlalchemy.Connection) of ``store``: that of whatever this
+        operation writes next, be it the start of a step or the attempt's end. For what a next attempt finds out again
+        when a crash comes first, and nobody reads before: one transaction less. Called again when that is rolled back.
+        """
         ...
 
     def check(self) -> None:
@@ -57,7 +65,7 @@ class NoProgress:
         self._facts: dict[str, Any] = {}
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, *, harmless: bool = False) -> Iterator[None]:
         self.check()
         yield
 
@@ -66,6 +74,10 @@ class NoProgress:
 
     def recall(self, key: str) -> Any:
         return self._facts.get(key)
+
+    def later(self, store: Any, write: Callable[[Any], None]) -> None:
+        with store.begin() as tx:
+            write(tx)
 
     def check(self) -> None:
         if self.remaining <= 0:

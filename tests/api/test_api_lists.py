@@ -178,7 +178,7 @@ def test_the_number_of_statements_is_constant(any_site: Site) -> None:
         "/v2/shares/detail": 2,
         "/v2/shares/detail?limit=3": 2,
         "/v2/shares/detail?with_count=true": 3,
-        "/v2/shares/detail?metadata={'a':'b'}&name~=s&status=available&sort_key=name&sort_dir=asc&offset=1": 2,
+        "/v2/shares/detail?metadata={'a':'b'}&name~=s&status=available&sort_key=name&sort_dir=asc&offset=1": 3,
         "/v2/types": 2,
         "/v2/messages": 1,
         "/v2/availability-zones": 1,

@@ -87,7 +87,9 @@ class ShareDriver(Protocol):
         """What can be done before the server is ready (the volume), so that it overlaps with the server's boot."""
         ...
 
-    def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]: ...
+    def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]:
+        """Serve a share, on a server that is ready. ``prepare_share`` was called only if that had to be waited for."""
+        ...
 
     def delete_share(
         self, share_instance_id: str, server_id: str | None, progress: Progress, *, force: bool = False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Column, Connection, Select, Table, bindparam, select
 
 from sharewright.drivers.contract import ExportLocation
 from sharewright.identifiers import derived_id, new_id, utcnow
+from sharewright.store.kept import add_row
 from sharewright.store.tables import share_export_locations, share_snapshot_export_locations
 
 
@@ -23,10 +26,15 @@ def write_snapshot_locations(tx: Connection, snapshot_instance_id: str, location
     _write(tx, table, table.c.share_snapshot_instance_id, snapshot_instance_id, locations)
 
 
+@cache
+def _of(table: Table, owner: Column[str]) -> Select[Any]:
+    return select(table).where(owner == bindparam("owner")).order_by(table.c.id)
+
+
 def _write(
     tx: Connection, table: Table, owner: Column[str], owner_id: str, locations: Sequence[ExportLocation]
 ) -> None:
-    rows = tx.execute(select(table).where(owner == owner_id).order_by(table.c.id)).all()
+    rows = tx.execute(_of(table, owner), {"owner": owner_id}).all()
     ids = {row.id for row in rows}
     now = utcnow()
     for admins in (False, True):
@@ -43,14 +51,14 @@ def _write(
             tx.execute(table.delete().where(table.c.id == row.id))
         for each in new[len(stale) :]:
             identifier = derived_id("export_location", owner_id, each.path)
-            tx.execute(
-                table.insert().values(
-                    **{owner.name: owner_id},
-                    id=new_id() if identifier in ids else identifier,  # a row that has had this path has another now
-                    path=each.path,
-                    is_admin_only=admins,
-                    preferred=each.preferred,
-                    metadata=dict(each.metadata),
-                    created_at=now,
-                )
+            add_row(
+                tx,
+                table,
+                **{owner.name: owner_id},
+                id=new_id() if identifier in ids else identifier,  # a row that has had this path has another now
+                path=each.path,
+                is_admin_only=admins,
+                preferred=each.preferred,
+                metadata=dict(each.metadata),
+                created_at=now,
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.store.tables import share_metadata, shares
 
@@ -16,6 +16,11 @@ _KEYS: Final[Mapping[str, str]] = {
 }
 ADMIN_METADATA: Final = tuple(_KEYS.values())
 LONGEST: Final = 1023  # characters of a value, as everywhere in metadata; what would not fit is not kept
+
+
+_AFFINE: Final = select(share_metadata.c.key).where(
+    share_metadata.c.share_id == bindparam("share"), share_metadata.c.key.in_(ADMIN_METADATA)
+)
 
 
 def keep_affinities(tx: Connection, share_id: str, hints: Mapping[str, Any]) -> None:
@@ -33,7 +38,8 @@ def keep_affinities(tx: Connection, share_id: str, hints: Mapping[str, Any]) -> 
 
 def drop_affinities(tx: Connection, share_id: str) -> None:
     """Take a share that goes out of the metadata of the others. Its own goes with it."""
-    for key in ADMIN_METADATA:
+    named = tx.execute(_AFFINE, {"share": share_id}).scalars().all()  # of nearly every share: none
+    for key in sorted(named):
         for other in sorted(set(_read(tx, share_id, key))):
             _write(tx, other, key, [each for each in _read(tx, other, key) if each != share_id])
 

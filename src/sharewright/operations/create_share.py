@@ -26,6 +26,7 @@ from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
+from sharewright.store.kept import change_row
 from sharewright.store.tables import share_instances, shares
 
 
@@ -44,10 +45,9 @@ class CreateShare(BaseStory):
         if share is None or share.status == ShareStatus.AVAILABLE:
             return Done()
         driver, placement = self._place(share, operation, progress)
-        driver.prepare_share(share.instance_id, progress)
         if placement.operation_id is not None:
+            driver.prepare_share(share.instance_id, progress)
             return WaitFor(placement.operation_id)
-        self._read(operation)  # the volume took its time: is the share still wanted?
         locations = driver.create_share(share.instance_id, placement.server_id, progress)
         return Done(lambda tx: finish(tx, share, locations))
 
@@ -104,7 +104,7 @@ class CreateShare(BaseStory):
         while True:
             pool = None
             if share.backend is None:
-                with progress.step("schedule"):
+                with progress.step("schedule", harmless=True):
                     pool = self._scheduler.choose(
                         share.id,
                         operation.payload.get("scheduler_hints"),
@@ -134,16 +134,9 @@ class CreateShare(BaseStory):
 def write_pool(tx: Connection, share: ShareRow, pool: Pool) -> None:
     """Keep where the share is going to live."""
     now = utcnow()
-    tx.execute(
-        shares.update()
-        .where(shares.c.id == share.id)
-        .values(host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
-    )
-    tx.execute(
-        share_instances.update()
-        .where(share_instances.c.id == share.instance_id)
-        .values(backend=pool.backend, host=pool.host, availability_zone=pool.availability_zone, updated_at=now)
-    )
+    values = {"host": pool.host, "availability_zone": pool.availability_zone, "updated_at": now}
+    change_row(tx, shares, share.id, **values)
+    change_row(tx, share_instances, share.instance_id, backend=pool.backend, **values)
 
 
 def check_server_creation(operation: Operation) -> None:

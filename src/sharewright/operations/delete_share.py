@@ -8,8 +8,9 @@ administrator. The volume of one that was to be taken over and was not is somebo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.drivers.contract import ShareDriver, ShareManager
 from sharewright.errors import SharewrightError
@@ -62,21 +63,30 @@ class DeleteShare(BaseStory):
         )
 
 
+# Locked, as whoever writes metadata of the share locks it: what drop_affinities then finds is all.
+_LOCK: Final = (
+    select(shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size, shares.c.replication_type)
+    .where(shares.c.id == bindparam("share"))
+    .with_for_update()
+)
+_DELETE_LOCKS: Final = resource_locks.delete().where(
+    (resource_locks.c.resource_id == bindparam("share"))
+    | resource_locks.c.resource_id.in_(
+        select(share_access_rules.c.id).where(share_access_rules.c.share_id == bindparam("share"))
+    )
+)
+_DELETE: Final = shares.delete().where(shares.c.id == bindparam("share"))
+
+
 def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     """Remove the rows and give back the quota; both or neither, and only once. One that was not taken over was not
     counted."""
-    row = tx.execute(
-        select(
-            shares.c.project_id, shares.c.user_id, shares.c.share_type_id, shares.c.size, shares.c.replication_type
-        ).where(shares.c.id == share_id)
-    ).one_or_none()
+    row = tx.execute(_LOCK, {"share": share_id}).one_or_none()
     if row is None:
         return
     drop_affinities(tx, share_id)
-    rules = select(share_access_rules.c.id).where(share_access_rules.c.share_id == share_id)
-    locks = resource_locks.c.resource_id
-    tx.execute(resource_locks.delete().where((locks == share_id) | locks.in_(rules)))
-    tx.execute(shares.delete().where(shares.c.id == share_id))  # its instances, rules, … go with it (cascade)
+    tx.execute(_DELETE_LOCKS, {"share": share_id})
+    tx.execute(_DELETE, {"share": share_id})  # its instances, rules, … go with it (cascade)
     if all(instance.taken_over for instance in instances):
         release(
             tx,

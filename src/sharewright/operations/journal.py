@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from sharewright.errors import DeadlineExceeded, LeaseLost
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.operations.contract import Operation
-from sharewright.store.database import Store
+from sharewright.store.database import Store, after_commit
+from sharewright.store.kept import add_row
 from sharewright.store.tables import operation_steps, operations
 
 
@@ -29,8 +30,9 @@ def clock() -> float:
 
 
 class Journal:
-    """:class:`sharewright.progress.Progress` for one claim. May be used from several threads, but never inside a
-    transaction: ``step`` and ``record`` have their own, and SQLite has one writer.
+    """:class:`sharewright.progress.Progress` for one claim. One thread, the story's, writes to it, and never inside a
+    transaction: ``step`` and ``record`` have their own, and SQLite has one writer. Others may read, extend and stop it.
+    The lock is taken inside of transactions, never around them.
 
     ``valid_until`` is on :func:`clock`; the worker's heartbeat moves it on, and when nobody does, the lease is taken
     to be lost. ``steps`` is the number of steps journaled by earlier claims.
@@ -51,6 +53,9 @@ class Journal:
         self._facts = dict(operation.facts)
         self._position = steps
         self._ended: list[tuple[int, datetime, float]] = []
+        self._begun: list[dict[str, Any]] = []  # rows of steps that are not written yet
+        self._notes: list[Callable[[Connection], None]] = []
+        self._at_once = False
         self._lock = threading.RLock()
         self._lost = threading.Event()
         self._stopping = threading.Event()
@@ -58,23 +63,27 @@ class Journal:
     # ---- what stories see ----
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, *, harmless: bool = False) -> Iterator[None]:
         self.check()
-        with self._lock, self._store.begin() as tx:
-            leases.fenced(tx, self.operation)
-            self._write_ended(tx)
-            position = self._position
-            tx.execute(
-                operation_steps.insert().values(
-                    operation_id=self.operation.id,
-                    position=position,
-                    name=name,
-                    epoch=self.operation.epoch,
-                    started_at=utcnow(),
+        if harmless:
+            with self._lock:
+                position = self._position
+                self._position += 1
+                self._begun.append(
+                    {
+                        "operation_id": self.operation.id,
+                        "position": position,
+                        "name": name,
+                        "epoch": self.operation.epoch,
+                        "started_at": utcnow(),
+                    }
                 )
-            )
-            self._position += 1
-            self._ended.clear()
+        else:
+            with self._store.begin() as tx, self._lock:
+                position = self._position
+                leases.begin_step(tx, self.operation, position, name)
+                self._position += 1
+                self.flush(tx)
         started = time.monotonic()
         yield
         # A step's end goes into the next transaction: the end only informs, while the start is a promise kept before
@@ -82,16 +91,21 @@ class Journal:
         with self._lock:
             self._ended.append((position, utcnow(), time.monotonic() - started))
 
+    def later(self, store: Store, write: Callable[[Connection], None]) -> None:
+        with self._lock:
+            self._notes.append(write)
+        if self._at_once:
+            with store.begin() as tx:
+                self.fence(tx)
+
     def record(self, **facts: Any) -> None:
         with self._lock:
             if all(key in self._facts and self._facts[key] == value for key, value in facts.items()):
                 return
-            merged = {**self._facts, **facts}
-            with self._store.begin() as tx:
-                leases.write(tx, self.operation, {operations.c.facts: merged})
-                self._write_ended(tx)
-            self._ended.clear()
-            self._facts = merged
+        with self._store.begin() as tx, self._lock:
+            self._facts = {**self._facts, **facts}  # a commit that fails ends the attempt, and this with it
+            leases.write(tx, self.operation, {operations.c.facts: self._facts})
+            self.flush(tx)
 
     def recall(self, key: str) -> Any:
         with self._lock:
@@ -109,7 +123,9 @@ class Journal:
             )
 
     def fence(self, transaction: Any) -> None:
-        leases.fenced(transaction, self.operation)
+        with self._lock:
+            leases.fenced(transaction, self.operation)
+            self.flush(transaction)
 
     @property
     def remaining(self) -> float:
@@ -138,8 +154,10 @@ class Journal:
         self._valid_until = valid_until
 
     def restart(self, deadline: datetime) -> None:
-        """Go on under another deadline (compensation)."""
+        """Go on under another deadline (compensation). Nothing is written later from now on: what comes is written
+        down by the story itself, which must find everything in the rows."""
         self._end = clock() + (deadline - utcnow()).total_seconds()
+        self._at_once = True
 
     def lose(self) -> None:
         """The lease is another worker's now: the next check stops the work."""
@@ -150,23 +168,35 @@ class Journal:
         self._stopping.set()
 
     def flush(self, tx: Connection) -> None:
-        """Write the ends of steps that are still pending, in the transaction that ends the attempt."""
+        """Write what is still pending, in a transaction that is fenced already. It is forgotten after the commit."""
         with self._lock:
-            self._write_ended(tx)
-
-    def _write_ended(self, tx: Connection) -> None:
-        # Only called in transactions that are fenced already. What is pending is forgotten after the commit.
-        for position, finished_at, seconds in self._ended:
-            tx.execute(
-                update(operation_steps)
-                .where(
-                    and_(
-                        operation_steps.c.operation_id == self.operation.id,
-                        operation_steps.c.position == position,
-                    )
+            begun, ended, notes = list(self._begun), list(self._ended), list(self._notes)
+            if not (begun or ended or notes):
+                return
+            for row in begun:
+                add_row(tx, operation_steps, **row)
+            if ended:
+                tx.execute(
+                    _END,
+                    [
+                        {"operation": self.operation.id, "step": position, "finished_at": moment, "seconds": seconds}
+                        for position, moment, seconds in ended
+                    ],
                 )
-                .values(finished_at=finished_at, seconds=seconds)
-            )
+            for write in notes:
+                write(tx)
+        after_commit(tx, lambda: self._forget(len(begun), len(ended), len(notes)))
+
+    def _forget(self, begun: int, ended: int, notes: int) -> None:
+        with self._lock:
+            del self._begun[:begun], self._ended[:ended], self._notes[:notes]
+
+
+_END: Final = (
+    update(operation_steps)
+    .where(operation_steps.c.operation_id == bindparam("operation"), operation_steps.c.position == bindparam("step"))
+    .values(finished_at=bindparam("finished_at"), seconds=bindparam("seconds"))
+)
 
 
 def read_steps(tx: Connection, operation_id: str) -> list[dict[str, Any]]:

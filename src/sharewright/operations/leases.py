@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Select,
     and_,
     bindparam,
@@ -39,6 +40,7 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import Finished, Operation
 from sharewright.states import OperationState
 from sharewright.store.database import Store, ring_after_commit, statements
+from sharewright.store.kept import change_row
 from sharewright.store.tables import leases, operation_steps, operations
 
 FIRST_BACK_OFF = 0.5  # seconds
@@ -71,15 +73,13 @@ class Usage:
     guest_round_trips: int = 0
     sql_statements: int = 0
 
-    def sums(self) -> dict[Any, Any]:
-        columns = operations.c
+    def amounts(self) -> dict[str, Any]:
+        """The parameters of _SUMS."""
         return {
-            columns.seconds: func.coalesce(columns.seconds, 0.0) + self.seconds,
-            columns.cloud_calls: func.coalesce(columns.cloud_calls, 0) + self.cloud_calls,
-            columns.guest_round_trips: func.coalesce(columns.guest_round_trips, 0) + self.guest_round_trips,
-            columns.sql_statements: func.coalesce(columns.sql_statements, 0)
-            + self.sql_statements
-            + 1,  # the statement that writes these sums
+            "more_seconds": self.seconds,
+            "more_cloud_calls": self.cloud_calls,
+            "more_guest_round_trips": self.guest_round_trips,
+            "more_sql_statements": self.sql_statements + 1,  # the statement that writes these sums
         }
 
 
@@ -111,7 +111,21 @@ def _now_parameter(tx: Connection) -> dict[str, datetime]:
 def claim(
     store: Store, worker_id: str, *, lease_seconds: float, kinds: Iterable[str], least_priority: int | None = None
 ) -> Claim | None:
-    """The most urgent operation that may run now, now this worker's; None when there is none.
+    """The most urgent operation that may run now, now this worker's; None when there is none."""
+    claims = claim_several(store, worker_id, 1, lease_seconds=lease_seconds, kinds=kinds, least_priority=least_priority)
+    return claims[0] if claims else None
+
+
+def claim_several(
+    store: Store,
+    worker_id: str,
+    number: int,
+    *,
+    lease_seconds: float,
+    kinds: Iterable[str],
+    least_priority: int | None = None,
+) -> list[Claim]:
+    """The most urgent operations that may run now, now this worker's, ``number`` at most: one transaction for all.
 
     Eligible is a running operation whose lease has run out, which goes first: somebody has begun to wait for it; then a
     queued one whose ``not_before`` has passed, whose awaited operation is finished and which is the oldest open one of
@@ -120,12 +134,13 @@ def claim(
     wanted = tuple(sorted(kinds))
     for _ in range(10):
         try:
-            return _claim(store, worker_id, lease_seconds, wanted, least_priority)
+            return _claim(store, worker_id, number, lease_seconds, wanted, least_priority)
         except IntegrityError:
             # Another worker began an operation of the same key at this moment (the unique index on running keys):
-            # enqueuing transactions can become visible in another order than their sequence numbers. Look again.
-            continue
-    return None
+            # enqueuing transactions can become visible in another order than their sequence numbers. Look again, for
+            # one, so that others do not suffer from it.
+            number = 1
+    return []
 
 
 def is_queued(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
@@ -178,72 +193,83 @@ def _claim_queries(dialect: str, kinds: tuple[str, ...], least_priority: int | N
             query = query.where(operations.c.priority >= least_priority)
         queries.append(
             query.order_by(operations.c.priority.desc(), operations.c.sequence, operations.c.id)
-            .limit(1)
+            .limit(bindparam("number", type_=Integer))
             .with_for_update(of=operations, skip_locked=True)
         )
     return tuple(queries)
 
 
 def _claim(
-    store: Store, worker_id: str, lease_seconds: float, kinds: tuple[str, ...], least_priority: int | None
-) -> Claim | None:
+    store: Store,
+    worker_id: str,
+    number: int,
+    lease_seconds: float,
+    kinds: tuple[str, ...],
+    least_priority: int | None,
+) -> list[Claim]:
     before = statements.count
     with store.begin() as tx:
-        row = None
         for query in _claim_queries(tx.dialect.name, kinds, least_priority):
-            row = tx.execute(query, _now_parameter(tx)).first()
-            if row is not None:
+            rows = tx.execute(query, {"number": number, **_now_parameter(tx)}).all()
+            if rows:
                 break
-        if row is None:
-            return None
-        now: datetime = row.now
-        taken_over = row.state == OperationState.RUNNING
-        # A parked row's updated_at is when it was parked, its not_before when the back-off ended.
-        idle_since = row.lease_expires if taken_over else max(row.not_before, row.updated_at or row.not_before)
-        deadline: datetime = row.deadline + max(now - idle_since, timedelta(0))
-        epoch, attempts, crashes = row.epoch + 1, row.attempts + 1, row.crashes + int(taken_over)
-        tx.execute(
-            update(operations)
-            .where(operations.c.id == row.id)
-            .values(
-                state=OperationState.RUNNING,
-                worker_id=worker_id,
-                epoch=epoch,
-                attempts=attempts,
-                crashes=crashes,
-                lease_expires=now + timedelta(seconds=lease_seconds),
-                deadline=deadline,
-                updated_at=now,
-            )
-        )
-        operation = Operation(
-            id=row.id,
-            kind=row.kind,
-            resource_type=row.resource_type,
-            resource_id=row.resource_id,
-            key=row.key,
-            epoch=epoch,
-            worker_id=worker_id,
-            deadline=deadline,
-            attempts=attempts,
-            project_id=row.project_id,
-            user_id=row.user_id,
-            request_id=row.request_id,
-            payload=row.payload or {},
-            facts=row.facts or {},
-            waited_for=_finished(tx, row.waits_for) if row.waits_for else None,
-        )
-        return Claim(
-            operation=operation,
-            priority=row.priority,
-            crashes=crashes,
-            retries=row.retries,
-            failure=row.failure,
-            last_error=row.error,
-            steps=_steps(tx, row.id) if attempts > 1 else 0,
-            sql_statements=statements.count - before,
-            age=max(0.0, (now - row.created_at).total_seconds()),
-        )
+        asking, claims = statements.count - before, []
+        for row in rows:
+            before = statements.count
+            claim = _take(tx, worker_id, lease_seconds, row)
+            claims.append(replace(claim, sql_statements=statements.count - before + asking))
+            asking = 0  # counted once
+        return claims
+
+
+def _take(tx: Connection, worker_id: str, lease_seconds: float, row: Any) -> Claim:
+    """Make the operation of that row this worker's."""
+    now: datetime = row.now
+    taken_over = row.state == OperationState.RUNNING
+    # A parked row's updated_at is when it was parked, its not_before when the back-off ended.
+    idle_since = row.lease_expires if taken_over else max(row.not_before, row.updated_at or row.not_before)
+    deadline: datetime = row.deadline + max(now - idle_since, timedelta(0))
+    epoch, attempts, crashes = row.epoch + 1, row.attempts + 1, row.crashes + int(taken_over)
+    change_row(
+        tx,
+        operations,
+        row.id,
+        state=OperationState.RUNNING,
+        worker_id=worker_id,
+        epoch=epoch,
+        attempts=attempts,
+        crashes=crashes,
+        lease_expires=now + timedelta(seconds=lease_seconds),
+        deadline=deadline,
+        updated_at=now,
+    )
+    operation = Operation(
+        id=row.id,
+        kind=row.kind,
+        resource_type=row.resource_type,
+        resource_id=row.resource_id,
+        key=row.key,
+        epoch=epoch,
+        worker_id=worker_id,
+        deadline=deadline,
+        attempts=attempts,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        request_id=row.request_id,
+        payload=row.payload or {},
+        facts=row.facts or {},
+        waited_for=_finished(tx, row.waits_for) if row.waits_for else None,
+    )
+    return Claim(
+        operation=operation,
+        priority=row.priority,
+        crashes=crashes,
+        retries=row.retries,
+        failure=row.failure,
+        last_error=row.error,
+        steps=_steps(tx, row.id) if attempts > 1 else 0,
+        age=max(0.0, (now - row.created_at).total_seconds()),
+    )
 
 
 def _steps(tx: Connection, operation_id: str) -> int:
@@ -285,38 +311,62 @@ def renew(store: Store, worker_id: str, held: Mapping[str, int], *, lease_second
     return frozenset(row.id for row in rows if held[row.id] == row.epoch)
 
 
-def _ours(operation: Operation) -> ColumnElement[bool]:
-    return and_(
-        operations.c.id == operation.id,
-        operations.c.epoch == operation.epoch,
-        operations.c.worker_id == operation.worker_id,
-        operations.c.state == OperationState.RUNNING,
-    )
+_OURS: Final = and_(
+    operations.c.id == bindparam("claim_id"),
+    operations.c.epoch == bindparam("claim_epoch"),
+    operations.c.worker_id == bindparam("claim_worker_id"),
+    is_running(operations.c),
+)
+
+
+def _claim_of(operation: Operation) -> dict[str, Any]:
+    """The parameters of _OURS."""
+    return {
+        "claim_id": operation.id,
+        "claim_epoch": operation.epoch,
+        "claim_worker_id": operation.worker_id,
+    }
 
 
 # The row lock makes a worker that wants to take over wait (it skips the row) until the transaction is over.
-_FENCE: Final = (
-    select(literal(1))
-    .where(
-        operations.c.id == bindparam("id"),
-        operations.c.epoch == bindparam("epoch"),
-        operations.c.worker_id == bindparam("worker_id"),
-        operations.c.state == OperationState.RUNNING,
-    )
-    .with_for_update(read=True)
-)
+_FENCE: Final = select(literal(1)).where(_OURS).with_for_update(read=True)
+_WRITE: Final = update(operations).where(_OURS)
 
 
 def fenced(tx: Connection, operation: Operation) -> None:
     """Raise LeaseLost unless this claim is still the operation's last, and keep it so until ``tx`` ends."""
-    claim = {"id": operation.id, "epoch": operation.epoch, "worker_id": operation.worker_id}
-    if tx.execute(_FENCE, claim).first() is None:
+    if tx.execute(_FENCE, _claim_of(operation)).first() is None:
+        raise lease_lost(operation)
+
+
+_BEGIN_STEP: Final = (
+    operation_steps.insert()
+    .from_select(
+        ["operation_id", "position", "name", "epoch", "started_at"],
+        select(
+            operations.c.id,
+            bindparam("position", type_=operation_steps.c.position.type),
+            bindparam("name", type_=operation_steps.c.name.type),
+            operations.c.epoch,
+            bindparam("started_at", type_=operation_steps.c.started_at.type),
+        )
+        .where(_OURS)
+        .with_for_update(read=True),
+    )
+    .execution_options(preserve_rowcount=True)
+)
+
+
+def begin_step(tx: Connection, operation: Operation, position: int, name: str) -> None:
+    """Journal a step and be :func:`fenced`, in one statement."""
+    step = {"position": position, "name": name, "started_at": utcnow()}
+    if tx.execute(_BEGIN_STEP, {**_claim_of(operation), **step}).rowcount != 1:
         raise lease_lost(operation)
 
 
 def write(tx: Connection, operation: Operation, values: Mapping[Any, Any]) -> None:
     """Change the operation's row, or raise LeaseLost when the claim is not the last."""
-    if tx.execute(update(operations).where(_ours(operation)).values(dict(values))).rowcount == 0:
+    if tx.execute(_WRITE.values(dict(values)), _claim_of(operation)).rowcount == 0:
         raise lease_lost(operation)
 
 
@@ -337,21 +387,32 @@ _WAITING: Final = (
 )
 
 
+_SUMS: Final = {
+    column: func.coalesce(column, 0) + bindparam(f"more_{column.name}", type_=column.type)
+    for column in (
+        operations.c.seconds,
+        operations.c.cloud_calls,
+        operations.c.guest_round_trips,
+        operations.c.sql_statements,
+    )
+}
+_END: Final = _WRITE.values(_SUMS)
+
+
 def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | None = None) -> None:
     """End the operation, first thing in the transaction that also writes the resource's final state."""
     now = utcnow()
-    write(
-        tx,
-        operation,
-        {
-            operations.c.state: OperationState.SUCCEEDED if error is None else OperationState.FAILED,
-            operations.c.error: error,
-            operations.c.lease_expires: None,
-            operations.c.finished_at: now,
-            operations.c.updated_at: now,
-            **usage.sums(),
-        },
-    )
+    values = {
+        **_claim_of(operation),
+        **usage.amounts(),
+        "state": OperationState.SUCCEEDED if error is None else OperationState.FAILED,
+        "error": error,
+        "lease_expires": None,
+        "finished_at": now,
+        "updated_at": now,
+    }
+    if tx.execute(_END, values).rowcount == 0:
+        raise lease_lost(operation)
     # The others are woken only if something waits for this: each that wakes asks the database.
     if tx.execute(_WAITING, {"id": operation.id, "key": operation.key}).first() is not None:
         ring_after_commit(tx)
@@ -369,19 +430,21 @@ def park(
 ) -> None:
     """Give the claim up in good order: queued again, until another operation is finished or ``seconds`` have passed."""
     now = database_now(tx)
-    values: dict[Any, Any] = {
-        operations.c.state: OperationState.QUEUED,
-        operations.c.worker_id: None,
-        operations.c.lease_expires: None,
-        operations.c.not_before: now + timedelta(seconds=seconds),
-        operations.c.retries: retries,
-        operations.c.error: error,
-        operations.c.updated_at: now,
-        **usage.sums(),
+    values: dict[str, Any] = {
+        **_claim_of(operation),
+        **usage.amounts(),
+        "state": OperationState.QUEUED,
+        "worker_id": None,
+        "lease_expires": None,
+        "not_before": now + timedelta(seconds=seconds),
+        "retries": retries,
+        "error": error,
+        "updated_at": now,
     }
     if waits_for is not None:
-        values[operations.c.waits_for] = waits_for
-    write(tx, operation, values)
+        values["waits_for"] = waits_for
+    if tx.execute(_END, values).rowcount == 0:
+        raise lease_lost(operation)
     if seconds <= 0:
         ring_after_commit(tx)
 

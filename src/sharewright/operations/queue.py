@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
@@ -13,6 +13,10 @@ from sharewright.identifiers import new_id, utcnow
 from sharewright.states import OperationState
 from sharewright.store.database import ring_after_commit
 from sharewright.store.tables import operations
+
+_INSERT: Final = operations.insert().values(
+    sequence=select(func.coalesce(func.max(operations.c.sequence), 0) + 1).scalar_subquery()
+)
 
 
 def enqueue(
@@ -38,30 +42,29 @@ def enqueue(
     """
     now = utcnow()
     identifier = new_id()
-    sequence = select(func.coalesce(func.max(operations.c.sequence), 0) + 1).scalar_subquery()
-    tx.execute(
-        operations.insert().values(
-            id=identifier,
-            kind=kind,
-            resource_type=resource_type,
-            resource_id=resource_id,
-            key=key or f"{resource_type}:{resource_id}",
-            sequence=sequence,
-            priority=priority,
-            state=OperationState.QUEUED,
-            waits_for=waits_for,
-            not_before=_in(tx, quiet_seconds) if quiet_seconds else not_before or now,
-            deadline=(not_before or now) + timedelta(seconds=seconds),
-            attempts=0,
-            epoch=0,
-            project_id=context.project_id if context else None,
-            user_id=context.user_id if context else None,
-            request_id=context.request_id if context else None,
-            payload=dict(payload or {}),
-            facts={},
-            created_at=now,
-        )
-    )
+    values = {
+        "id": identifier,
+        "kind": kind,
+        "resource_type": resource_type,
+        "resource_id": resource_id,
+        "key": key or f"{resource_type}:{resource_id}",
+        "priority": priority,
+        "state": OperationState.QUEUED,
+        "waits_for": waits_for,
+        "deadline": (not_before or now) + timedelta(seconds=seconds),
+        "attempts": 0,
+        "epoch": 0,
+        "project_id": context.project_id if context else None,
+        "user_id": context.user_id if context else None,
+        "request_id": context.request_id if context else None,
+        "payload": dict(payload or {}),
+        "facts": {},
+        "created_at": now,
+    }
+    if quiet_seconds:
+        tx.execute(_INSERT.values(not_before=_in(tx, quiet_seconds)), values)
+    else:
+        tx.execute(_INSERT, {**values, "not_before": not_before or now})
     ring_after_commit(tx, name=identifier, seconds=quiet_seconds)
     return identifier
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Column, Connection, Select, Table, Update, bindparam, select
 
 from sharewright.drivers.contract import RuleOutcome
 from sharewright.identifiers import utcnow
 from sharewright.states import AccessState
+from sharewright.store.lookups import among_parameter, list_type, list_value
 
 IN_PASSAGE = (AccessState.APPLYING, AccessState.DENYING)
 
@@ -30,17 +32,38 @@ class Changes:
         return bool(self.applying or self.denying)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Statements:
+    """Those that are kept for a table of rules; ``owner``, and ``from``: the state before, are parameters."""
+
+    move: Update
+    in_passage: Select[Any]
+
+
+@cache
+def _statements(rules: Table, owner: Column[Any]) -> _Statements:
+    mine = owner == bindparam("owner")
+    return _Statements(
+        move=rules.update().where(mine, rules.c.state == bindparam("from")),
+        in_passage=select(rules.c.id, rules.c.state).where(mine, rules.c.state.in_(IN_PASSAGE)),
+    )
+
+
+@cache
+def _put_in_force(dialect: str, rules: Table) -> Update:
+    wanted = among_parameter(dialect, rules.c.id, bindparam("in_force", type_=list_type(dialect)))
+    return rules.update().where(wanted, rules.c.state == AccessState.APPLYING)
+
+
 def begin(tx: Connection, rules: Table, owner: Column[Any], owner_id: str) -> Changes:
     """Move queued rules on, and take up those that an earlier attempt had moved."""
+    kept, now = _statements(rules, owner), utcnow()
     for queued, begun in (
         (AccessState.QUEUED_TO_APPLY, AccessState.APPLYING),
         (AccessState.QUEUED_TO_DENY, AccessState.DENYING),
     ):
-        tx.execute(
-            rules.update().where(owner == owner_id, rules.c.state == queued).values(state=begun, updated_at=utcnow())
-        )
-    query = select(rules.c.id, rules.c.state).where(owner == owner_id, rules.c.state.in_(IN_PASSAGE))
-    found = tx.execute(query).all()
+        tx.execute(kept.move, {"owner": owner_id, "from": queued, "state": begun, "updated_at": now})
+    found = tx.execute(kept.in_passage, {"owner": owner_id}).all()
     return Changes(
         applying=frozenset(row.id for row in found if row.state == AccessState.APPLYING),
         denying=frozenset(row.id for row in found if row.state == AccessState.DENYING),
@@ -56,11 +79,9 @@ def end(tx: Connection, rules: Table, changes: Changes, outcomes: Sequence[RuleO
         tx.execute(rules.delete().where(rules.c.id.in_(gone), rules.c.state == AccessState.DENYING))
     in_force = [rule for rule in changes.applying if not errors.get(rule)]
     if in_force:
-        tx.execute(
-            rules.update()
-            .where(rules.c.id.in_(in_force), rules.c.state == AccessState.APPLYING)
-            .values(state=AccessState.ACTIVE, error=None, updated_at=now)
-        )
+        values = {"state": AccessState.ACTIVE, "error": None, "updated_at": now}
+        dialect = tx.dialect.name
+        tx.execute(_put_in_force(dialect, rules), {"in_force": list_value(dialect, in_force), **values})
     for rule in sorted(changes.applying | changes.denying):
         if errors.get(rule):
             tx.execute(

@@ -163,9 +163,9 @@ class _Attempt:
     def _succeed(self, outcome: Done) -> Result:
         def write(tx: Connection) -> None:
             leases.finish(tx, self._operation, self._meter.read())
-            self._journal.flush(tx)
             if outcome.write is not None:
                 outcome.write(tx)
+            self._journal.flush(tx)  # after it: rows are locked in one order, and a share's before its instances'
 
         try:
             self._write(write)
@@ -203,17 +203,17 @@ class _Attempt:
         failure = {"type": _known_type(error), "message": error.message, "hint": error.hint, "tries": 0}
         log.warning("operation failed", operation=self._operation.id, kind=self._operation.kind, error=str(error))
         deadline = utcnow() + timedelta(seconds=self._grace_seconds)
-        self._write(
-            lambda tx: leases.write(
-                tx,
-                self._operation,
-                {
-                    operations.c.failure: failure,
-                    operations.c.error: str(error)[:_LONGEST_TEXT],
-                    operations.c.deadline: deadline,
-                },
-            )
-        )
+        values = {
+            operations.c.failure: failure,
+            operations.c.error: str(error)[:_LONGEST_TEXT],
+            operations.c.deadline: deadline,
+        }
+
+        def write(tx: Connection) -> None:
+            leases.write(tx, self._operation, values)
+            self._journal.flush(tx)
+
+        self._write(write)
         self._journal.restart(deadline)
         self._operation = replace(self._operation, deadline=deadline, facts=self._journal.facts)
         return self._compensate(failure, skip=False)

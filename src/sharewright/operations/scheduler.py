@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.drivers.contract import PoolStats, ShareDriver
@@ -130,6 +130,9 @@ class Pool:
         return min(limits, default=None)
 
 
+_FRESH: Final = select(pools.c.backend).where(pools.c.reported_at >= bindparam("oldest"))
+
+
 class Scheduler:
     """Chooses pools. Reads ``pools``; asks a driver itself when its report is missing or old."""
 
@@ -150,12 +153,11 @@ class Scheduler:
         different_host (lists of share ids), only_host (a pool's name). ``in_any_zone``: whatever the share type says
         about zones. Raises NoValidBackend, saying why for each backend; CloudUnavailable when one of them does not
         report just now."""
+        failures, silent = self._refresh()
         with self._store.read() as tx:
             request = replace(read_request(tx, share_id, replica_id), in_any_zone=in_any_zone)
             if hints:
                 request = replace(request, hints=read_hints(tx, hints))
-        failures, silent = self._refresh()
-        with self._store.read() as tx:
             if replica_id is not None:  # the domain is in the reports
                 request = replace(request, others=_read_replicas(tx, share_id))
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
@@ -238,7 +240,7 @@ class Scheduler:
         """Bring missing and old reports up to date. Returns backend → why it has none, and whether that may pass."""
         oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
         with self._store.read() as tx:
-            fresh = set(tx.execute(select(pools.c.backend).where(pools.c.reported_at >= oldest)).scalars())
+            fresh = set(tx.execute(_FRESH, {"oldest": oldest}).scalars())
         failures: dict[str, str] = {}
         silent = False
         for name, driver in self._drivers.items():
@@ -288,46 +290,47 @@ def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequenc
 # ---- what the checks look at -----------------------------------------------------------------------------------------
 
 
+_OF_SHARE: Final = (
+    select(
+        shares.c.size,
+        shares.c.protocol,
+        shares.c.share_type_id,
+        shares.c.snapshot_id,
+        shares.c.source_share_group_snapshot_member_id.label("member_id"),
+        shares.c.share_group_id,
+        share_groups.c.consistent_snapshot_support,
+        # What the user asked for; the zone of the chosen backend comes later.
+        share_instances.c.availability_zone,
+        share_instances.c.id.label("instance_id"),
+        share_instances.c.is_main,
+        share_instances.c.share_network_id,
+        share_types.c.name.label("type_name"),
+    )
+    .join(share_instances, share_instances.c.share_id == shares.c.id)
+    .join(share_types, share_types.c.id == shares.c.share_type_id)
+    .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
+    .where(shares.c.id == bindparam("share"))
+)
+_REQUEST: Final = _OF_SHARE.where(share_instances.c.is_main.is_(True))
+_REPLICA_REQUEST: Final = _OF_SHARE.where(share_instances.c.id == bindparam("replica"))
+_SPECS: Final = select(share_type_extra_specs.c.key, share_type_extra_specs.c.value).where(
+    share_type_extra_specs.c.share_type_id == bindparam("share_type")
+)
+_ZONES: Final = select(share_network_subnets.c.availability_zone).where(
+    share_network_subnets.c.share_network_id == bindparam("network")
+)
+
+
 def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -> Request:
     """What a share asks for, or one of its replicas."""
-    row = tx.execute(
-        select(
-            shares.c.size,
-            shares.c.protocol,
-            shares.c.share_type_id,
-            shares.c.snapshot_id,
-            shares.c.source_share_group_snapshot_member_id.label("member_id"),
-            shares.c.share_group_id,
-            share_groups.c.consistent_snapshot_support,
-            # What the user asked for; the zone of the chosen backend comes later.
-            share_instances.c.availability_zone,
-            share_instances.c.id.label("instance_id"),
-            share_instances.c.is_main,
-            share_instances.c.share_network_id,
-            share_types.c.name.label("type_name"),
-        )
-        .join(share_instances, share_instances.c.share_id == shares.c.id)
-        .join(share_types, share_types.c.id == shares.c.share_type_id)
-        .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
-        .where(
-            shares.c.id == share_id,
-            share_instances.c.is_main.is_(True) if replica_id is None else share_instances.c.id == replica_id,
-        )
-    ).one()
-    specs = tx.execute(
-        select(share_type_extra_specs.c.key, share_type_extra_specs.c.value).where(
-            share_type_extra_specs.c.share_type_id == row.share_type_id
-        )
-    )
+    if replica_id is None:
+        row = tx.execute(_REQUEST, {"share": share_id}).one()
+    else:
+        row = tx.execute(_REPLICA_REQUEST, {"share": share_id, "replica": replica_id}).one()
+    specs = tx.execute(_SPECS, {"share_type": row.share_type_id})
     subnets: Counter[str | None] = Counter()
     if row.share_network_id is not None:
-        subnets.update(
-            tx.execute(
-                select(share_network_subnets.c.availability_zone).where(
-                    share_network_subnets.c.share_network_id == row.share_network_id
-                )
-            ).scalars()
-        )
+        subnets.update(tx.execute(_ZONES, {"network": row.share_network_id}).scalars())
     return Request(
         share_instance_id=row.instance_id,
         size=row.size,
@@ -369,29 +372,34 @@ def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
     )
 
 
+_POOLS: Final = select(pools)
+_PROMISED: Final = (
+    select(share_instances.c.host, func.sum(share_instances.c.size).label("promised"))
+    .join(pools, pools.c.host == share_instances.c.host)
+    .where(
+        share_instances.c.host == bindparam("host"),
+        share_instances.c.id != bindparam("without"),
+        share_instances.c.wanted.is_(True),
+        # Its volume was not there when the pool was reported. The first line says less than the second, and in a form
+        # that indexes serve.
+        or_(share_instances.c.created_at >= bindparam("oldest"), share_instances.c.volume_id.is_(None)),
+        or_(share_instances.c.created_at >= pools.c.reported_at, share_instances.c.volume_id.is_(None)),
+    )
+    .group_by(share_instances.c.host)
+)
+
+
 def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
     """The pools of these backends, and what other shares were promised on each since its report."""
-    rows = tx.execute(select(pools).where(pools.c.backend.in_(backends))).all()
+    rows = [row for row in tx.execute(_POOLS) if row.backend in backends]
     if not rows:
         return []
-    columns = share_instances.c
     oldest = min(row.reported_at for row in rows)
+    asked = {"without": without, "oldest": oldest}
     promised = {
         row.host: row.promised
-        for row in tx.execute(
-            select(columns.host, func.sum(columns.size).label("promised"))
-            .join(pools, pools.c.host == columns.host)
-            .where(
-                columns.host.in_([row.host for row in rows]),
-                columns.id != without,
-                columns.wanted.is_(True),
-                # Its volume was not there when the pool was reported. The first line says less than the second, and in
-                # a form that indexes serve.
-                or_(columns.created_at >= oldest, columns.volume_id.is_(None)),
-                or_(columns.created_at >= pools.c.reported_at, columns.volume_id.is_(None)),
-            )
-            .group_by(columns.host)
-        )
+        for host in [row.host for row in rows]
+        for row in tx.execute(_PROMISED, {**asked, "host": host})
     }
     return [
         Pool(
@@ -419,13 +427,13 @@ class Service:
     heartbeat_at: datetime
 
 
+_SERVICES: Final = select(workers.c.host, workers.c.disabled, workers.c.disabled_reason, workers.c.heartbeat_at).where(
+    workers.c.binary == SHARE
+)
+
+
 def read_services(tx: Connection) -> list[Service]:
-    rows = tx.execute(
-        select(workers.c.host, workers.c.disabled, workers.c.disabled_reason, workers.c.heartbeat_at).where(
-            workers.c.binary == SHARE
-        )
-    )
-    return [Service(**row._mapping) for row in rows]
+    return [Service(**row._mapping) for row in tx.execute(_SERVICES)]
 
 
 # ---- the checks ------------------------------------------------------------------------------------------------------

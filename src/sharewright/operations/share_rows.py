@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import Connection, exists, or_, select
+from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus
+from sharewright.store.kept import change_row
 from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
 
 
@@ -40,33 +42,35 @@ class ShareRow:
     share_group_id: str | None
 
 
+_SHARES: Final = (
+    select(
+        shares.c.id,
+        share_instances.c.id.label("instance_id"),
+        share_instances.c.status.label("instance_status"),
+        share_instances.c.is_main,
+        shares.c.project_id,
+        shares.c.user_id,
+        shares.c.share_type_id,
+        shares.c.size,
+        shares.c.status,
+        shares.c.share_network_id,
+        share_instances.c.backend,
+        share_instances.c.share_server_id.label("server_id"),
+        share_instances.c.wanted,
+        share_instances.c.taken_over,
+        shares.c.snapshot_id,
+        shares.c.source_share_group_snapshot_member_id.label("member_id"),
+        shares.c.share_group_id,
+    )
+    .join(share_instances, share_instances.c.share_id == shares.c.id)
+    .where(shares.c.id == bindparam("share_id"))
+    .order_by(share_instances.c.is_main.desc(), share_instances.c.created_at, share_instances.c.id)
+)
+
+
 def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
     """One row per instance of a share, its main one first; none when the share is gone."""
-    query = (
-        select(
-            shares.c.id,
-            share_instances.c.id.label("instance_id"),
-            share_instances.c.status.label("instance_status"),
-            share_instances.c.is_main,
-            shares.c.project_id,
-            shares.c.user_id,
-            shares.c.share_type_id,
-            shares.c.size,
-            shares.c.status,
-            shares.c.share_network_id,
-            share_instances.c.backend,
-            share_instances.c.share_server_id.label("server_id"),
-            share_instances.c.wanted,
-            share_instances.c.taken_over,
-            shares.c.snapshot_id,
-            shares.c.source_share_group_snapshot_member_id.label("member_id"),
-            shares.c.share_group_id,
-        )
-        .join(share_instances, share_instances.c.share_id == shares.c.id)
-        .where(shares.c.id == share_id)
-        .order_by(share_instances.c.is_main.desc(), share_instances.c.created_at, share_instances.c.id)
-    )
-    return [ShareRow(**row._mapping) for row in tx.execute(query)]
+    return [ShareRow(**row._mapping) for row in tx.execute(_SHARES, {"share_id": share_id})]
 
 
 def read_share(tx: Connection, share_id: str) -> ShareRow | None:
@@ -75,24 +79,20 @@ def read_share(tx: Connection, share_id: str) -> ShareRow | None:
     return rows[0] if rows else None
 
 
+_WRITE_SHARE: Final = shares.update().where(shares.c.id == bindparam("share"), shares.c.status != bindparam("spared"))
+_WRITE_INSTANCE: Final = share_instances.update().where(
+    share_instances.c.share_id == bindparam("share"),
+    share_instances.c.is_main.is_(True),
+    share_instances.c.status != bindparam("spared"),
+)
+
+
 def write_status(tx: Connection, share_id: str, status: str, **values: object) -> None:
     """Set the status of a share and its main instance, except of one that is being deleted."""
-    now = utcnow()
-    spared = () if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else (ShareStatus.DELETING,)
-    tx.execute(
-        shares.update()
-        .where(shares.c.id == share_id, shares.c.status.not_in(spared))
-        .values(status=status, updated_at=now, **values)
-    )
-    tx.execute(
-        share_instances.update()
-        .where(
-            share_instances.c.share_id == share_id,
-            share_instances.c.is_main.is_(True),
-            share_instances.c.status.not_in(spared),
-        )
-        .values(status=status, updated_at=now)
-    )
+    spared = "" if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else ShareStatus.DELETING
+    changed = {"share": share_id, "spared": spared, "status": status, "updated_at": utcnow()}
+    tx.execute(_WRITE_SHARE, {**changed, **values})
+    tx.execute(_WRITE_INSTANCE, changed)
 
 
 def write_replica(tx: Connection, replica_id: str, **values: object) -> None:
@@ -105,51 +105,51 @@ def write_replica(tx: Connection, replica_id: str, **values: object) -> None:
     )
 
 
+_LEAVE: Final = share_servers.update().where(
+    share_servers.c.id == bindparam("server"),
+    share_servers.c.unused_since.is_(None),
+    ~exists().where(share_instances.c.share_server_id == bindparam("server")),
+)
+
+
 def leave_server(tx: Connection, server_id: str | None) -> None:
     """Start the clock of a server that no share lives on any more."""
     if server_id is None:
         return
-    tx.execute(
-        share_servers.update()
-        .where(
-            share_servers.c.id == server_id,
-            share_servers.c.unused_since.is_(None),
-            ~exists().where(share_instances.c.share_server_id == server_id),
-        )
-        .values(unused_since=utcnow())
+    tx.execute(_LEAVE, {"server": server_id, "unused_since": utcnow()})
+
+
+_QUEUED: Final = (
+    select(operations.c.id)
+    .where(
+        operations.c.resource_id == bindparam("resource"),
+        operations.c.kind == bindparam("kind"),
+        operations.c.state == OperationState.QUEUED,
     )
+    .limit(1)
+)
 
 
 def is_delete_queued(tx: Connection, resource_id: str, kind: str = "delete_share") -> bool:
     """Whether somebody asked to delete the share (or, with its ``kind`` of deletion, another thing) while another
     operation on it is running."""
-    return (
-        tx.execute(
-            select(operations.c.id)
-            .where(
-                operations.c.resource_id == resource_id,
-                operations.c.kind == kind,
-                operations.c.state == OperationState.QUEUED,
-            )
-            .limit(1)
-        ).first()
-        is not None
-    )
+    return tx.execute(_QUEUED, {"resource": resource_id, "kind": kind}).first() is not None
+
+
+_STATES: Final = (
+    select(share_access_rules.c.state).where(share_access_rules.c.share_id == bindparam("share")).distinct()
+)
 
 
 def write_access_rules_status(tx: Connection, share_id: str) -> None:
     """Recompute the sum of a share's rules' states."""
-    states = set(
-        tx.execute(
-            select(share_access_rules.c.state).where(share_access_rules.c.share_id == share_id).distinct()
-        ).scalars()
-    )
+    states = set(tx.execute(_STATES, {"share": share_id}).scalars())
     status = AccessRulesStatus.ACTIVE
     if states & AccessState.TRANSITIONAL:
         status = AccessRulesStatus.SYNCING
     elif AccessState.ERROR in states:
         status = AccessRulesStatus.ERROR
-    tx.execute(shares.update().where(shares.c.id == share_id).values(access_rules_status=status))
+    change_row(tx, shares, share_id, access_rules_status=status)
 
 
 def clean_up_server(tx: Connection, server_id: str, *, seconds: float, delay: float = 30.0) -> None:

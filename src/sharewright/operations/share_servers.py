@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.context import RequestContext
@@ -13,6 +14,7 @@ from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.states import OperationState, ServerStatus
+from sharewright.store.kept import change_row
 from sharewright.store.tables import (
     operations,
     service_instances,
@@ -34,6 +36,29 @@ class Placement:
     operation_id: str | None = None
 
 
+_INSTANCE: Final = select(
+    share_instances.c.share_id,
+    share_instances.c.share_network_id,
+    share_instances.c.share_server_id,
+    share_instances.c.host,
+    share_instances.c.availability_zone,
+    share_instances.c.server_flavor,
+    share_instances.c.is_main,
+).where(share_instances.c.id == bindparam("instance"))
+_LOCK_SUBNETS: Final = (
+    select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
+    .where(share_network_subnets.c.share_network_id == bindparam("network"))
+    .order_by(share_network_subnets.c.created_at, share_network_subnets.c.id)
+    .with_for_update()
+)
+_SERVERS: Final = select(share_servers.c.id, share_servers.c.status).where(
+    share_servers.c.share_network_subnet_id == bindparam("subnet"),
+    share_servers.c.backend == bindparam("backend"),
+    share_servers.c.flavor.is_not_distinct_from(bindparam("flavor", type_=share_servers.c.flavor.type)),
+    share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.CREATING)),
+)
+
+
 def place(
     tx: Connection,
     driver: ShareDriver,
@@ -48,17 +73,7 @@ def place(
     network get one server. A server that is being deleted or is in error is never chosen, nor one of another flavor
     than the share's type asks for.
     """
-    instance = tx.execute(
-        select(
-            share_instances.c.share_id,
-            share_instances.c.share_network_id,
-            share_instances.c.share_server_id,
-            share_instances.c.host,
-            share_instances.c.availability_zone,
-            share_instances.c.server_flavor,
-            share_instances.c.is_main,
-        ).where(share_instances.c.id == share_instance_id)
-    ).one()
+    instance = tx.execute(_INSTANCE, {"instance": share_instance_id}).one()
     if instance.share_network_id is None:
         raise InvalidInput(
             "The share has no share network, and its backend makes share servers on one.",
@@ -68,12 +83,7 @@ def place(
     servers = {
         row.id: row.status
         for row in tx.execute(
-            select(share_servers.c.id, share_servers.c.status).where(
-                share_servers.c.share_network_subnet_id == subnet_id,
-                share_servers.c.backend == driver.backend,
-                share_servers.c.flavor.is_not_distinct_from(instance.server_flavor),
-                share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.CREATING)),
-            )
+            _SERVERS, {"subnet": subnet_id, "backend": driver.backend, "flavor": instance.server_flavor}
         )
     }
     server_id = instance.share_server_id
@@ -91,13 +101,9 @@ def place(
             servers[server_id] = ServerStatus.CREATING
         now = utcnow()
         if instance.is_main:
-            tx.execute(shares.update().where(shares.c.id == instance.share_id).values(share_server_id=server_id))
-        tx.execute(
-            share_instances.update()
-            .where(share_instances.c.id == share_instance_id)
-            .values(share_server_id=server_id, updated_at=now)
-        )
-        tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(unused_since=None))
+            change_row(tx, shares, instance.share_id, share_server_id=server_id)
+        change_row(tx, share_instances, share_instance_id, share_server_id=server_id, updated_at=now)
+        change_row(tx, share_servers, server_id, unused_since=None)
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)
     return Placement(server_id=server_id, operation_id=_creation(tx, server_id, seconds=seconds, context=context))
@@ -141,12 +147,7 @@ def place_on_named(tx: Connection, backend: str, share_instance_id: str) -> Plac
 def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | None) -> str:
     """The subnet of a share network for a zone (its own before the default), locked until the transaction ends: of
     several the oldest, whose servers are on the others too."""
-    rows = tx.execute(
-        select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
-        .where(share_network_subnets.c.share_network_id == share_network_id)
-        .order_by(share_network_subnets.c.created_at, share_network_subnets.c.id)
-        .with_for_update()
-    ).all()
+    rows = tx.execute(_LOCK_SUBNETS, {"network": share_network_id}).all()
     subnets: dict[str | None, str] = {}
     for row in rows:
         subnets.setdefault(row.availability_zone, row.id)

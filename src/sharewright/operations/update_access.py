@@ -7,8 +7,9 @@ this runs keep their new state and belong to the next operation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.drivers.contract import RuleOutcome, ShareDriver
 from sharewright.errors import CloudError, GuestError, SharewrightError
@@ -27,6 +28,7 @@ from sharewright.operations.share_rows import (
 from sharewright.progress import Progress
 from sharewright.states import AccessRulesStatus, ReplicaState, ShareStatus
 from sharewright.store.database import Store
+from sharewright.store.kept import change_row
 from sharewright.store.tables import resource_locks, share_access_rules, shares
 
 NOT_SERVED = "The share is not served, so there is nothing to allow or deny."
@@ -97,15 +99,18 @@ class UpdateAccess(BaseStory):
             _tell(tx, operation, share, SharewrightError("; ".join(refused)))
 
 
+_LOCK: Final = select(shares.c.id).where(shares.c.id == bindparam("share")).with_for_update()
+
+
 def begin_changes(tx: Connection, share_id: str) -> Changes:
     """Move queued rules on, and take up those that an earlier attempt had moved."""
-    tx.execute(shares.update().where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
+    change_row(tx, shares, share_id, access_rules_status=AccessRulesStatus.SYNCING)
     return rule_states.begin(tx, share_access_rules, share_access_rules.c.share_id, share_id)
 
 
 def finish(tx: Connection, share_id: str, changes: Changes, outcomes: Sequence[RuleOutcome]) -> None:
     """Write what became of the rules."""
-    tx.execute(select(shares.c.id).where(shares.c.id == share_id).with_for_update())
+    tx.execute(_LOCK, {"share": share_id})
     rule_states.end(tx, share_access_rules, changes, outcomes)
     gone = list(changes.denying)
     if gone:

@@ -153,32 +153,42 @@ class Worker:
             rings = self._store.bell.rings
             if not self._slots.acquire(timeout=1.0):
                 continue
-            claimed = None
+            free = 1
+            while self._slots.acquire(blocking=False):
+                free += 1
+            claims: list[Claim] = []
             try:
                 if not self._stopping.is_set():
-                    claimed = self._claim()
+                    claims = self._claim(free)
             except DATABASE_FAULTS as fault:
                 log.warning("no work can be claimed", fault=type(fault).__name__)
             except Exception as error:
                 log.error("defect in the dispatcher", exc_info=error)
-            if claimed is None:
-                self._slots.release()
+            if len(claims) < free:
+                self._slots.release(free - len(claims))
+            if not claims:
                 self._store.bell.wait(rings, self._options.poll_seconds)
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, free: int) -> list[Claim]:
+        """Claim as many operations as there are free threads, and begin them."""
         before = clock()
         # Work that nobody waits for has half of the threads at most: many servers that do not answer, each for its
         # time, must not keep users waiting.
-        crowded = len(self._background) >= max(1, self._options.threads // 2)
-        claim = leases.claim(
+        room = max(1, self._options.threads // 2) - len(self._background)
+        claims = leases.claim_several(
             self._store,
             self.worker_id,
+            min(free, room) if room > 0 else free,
             lease_seconds=self._options.lease_seconds,
             kinds=self._stories,
-            least_priority=0 if crowded else None,
+            least_priority=None if room > 0 else 0,
         )
-        if claim is None:
-            return None
+        for claim in claims:
+            self._begin(claim, before)
+        return claims
+
+    def _begin(self, claim: Claim, before: float) -> None:
+        """Run an operation, claimed after ``before``, on a thread of its own."""
         journal = Journal(
             self._store, claim.operation, valid_until=before + self._options.lease_seconds, steps=claim.steps
         )
@@ -190,7 +200,6 @@ class Worker:
             if claim.priority < 0:
                 self._background.add(claim.operation.id)
         thread.start()
-        return claim
 
     def _work(self, claim: Claim, journal: Journal) -> None:
         operation = claim.operation

@@ -22,6 +22,10 @@ from sharewright.guest.document import Document, State
 log = structlog.get_logger()
 
 STALE_TRIES = 5
+# Where rounds follow each other, each begins a moment later, so that more of those who are about to come are in it. A
+# document says everything of a server: one round for ten changes costs the guest, and us, as much as one for one.
+BUSY_SECONDS = 0.1  # since the last round
+GATHER_SECONDS = 0.01
 
 
 class Apply(Protocol):
@@ -52,6 +56,7 @@ class Convergence:
         self._apply = apply
         self._changed = threading.Condition()
         self._servers: dict[str, _Server] = {}
+        self._ended: dict[str, float] = {}  # server → when its last round did, by time.monotonic()
 
     def converge(self, server_id: str, build: Callable[[], Document], timeout: float) -> State:
         """Apply a document that was built after this call began, and return what the guest answered.
@@ -82,8 +87,7 @@ class Convergence:
                             hint="The change is stored and will be applied with a later one.",
                         )
                     self._changed.wait(left)
-                # Closed before the document is built: who comes later must not believe to be part of it.
-                server.running, server.next = mine, None
+                server.running = mine
             return self._lead(server_id, server, mine, build, timeout)
         finally:
             with self._changed:
@@ -96,23 +100,36 @@ class Convergence:
     ) -> State:
         built = False
         try:
+            self._gather(server_id, server)
             document = build()
             built = True
             state = self._apply_newest(server_id, document, build, timeout)
         except BaseException as error:
             with self._changed:
                 server.running = None
+                self._ended[server_id] = time.monotonic()
                 if built:
                     mine.outcome.set_exception(error)
                 else:
+                    if server.next is mine:
+                        server.next = None
                     server.next = mine.successor = server.next or _Round()
                 self._changed.notify_all()
             raise
         with self._changed:
             server.running = None
+            self._ended[server_id] = time.monotonic()
             mine.outcome.set_result(state)
             self._changed.notify_all()
         return state
+
+    def _gather(self, server_id: str, server: _Server) -> None:
+        """Let others join the round that begins, for a moment where there was one just now; then close it: who comes
+        once its document is being built must not believe to be part of it."""
+        if time.monotonic() < self._ended.get(server_id, 0.0) + BUSY_SECONDS:
+            time.sleep(GATHER_SECONDS)
+        with self._changed:
+            server.next = None
 
     def _apply_newest(self, server_id: str, document: Document, build: Callable[[], Document], timeout: float) -> State:
         for attempt in range(1, STALE_TRIES):

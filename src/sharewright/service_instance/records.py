@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, select, update
 
 from sharewright.clouds.contract import Port
 from sharewright.errors import LeaseLost
@@ -65,8 +65,11 @@ def owner(server_id: str) -> str:
     return f"share_server:{server_id}"
 
 
+_ONE: Final = select(service_instances).where(service_instances.c.id == bindparam("server"))
+
+
 def find(tx: Connection, server_id: str) -> Record | None:
-    row = tx.execute(select(service_instances).where(service_instances.c.id == server_id)).first()
+    row = tx.execute(_ONE, {"server": server_id}).first()
     return None if row is None else _record(row)
 
 

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, case, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    select,
+    update,
+)
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound, OverQuota
@@ -21,6 +35,7 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState, ShareStatus
+from sharewright.store.kept import add_row, change_row
 from sharewright.store.tables import (
     share_access_metadata,
     share_access_rules,
@@ -30,6 +45,11 @@ from sharewright.store.tables import (
 )
 
 _OWNER = share_access_metadata.c.access_id
+_ONE: Final = (
+    select(share_access_rules, shares.c.project_id)
+    .join(shares, shares.c.id == share_access_rules.c.share_id)
+    .where(share_access_rules.c.id == bindparam("rule"))
+)
 
 
 def allow(
@@ -65,17 +85,17 @@ def allow(
         key = sealed_key(tx, deployment, share, access_to) if kind == "user" else None
         if same is not None:
             tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same))
-        tx.execute(
-            share_access_rules.insert().values(
-                id=identifier,
-                share_id=share_id,
-                access_type=kind,
-                access_to=access_to,
-                access_level=level,
-                access_key=key,
-                state=AccessState.QUEUED_TO_APPLY,
-                created_at=now,
-            )
+        add_row(
+            tx,
+            share_access_rules,
+            id=identifier,
+            share_id=share_id,
+            access_type=kind,
+            access_to=access_to,
+            access_level=level,
+            access_key=key,
+            state=AccessState.QUEUED_TO_APPLY,
+            created_at=now,
         )
         write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
         insert_for_rule(tx, context, share_id, identifier, reason=values.get("lock_reason"), **locked)
@@ -210,12 +230,7 @@ def _find(
     authorize(context, rule_name)
     rule = None
     if is_id(access_id):
-        rule = fetch_one(
-            tx,
-            select(share_access_rules, shares.c.project_id)
-            .join(shares, shares.c.id == share_access_rules.c.share_id)
-            .where(share_access_rules.c.id == access_id),
-        )
+        rule = fetch_one(tx, _ONE, {"rule": access_id})
     if rule is None or not can_see(context, rule["project_id"]):
         raise NotFound(f"Access rule {access_id[:64]} could not be found.")
     authorize(context, rule_name, rule["project_id"])
@@ -285,14 +300,17 @@ def rules_for(
     tx: Connection, rules: Table, owner: ColumnElement[str], owner_id: str, kind: str, client: str
 ) -> Row[Any]:
     """How many rules the owner has (total), and the one for that client (id and state, or None each)."""
-    mine = and_(rules.c.access_type == kind, rules.c.access_to == client)
-    return tx.execute(
-        select(
-            func.count().label("total"),
-            func.max(case((mine, rules.c.id))).label("id"),
-            func.max(case((mine, rules.c.state))).label("state"),
-        ).where(owner == owner_id)
-    ).one()
+    return tx.execute(_rules_for(rules, owner), {"owner": owner_id, "kind": kind, "client": client}).one()
+
+
+@cache
+def _rules_for(rules: Table, owner: ColumnElement[str]) -> Executable:
+    mine = and_(rules.c.access_type == bindparam("kind"), rules.c.access_to == bindparam("client"))
+    return select(
+        func.count().label("total"),
+        func.max(case((mine, rules.c.id))).label("id"),
+        func.max(case((mine, rules.c.state))).label("state"),
+    ).where(owner == bindparam("owner"))
 
 
 def check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> None:
@@ -312,5 +330,5 @@ def check_ipv6(tx: Connection, share_id: str, address: str, *, ipv6: bool) -> No
 
 
 def _begin_change(tx: Connection, deployment: Deployment, context: RequestContext, share_id: str) -> None:
-    tx.execute(update(shares).where(shares.c.id == share_id).values(access_rules_status=AccessRulesStatus.SYNCING))
+    change_row(tx, shares, share_id, access_rules_status=AccessRulesStatus.SYNCING)
     submit_together(tx, deployment, context, "update_access", "share", share_id)

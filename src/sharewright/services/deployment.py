@@ -27,9 +27,9 @@ class Deployment:
     wake: Callable[[], None] = _nobody
 
 
-def fetch(tx: Connection, statement: Executable) -> list[dict[str, Any]]:
+def fetch(tx: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """All rows as plain dictionaries."""
-    result = tx.execute(statement)
+    result = tx.execute(statement, parameters)
     keys = tuple(result.keys())
     return [dict(zip(keys, row, strict=True)) for row in result.all()]
 

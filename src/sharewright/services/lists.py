@@ -6,8 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.sql.elements import KeyedColumnElement
+from sqlalchemy.sql.functions import coalesce
 
 from sharewright.errors import InvalidInput
 from sharewright.services.deployment import fetch
@@ -53,8 +66,10 @@ def fetch_page(
     columns: Mapping[str, ColumnElement[Any]],
     identifier: KeyedColumnElement[Any],
     default: str = "created_at",
+    few: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows of one page. ``columns``: sort key → column; equal values are ordered by ``identifier``."""
+    """The rows of one page. ``columns``: sort key → column; equal values are ordered by ``identifier``. ``few``: the
+    statement finds so few rows that they are to be sorted, and not to be looked for in an index of their order."""
     column = columns[page.order or default]
     if page.marker:
         found = tx.execute(
@@ -63,12 +78,13 @@ def fetch_page(
         if found is None:
             raise InvalidInput(f"The marker {page.marker[:64]} is not in this list.")
         statement = statement.where(_behind(column, identifier, found.position, page))
+    value = func.coalesce(column, column) if few else column  # an expression that no index has
     if _never_null(column):  # then an index gives this order by itself
-        ordering = [column.desc(), identifier.desc()] if page.descending else [column.asc(), identifier.asc()]
+        ordering = [value.desc(), identifier.desc()] if page.descending else [value.asc(), identifier.asc()]
     elif page.descending:
-        ordering = [column.desc().nulls_last(), identifier.desc()]
+        ordering = [value.desc().nulls_last(), identifier.desc()]
     else:
-        ordering = [column.asc().nulls_first(), identifier.asc()]
+        ordering = [value.asc().nulls_first(), identifier.asc()]
     return fetch(tx, statement.order_by(*ordering).limit(page.limit).offset(page.offset or None))
 
 
@@ -115,8 +131,14 @@ def _behind(
     return or_(beyond, and_(column == position, later))
 
 
+def or_empty(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A text column to sort by, with an empty text for NULL, as indexes may have it: with a literal, because with a
+    parameter no plan could use them."""
+    return func.coalesce(column, literal_column("''"))
+
+
 def _never_null(column: ColumnElement[Any]) -> bool:
-    return isinstance(column, Column) and not column.nullable
+    return isinstance(column, coalesce) or (isinstance(column, Column) and not column.nullable)
 
 
 def _whole_number(query: Mapping[str, str], name: str) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, select
 
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden
 from sharewright.identifiers import new_id, utcnow
 from sharewright.services.deployment import Record, fetch
 from sharewright.services.policy import authorize_owner
+from sharewright.store.lookups import among_parameter, list_type, list_value
 from sharewright.store.tables import resource_locks
 
 _LOCKS: Final = resource_locks.c
@@ -62,9 +64,14 @@ def locks_of(tx: Connection, resource_ids: Iterable[str], action: str) -> list[d
     identifiers = list(resource_ids)
     if not identifiers:
         return []
-    return fetch(
-        tx, select(resource_locks).where(_LOCKS.resource_id.in_(identifiers), _LOCKS.resource_action == action)
-    )
+    dialect = tx.dialect.name
+    return fetch(tx, _locks_of(dialect), {"resources": list_value(dialect, identifiers), "action": action})
+
+
+@cache
+def _locks_of(dialect: str) -> Select[Any]:
+    wanted = among_parameter(dialect, _LOCKS.resource_id, bindparam("resources", type_=list_type(dialect)))
+    return select(resource_locks).where(wanted, _LOCKS.resource_action == bindparam("action"))
 
 
 def refuse_locked_share(tx: Connection, share_id: str) -> None:

@@ -38,10 +38,9 @@ def write_map(
     tx: Connection, table: Table, owner: Column[Any], identifier: str, values: Mapping[str, str], *, replace: bool
 ) -> None:
     """Set keys; with ``replace`` all others go."""
-    condition = owner == identifier
-    gone = condition if replace else condition & table.c.key.in_(list(values))
     if replace or values:
-        tx.execute(table.delete().where(gone))
+        condition = owner == identifier
+        tx.execute(table.delete().where(condition if replace else condition & table.c.key.in_(list(values))))
     if values:
         tx.execute(
             table.insert(),

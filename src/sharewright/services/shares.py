@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, exists, false, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -15,17 +23,18 @@ from sharewright.operations.type_specs import check_protocol_specs, check_size, 
 from sharewright.services import share_types as types
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.group_members import check_group_has_type, check_named_group, join_group
-from sharewright.services.lists import Page, contains, count, fetch_page
+from sharewright.services.lists import Page, count, fetch_page, or_empty
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.qos_types import check_qos
 from sharewright.services.records import attach, delete_item, read_maps, write_map
+from sharewright.services.share_filters import conditions, narrowed, whose
 from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
-from sharewright.services.visible import by_columns
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
+from sharewright.store.kept import add_row, change_row
 from sharewright.store.lookups import among
 from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
@@ -37,7 +46,6 @@ from sharewright.store.tables import (
     share_networks,
     share_snapshot_instances,
     share_snapshots,
-    share_type_extra_specs,
     share_types,
     shares,
 )
@@ -46,13 +54,9 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: shares.c[name]
     for name in (
         "id", "status", "size", "host", "protocol", "availability_zone", "user_id", "project_id", "created_at",
-        "updated_at", "name", "share_type_id", "share_network_id",
+        "updated_at", "share_type_id", "share_network_id",
     )
-}  # fmt: skip
-_EXACT: Final = (
-    "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host", "snapshot_id",
-    "share_group_id",
-)  # fmt: skip
+} | {"name": or_empty(shares.c.name)}  # fmt: skip
 COPY_SECONDS: Final = 20.0  # for each GiB of a share that is made from a snapshot: some clouds copy all of it
 _PUBLIC_RULES: Final = frozenset(
     {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
@@ -131,18 +135,22 @@ def list_shares(
     paths: bool = True,
 ) -> tuple[list[dict[str, Any]], int | None]:
     """The shares of one page, and how many there are in all when asked; without ``detail`` only their ids and names.
-    Two statements however many they are, and one more each for a count, a marker, and ``paths``."""
+    Two statements however many they are, and one more each for a count, a marker, ``paths``, and a name or a key of
+    metadata that they are filtered by."""
     authorize(context, "share:get_all")
     if "share_server_id" in filters:
         authorize(context, "share:list_by_share_server_id")
     if "host" in filters:
         authorize(context, "share:list_by_host")
-    statement = _select().where(*_visible(context, filters, all_projects), *_conditions(filters))
+    wanted = [*whose(context, filters, all_projects), *conditions(filters)]
     with deployment.store.read() as tx:
+        named = None if all_projects or filters.get("is_public") else filters.get("name")
+        narrow, few = narrowed(tx, context.project_id, named, filters.get("metadata", {}))
+        statement = _select().where(*wanted, *narrow)
         total = count(tx, statement) if with_count else None
         if not detail:
             statement = statement.with_only_columns(shares.c.id, shares.c.name)
-        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id)
+        records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
         return (_complete(tx, records, paths=paths) if detail else records), total
 
 
@@ -204,7 +212,7 @@ def create(
         )
         write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
         keep_affinities(tx, identifier, hints)
-        record = _complete(tx, [find(tx, context, identifier)])[0]
+        record = {**read(tx, context, identifier, paths=False), "export_location": None}
     deployment.wake()
     return record
 
@@ -225,9 +233,8 @@ def insert(
     :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's does."""
     identifier, now = new_id(), utcnow()
     quotas, size = deployment.settings.quotas, values["size"]
-    check_share_size(
-        read_limits(tx, quotas, context.project_id), size, user_id=context.user_id, share_type_id=share_type["id"]
-    )
+    limits = read_limits(tx, quotas, context.project_id)
+    check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
     reserve(
         tx,
         quotas,
@@ -235,40 +242,41 @@ def insert(
         user_id=context.user_id,
         share_type_id=share_type["id"],
         amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
+        limits=limits,
     )
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
-    tx.execute(
-        shares.insert().values(
-            id=identifier,
-            project_id=context.project_id,
-            user_id=context.user_id,
-            name=values.get("name"),
-            description=values.get("description"),
-            size=size,
-            protocol=values["protocol"],
-            is_public=bool(values.get("is_public")),
-            share_type_id=share_type["id"],
-            status=ShareStatus.CREATING,
-            progress=None,
-            share_group_id=values.get("share_group_id") or None,
-            replication_type=share_type["extra_specs"].get(REPLICATION_SPEC),
-            created_at=now,
-            **placed,
-            **{name: _is_true(share_type["extra_specs"], name) for name in SUPPORT},
-            **columns,
-        )
+    add_row(
+        tx,
+        shares,
+        id=identifier,
+        project_id=context.project_id,
+        user_id=context.user_id,
+        name=values.get("name"),
+        description=values.get("description"),
+        size=size,
+        protocol=values["protocol"],
+        is_public=bool(values.get("is_public")),
+        share_type_id=share_type["id"],
+        status=ShareStatus.CREATING,
+        progress=None,
+        share_group_id=values.get("share_group_id") or None,
+        replication_type=share_type["extra_specs"].get(REPLICATION_SPEC),
+        created_at=now,
+        **placed,
+        **{name: _is_true(share_type["extra_specs"], name) for name in SUPPORT},
+        **columns,
     )
-    tx.execute(
-        share_instances.insert().values(
-            id=new_id(),
-            share_id=identifier,
-            status=ShareStatus.CREATING,
-            size=size,
-            replica_state=first_state(share_type["extra_specs"]),
-            created_at=now,
-            **placed,
-            **instance,
-        )
+    add_row(
+        tx,
+        share_instances,
+        id=new_id(),
+        share_id=identifier,
+        status=ShareStatus.CREATING,
+        size=size,
+        replica_state=first_state(share_type["extra_specs"]),
+        created_at=now,
+        **placed,
+        **instance,
     )
     submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
     return identifier
@@ -322,12 +330,8 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 def write_status(tx: Connection, identifier: str, status: str) -> None:
     """Write the status of a share and of its main instance."""
     now = utcnow()
-    tx.execute(update(shares).where(shares.c.id == identifier).values(status=status, updated_at=now))
-    tx.execute(
-        update(share_instances)
-        .where(share_instances.c.share_id == identifier, share_instances.c.is_main.is_(True))
-        .values(status=status, updated_at=now)
-    )
+    change_row(tx, shares, identifier, status=status, updated_at=now)
+    tx.execute(_WRITE_MAIN, {"share": identifier, "status": status, "updated_at": now})
 
 
 def refuse_with_replicas(share: Record, what: str) -> None:
@@ -338,17 +342,10 @@ def refuse_with_replicas(share: Record, what: str) -> None:
 
 def refuse_with_snapshots(tx: Connection, identifier: str) -> None:
     """Forbidden for a share that has snapshots, in whatever state. Its row must be locked."""
-    query = select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == identifier)
-    number = tx.execute(query).scalar_one()
+    number = tx.execute(_SNAPSHOTS, {"share": identifier}).scalar_one()
     if number:
         raise Forbidden(f"Share still has {number} dependent snapshots.", hint="Delete them first.")
-    members = share_snapshot_instances.c
-    number = tx.execute(
-        select(func.count())
-        .select_from(share_snapshot_instances)
-        .join(share_instances, share_instances.c.id == members.share_instance_id)
-        .where(share_instances.c.share_id == identifier, members.share_group_snapshot_id.is_not(None))
-    ).scalar_one()
+    number = tx.execute(_MEMBERS, {"share": identifier}).scalar_one()
     if number:
         raise Forbidden(
             f"Share still has {number} dependent share group snapshot members.",
@@ -409,6 +406,25 @@ def _select() -> Select[Any]:
 # Kept, because building it takes as long as running it, and nearly every request on a share runs it.
 _ONE: Final = _select().where(shares.c.id == bindparam("share_id"))
 _ONE_LOCKED: Final = _ONE.with_for_update(of=shares)
+_WRITE_MAIN: Final = update(share_instances).where(
+    share_instances.c.share_id == bindparam("share"), share_instances.c.is_main.is_(True)
+)
+_SNAPSHOTS: Final = (
+    select(func.count()).select_from(share_snapshots).where(share_snapshots.c.share_id == bindparam("share"))
+)
+_MEMBERS: Final = (
+    select(func.count())
+    .select_from(share_snapshot_instances)
+    .join(share_instances, share_instances.c.id == share_snapshot_instances.c.share_instance_id)
+    .where(
+        share_instances.c.share_id == bindparam("share"),
+        share_snapshot_instances.c.share_group_snapshot_id.is_not(None),
+    )
+)
+_NETWORK: Final = select(share_networks).where(share_networks.c.id == bindparam("network")).with_for_update(read=True)
+_ZONES: Final = select(share_network_subnets.c.availability_zone).where(
+    share_network_subnets.c.share_network_id == bindparam("network")
+)
 
 
 def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = True) -> list[dict[str, Any]]:
@@ -418,51 +434,6 @@ def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = Tr
         rows = tx.execute(select(shares.c.id, FIRST_PATH).where(among(tx, shares.c.id, identifiers)))
         attach(records, "export_location", {row[0]: row[1] for row in rows})
     return records
-
-
-def _visible(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
-    """Whose shares a list shows. ``is_public`` widens a project's list and is no filter: clients look for a share by
-    name with all_tenants=1 and is_public=True, and mean every share."""
-    if all_projects and allows(context, "share:list_all_projects"):
-        return [shares.c.project_id == filters["project_id"]] if "project_id" in filters else []
-    own = shares.c.project_id == context.project_id
-    return [or_(own, shares.c.is_public.is_(True)) if filters.get("is_public") else own]
-
-
-def _conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    conditions = by_columns(shares, _EXACT, filters)
-    conditions.append(shares.c.is_soft_deleted.is_(bool(filters.get("is_soft_deleted"))))
-    for key, value in filters.get("metadata", {}).items():
-        conditions.append(
-            exists().where(
-                share_metadata.c.share_id == shares.c.id, share_metadata.c.key == key, share_metadata.c.value == value
-            )
-        )
-    for key, value in filters.get("extra_specs", {}).items():
-        spec = share_type_extra_specs
-        conditions.append(
-            exists().where(spec.c.share_type_id == shares.c.share_type_id, spec.c.key == key, spec.c.value == value)
-        )
-    locations: list[ColumnElement[bool]] = []
-    if filters.get("mount_point_name"):
-        conditions.append(false())  # no share has one
-    if "availability_zone" in filters:
-        conditions.append(shares.c.availability_zone == filters["availability_zone"])
-    if "export_location_id" in filters:
-        locations.append(share_export_locations.c.id == filters["export_location_id"])
-    if "export_location_path" in filters:
-        locations.append(share_export_locations.c.path == filters["export_location_path"])
-    if "export_location_path~" in filters:
-        locations.append(contains(share_export_locations.c.path, filters["export_location_path~"]))
-    if locations:
-        conditions.append(
-            shares.c.id.in_(
-                select(share_instances.c.share_id)
-                .join(share_export_locations, share_export_locations.c.share_instance_id == share_instances.c.id)
-                .where(and_(*locations))
-            )
-        )
-    return conditions
 
 
 def first_state(specs: Mapping[str, str]) -> str | None:
@@ -498,18 +469,12 @@ def choose_network(
         return None
     if not handles_servers:
         raise InvalidInput("Share network must not be set when the driver_handles_share_servers extra spec is false.")
-    network = fetch_one(tx, select(share_networks).where(share_networks.c.id == identifier).with_for_update(read=True))
+    network = fetch_one(tx, _NETWORK, {"network": identifier})
     if network is None or not can_see(context, network["project_id"]):
         raise NotFound(f"Share network {identifier[:64]} could not be found.")
     if network["status"] != "active":
         raise InvalidInput(f"Share network {identifier} is in status '{network['status']}', not 'active'.")
-    zones = set(
-        tx.execute(
-            select(share_network_subnets.c.availability_zone).where(
-                share_network_subnets.c.share_network_id == identifier
-            )
-        ).scalars()
-    )
+    zones = set(tx.execute(_ZONES, {"network": identifier}).scalars())
     if not zones or (zone is not None and not zones & {zone, None}):
         raise InvalidInput(
             "A share network subnet was not found for the requested availability zone.",

@@ -4,14 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, delete, exists, or_, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.exc import IntegrityError
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, NotFound
 from sharewright.services.deployment import fetch
+
+
+@cache
+def _find(types: Table, table: Table, owner: Column[Any], *, by_name: bool) -> Select[Any]:
+    """The statement of :meth:`TypeProjects.find`, with the condition of :meth:`TypeProjects.usable`."""
+    named = types.c.id == bindparam("wanted")
+    if by_name:
+        named = or_(named, types.c.name == bindparam("wanted"))
+    granted = exists().where(owner == types.c.id, table.c.project_id == bindparam("project"))
+    everything = bindparam("everything", type_=Boolean) == true()
+    return select(types).where(named, or_(everything, types.c.is_public.is_(True), granted))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +71,8 @@ class TypeProjects:
 
     def find(self, tx: Connection, context: RequestContext, name_or_id: str, *, by_name: bool = True) -> dict[str, Any]:
         """The row of a type that the caller may use; by id before by name. NotFound when there is none."""
-        columns = self.types.c
-        wanted: ColumnElement[bool] = columns.id == name_or_id
-        if by_name:
-            wanted = or_(wanted, columns.name == name_or_id)
-        rows = fetch(tx, select(self.types).where(wanted, *self.usable(context)))
+        kept = _find(self.types, self.table, self.owner, by_name=by_name)
+        rows = fetch(tx, kept, {"wanted": name_or_id, "project": context.project_id, "everything": context.is_admin})
         if not rows:
             raise NotFound(f"{self.what.capitalize()} {name_or_id[:64]} could not be found.")
         return next((row for row in rows if row["id"] == name_or_id), rows[0])

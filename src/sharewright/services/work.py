@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.context import RequestContext
 from sharewright.operations.queue import enqueue, put_off
@@ -40,6 +40,18 @@ def submit(
     )
 
 
+_QUEUED: Final = (
+    select(operations.c.id, operations.c.attempts, operations.c.created_at)
+    .where(
+        operations.c.kind == bindparam("kind"),
+        operations.c.resource_id == bindparam("resource"),
+        operations.c.state == OperationState.QUEUED,
+    )
+    .limit(1)
+    .with_for_update()
+)
+
+
 def submit_together(
     tx: Connection,
     deployment: Deployment,
@@ -58,16 +70,7 @@ def submit_together(
     """
     options = deployment.settings.worker
     quiet = min(options.gather_quiet_seconds, options.gather_seconds)
-    queued = tx.execute(
-        select(operations.c.id, operations.c.attempts, operations.c.created_at)
-        .where(
-            operations.c.kind == kind,
-            operations.c.resource_id == resource_id,
-            operations.c.state == OperationState.QUEUED,
-        )
-        .limit(1)
-        .with_for_update()
-    ).first()
+    queued = tx.execute(_QUEUED, {"kind": kind, "resource": resource_id}).first()
     if queued is None:
         submit(
             tx,

@@ -2,7 +2,8 @@
 
 ``with store.begin() as tx`` is a write transaction, ``with store.read() as tx`` a consistent read. Transactions are
 short: no cloud or guest call ever happens inside one. On SQLite writers queue in the process for the single writer
-connection (BEGIN IMMEDIATE, WAL), readers never wait; on PostgreSQL both use one pool.
+connection (BEGIN IMMEDIATE, WAL) and share commits (group_commit.py), readers never wait; on PostgreSQL both use one
+pool.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from sharewright.errors import ConfigurationError
 from sharewright.instruments import database_statements
+from sharewright.store.group_commit import GroupCommit
 
+IDLE_SECONDS = 1.0  # after which a connection to PostgreSQL is not believed to stand any more
 BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
 
 
@@ -97,6 +102,11 @@ def ring_after_commit(tx: Connection, *, name: str = "", seconds: float = 0.0) -
             tx.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
 
 
+def after_commit(tx: Connection, act: Callable[[], None]) -> None:
+    """Do something once ``tx`` (from :meth:`Store.begin`) is committed; not at all if it is rolled back."""
+    tx.info["acts"].append(act)
+
+
 def ring_for(bell: Bell, payload: str) -> None:
     """Do here what :func:`ring_after_commit` asked for in another process."""
     seconds, _, name = payload.partition(" ")
@@ -114,6 +124,7 @@ class Store:
         self.url = url
         self.bell = Bell()
         self._open = threading.local()
+        self._begin: Callable[[], AbstractContextManager[Connection]]
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if not parsed.database or parsed.database == ":memory:":
@@ -123,15 +134,18 @@ class Store:
                 )
             # A writer pool of one is the queue for SQLite's single writer: no busy-waiting between our threads.
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
+            self._begin = GroupCommit(self._writer).begin
             self._reader = _sqlite_engine(url, pool_size=pool_size, begin="BEGIN")
         elif parsed.get_backend_name() == "postgresql":
             self._writer = create_engine(
                 parsed.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=pool_size,
-                pool_pre_ping=True, isolation_level="READ COMMITTED",
+                isolation_level="READ COMMITTED",
             )  # fmt: skip
+            _ping_idle_connections(self._writer)
             # At READ COMMITTED each statement of a transaction sees what is committed by then, in one or on its own; so
             # a read needs no BEGIN and no ROLLBACK, which are two journeys to the server.
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            self._begin = self._writer.begin
         else:
             raise ConfigurationError(
                 f"database.url: {parsed.get_backend_name()} is not supported.", hint="Use sqlite or postgresql."
@@ -153,13 +167,17 @@ class Store:
         if getattr(self._open, "writing", False):
             raise RuntimeError("A write transaction was begun inside another one; pass the open one on instead.")
         wishes: dict[str, float] = {}
+        acts: list[Callable[[], None]] = []
         self._open.writing = True
         try:
-            with self._writer.begin() as connection:
+            with self._begin() as connection:
                 connection.info["after_commit"] = wishes  # info outlives the transaction: new ones for each
+                connection.info["acts"] = acts
                 yield connection
         finally:
             self._open.writing = False
+        for act in acts:
+            act()
         for name, seconds in wishes.items():
             if seconds > 0:
                 self.bell.ring_later(name, seconds)
@@ -181,6 +199,25 @@ def _count_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) ->
     if not statement.startswith("BEGIN"):  # explicit on SQLite only; the figures of both should compare
         statements.count += 1
         database_statements.inc()
+
+
+def _ping_idle_connections(engine: Engine) -> None:
+    """Ask a connection whether it still stands, before its first use after ``IDLE_SECONDS``. Asking each time
+    (pool_pre_ping) would be one journey to the server more for every transaction, and most have few."""
+
+    def returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["returned"] = time.monotonic()
+
+    def taken(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() < record.info.get("returned", 0.0) + IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool opens another
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 def _use_wal(cursor: Any) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, case, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, TextClause, and_, bindparam, or_, select, text
 
 from sharewright.errors import OverQuota
 from sharewright.settings import Quotas
@@ -72,16 +72,17 @@ def read_defaults(tx: Connection, settings: Quotas) -> dict[str, int]:
     return {name: getattr(settings, name) for name in RESOURCES} | {row.resource: row.hard_limit for row in rows}
 
 
+_LIMITS: Final = select(quotas).where(
+    or_(
+        quotas.c.scope_id == bindparam("project"),
+        and_(quotas.c.scope == "class", quotas.c.scope_id == DEFAULT_CLASS),
+    )
+)
+
+
 def read_limits(tx: Connection, settings: Quotas, project_id: str) -> Limits:
     """All limits of a project, in one statement."""
-    rows = tx.execute(
-        select(quotas).where(
-            or_(
-                quotas.c.scope_id == project_id,
-                and_(quotas.c.scope == "class", quotas.c.scope_id == DEFAULT_CLASS),
-            )
-        )
-    ).all()
+    rows = tx.execute(_LIMITS, {"project": project_id}).all()
     project = {name: getattr(settings, name) for name in RESOURCES}
     project |= {row.resource: row.hard_limit for row in rows if row.scope == "class"}
     project |= {row.resource: row.hard_limit for row in rows if row.scope == "project"}
@@ -115,10 +116,11 @@ def reserve(
     user_id: str,
     amounts: Mapping[str, int],
     share_type_id: str = "",
+    limits: Limits | None = None,
 ) -> None:
     """Take ``amounts`` (resource → count or GiB, positive) from the quotas. Raises OverQuota; the caller's transaction
-    must then be rolled back, which undoes what was counted."""
-    limits = read_limits(tx, settings, project_id)
+    must then be rolled back, which undoes what was counted. ``limits``: of the project, if they have been read."""
+    limits = limits or read_limits(tx, settings, project_id)
     of_user = limits.users.get(user_id, {})
     of_type = limits.share_types.get(share_type_id, {})
     for row in _add(tx, project_id, user_id, share_type_id, amounts):
@@ -186,26 +188,42 @@ def _add(
 ) -> list[dict[str, Any]]:
     """Add to (or take from) the usage rows and return them as they are then."""
     owners = [("", ""), (user_id, ""), ("", share_type_id)]
-    values = [
-        {
-            "project_id": project_id,
-            "user_id": user,
-            "share_type_id": share_type,
-            "resource": resource,
-            "in_use": max(amount, 0),
-        }
-        # One order for everybody: transactions lock the rows in it and cannot wait for each other in a circle.
-        for resource, amount in sorted(amounts.items())
+    # One order for everybody: transactions lock the rows in it and cannot wait for each other in a circle.
+    rows = [
+        (resource, user, share_type)
+        for resource in sorted(amounts)
         for user, share_type in sorted(set(owners))
         if not (share_type and resource in NOT_BY_SHARE_TYPE)
     ]
-    if not values:
+    if not rows:
         return []
-    insert = sqlite.insert(quota_usages) if tx.dialect.name == "sqlite" else postgresql.insert(quota_usages)
-    total = quota_usages.c.in_use + case(dict(amounts), value=quota_usages.c.resource)
-    statement = insert.values(values).on_conflict_do_update(
-        index_elements=["project_id", "user_id", "share_type_id", "resource"],
-        set_={"in_use": case((total < 0, 0), else_=total)},
+    parameters: dict[str, Any] = {"project": project_id}
+    for number, (resource, user, share_type) in enumerate(rows):
+        parameters |= {
+            f"user_{number}": user,
+            f"share_type_{number}": share_type,
+            f"resource_{number}": resource,
+            f"initial_{number}": max(amounts[resource], 0),
+        }
+    for number, (resource, amount) in enumerate(sorted(amounts.items())):
+        parameters |= {f"kind_{number}": resource, f"more_{number}": amount}
+    statement = _add_statement(len(rows), len(amounts))
+    return [dict(row) for row in tx.execute(statement, parameters).mappings()]
+
+
+@cache
+def _add_statement(rows: int, kinds: int) -> TextClause:
+    """The statement for so many rows, of so many resources. In words, because SQLAlchemy does not keep a statement with
+    several rows, but puts it together again each time."""
+    values = ", ".join(
+        f"(:project, :user_{row}, :share_type_{row}, :resource_{row}, :initial_{row})" for row in range(rows)
     )
-    rows = tx.execute(statement.returning(*quota_usages.c)).mappings().all()
-    return [dict(row) for row in rows]
+    more = " ".join(f"WHEN :kind_{kind} THEN CAST(:more_{kind} AS INTEGER)" for kind in range(kinds))
+    total = f"quota_usages.in_use + CASE quota_usages.resource {more} END"
+    return text(  # made of numbers of ours alone
+        "INSERT INTO quota_usages (project_id, user_id, share_type_id, resource, in_use)"  # noqa: S608
+        f" VALUES {values}"
+        " ON CONFLICT (project_id, user_id, share_type_id, resource)"
+        f" DO UPDATE SET in_use = CASE WHEN {total} < 0 THEN 0 ELSE {total} END"
+        " RETURNING project_id, user_id, share_type_id, resource, in_use"
+    )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, and_, bindparam, or_, select
 
 from sharewright.drivers.generic.mounts import Mount, mounts_on, rules_in_force
 from sharewright.drivers.generic.moves import moves_on
@@ -28,6 +28,62 @@ log = structlog.get_logger()
 GIBIBYTE: Final = 2**30
 SMB_PORT: Final = 445
 REVERTING: Final = (ShareStatus.REVERTING, ShareStatus.REVERTING_ERROR)
+
+
+_NEXT_GENERATION: Final = (
+    share_servers.update()
+    .where(share_servers.c.id == bindparam("server"))
+    .values(generation=share_servers.c.generation + 1)
+    .returning(share_servers.c.generation)
+)
+_GENERATION: Final = select(share_servers.c.generation).where(share_servers.c.id == bindparam("server"))
+_INSTANCES: Final = (
+    select(
+        share_instances.c.id,
+        share_instances.c.share_id,
+        share_instances.c.volume_serial,
+        share_instances.c.filesystem_type,
+        share_instances.c.filesystem_uuid,
+        share_instances.c.filesystem_ready,
+        share_instances.c.size,
+        share_instances.c.squash,
+        share_instances.c.clone_of,
+        share_instances.c.taken_over,
+        share_instances.c.old_volume_serial,
+        share_instances.c.status,
+        share_instances.c.volume_attached,
+        share_instances.c.wanted,
+        share_instances.c.smb_encryption,
+        share_instances.c.is_main,
+        shares.c.protocol,
+    )
+    .join(shares, shares.c.id == share_instances.c.share_id)
+    .where(
+        share_instances.c.share_server_id == bindparam("server"),
+        or_(
+            and_(share_instances.c.wanted.is_(True), share_instances.c.volume_attached.is_(True)),
+            share_instances.c.clone_of.is_not(None),
+        ),
+    )
+    .order_by(share_instances.c.created_at, share_instances.c.id)
+)
+_RULES: Final = (
+    select(
+        share_access_rules.c.id,
+        share_access_rules.c.share_id,
+        share_access_rules.c.access_type,
+        share_access_rules.c.access_to,
+        share_access_rules.c.access_level,
+        share_access_rules.c.access_key,
+    )
+    .where(
+        share_access_rules.c.share_id.in_(
+            select(share_instances.c.share_id).where(share_instances.c.share_server_id == bindparam("server"))
+        ),
+        share_access_rules.c.state.in_((AccessState.QUEUED_TO_APPLY, AccessState.APPLYING, AccessState.ACTIVE)),
+    )
+    .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
+)
 
 
 def build_document(
@@ -50,49 +106,12 @@ def build_document(
     """
     with store.begin() if advance else store.read() as tx:
         if advance:
-            query = (
-                share_servers.update()
-                .where(share_servers.c.id == server_id)
-                .values(generation=share_servers.c.generation + 1)
-                .returning(share_servers.c.generation)
-            )
-            generation = tx.execute(query).scalar_one_or_none()
+            generation = tx.execute(_NEXT_GENERATION, {"server": server_id}).scalar_one_or_none()
         else:
-            generation = tx.execute(
-                select(share_servers.c.generation).where(share_servers.c.id == server_id)
-            ).scalar_one_or_none()
+            generation = tx.execute(_GENERATION, {"server": server_id}).scalar_one_or_none()
         if generation is None:
             raise NotFound(f"Share server {server_id} does not exist any more.")
-        instances = tx.execute(
-            select(
-                share_instances.c.id,
-                share_instances.c.share_id,
-                share_instances.c.volume_serial,
-                share_instances.c.filesystem_type,
-                share_instances.c.filesystem_uuid,
-                share_instances.c.filesystem_ready,
-                share_instances.c.size,
-                share_instances.c.squash,
-                share_instances.c.clone_of,
-                share_instances.c.taken_over,
-                share_instances.c.old_volume_serial,
-                share_instances.c.status,
-                share_instances.c.volume_attached,
-                share_instances.c.wanted,
-                share_instances.c.smb_encryption,
-                share_instances.c.is_main,
-                shares.c.protocol,
-            )
-            .join(shares, shares.c.id == share_instances.c.share_id)
-            .where(
-                share_instances.c.share_server_id == server_id,
-                or_(
-                    and_(share_instances.c.wanted.is_(True), share_instances.c.volume_attached.is_(True)),
-                    share_instances.c.clone_of.is_not(None),
-                ),
-            )
-            .order_by(share_instances.c.created_at, share_instances.c.id)
-        ).all()
+        instances = tx.execute(_INSTANCES, {"server": server_id}).all()
         # Volumes that somebody else made: what is on them is not known before the guest has looked.
         unknown = [row for row in instances if row.filesystem_uuid is None]
         instances = [row for row in instances if row.filesystem_uuid is not None]
@@ -104,23 +123,7 @@ def build_document(
         snapshot_rules = _snapshot_rules(tx, served, open_key)
         moves = moves_on(tx, server_id)
         rules_by_share: dict[str, list[Rule]] = defaultdict(list)
-        for rule in tx.execute(
-            select(
-                share_access_rules.c.id,
-                share_access_rules.c.share_id,
-                share_access_rules.c.access_type,
-                share_access_rules.c.access_to,
-                share_access_rules.c.access_level,
-                share_access_rules.c.access_key,
-            )
-            .where(
-                share_access_rules.c.share_id.in_(
-                    select(share_instances.c.share_id).where(share_instances.c.share_server_id == server_id)
-                ),
-                share_access_rules.c.state.in_((AccessState.QUEUED_TO_APPLY, AccessState.APPLYING, AccessState.ACTIVE)),
-            )
-            .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
-        ):
+        for rule in tx.execute(_RULES, {"server": server_id}):
             rules_by_share[rule.share_id].append(
                 Rule(
                     rule.id,

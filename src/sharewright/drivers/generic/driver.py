@@ -8,9 +8,9 @@ number of concurrent changes on a server costs few round trips. What the driver 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, Cloud, Volume
 from sharewright.drivers.contract import ExportLocation, PoolStats, RuleOutcome
@@ -27,6 +27,7 @@ from sharewright.drivers.generic.records import (
     InstanceRecord,
     find_instance,
     instances_on,
+    note,
     read_instance,
     remember,
 )
@@ -57,6 +58,9 @@ from sharewright.service_instance.contract import ServiceInstance, ServiceInstan
 from sharewright.settings import Backend
 from sharewright.store.database import Store
 from sharewright.store.tables import share_access_rules, share_instances
+
+_SIZE: Final = select(share_instances.c.size).where(share_instances.c.id == bindparam("instance"))
+_RULES: Final = select(share_access_rules.c.id).where(share_access_rules.c.share_id == bindparam("share"))
 
 
 class GenericDriver:
@@ -127,9 +131,7 @@ class GenericDriver:
     # ---- share servers ----
 
     def choose_server(self, candidates: Sequence[str], share_instance_id: str, transaction: Connection) -> str | None:
-        size = transaction.execute(
-            select(share_instances.c.size).where(share_instances.c.id == share_instance_id)
-        ).scalar_one()
+        size = transaction.execute(_SIZE, {"instance": share_instance_id}).scalar_one()
         return least_loaded(
             transaction,
             candidates,
@@ -200,19 +202,19 @@ class GenericDriver:
 
     def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]:
         record = read_instance(self._store, share_instance_id)
-        volume_id = record.volume_id or self._volumes.ensure(record, progress).id
+        volume_id = record.volume_id or self._volumes.ensure(record, progress, write=note).id
         if not record.volume_attached:
             if record.snapshot_id is not None or record.member_id is not None:
                 with progress.step("parent"):  # from here on a boot cannot take the copy for its parent
                     self._servers.converge(self._servers.get(server_id), progress)
             with progress.step("attach"):
                 self._instances.attach_volume(server_id, volume_id, progress)
-                # From here on every document of the server holds the share.
-                remember(self._store, progress, share_instance_id, volume_attached=True)
+                # From the next step's start on every document of the server holds the share.
+                note(self._store, progress, share_instance_id, volume_attached=True)
         server = self._servers.get(server_id)
         with progress.step("guest"):
             state = self._servers.serve(share_instance_id, server, volume_id, progress)
-            remember(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
+            note(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
         return export_locations(record.id, record.protocol, server)
 
     def delete_share(
@@ -291,9 +293,7 @@ class GenericDriver:
         with progress.step("guest"):
             state = self._servers.serve(share_instance_id, self._servers.get(server_id), record.volume_id, progress)
         with self._store.read() as tx:
-            rules = tx.execute(
-                select(share_access_rules.c.id).where(share_access_rules.c.share_id == record.share_id)
-            ).scalars()
+            rules = tx.execute(_RULES, {"share": record.share_id}).scalars()
             return [RuleOutcome(rule_id=rule, error=state.rule_errors.get(rule, "")) for rule in rules]
 
     # ---- snapshots ----
@@ -352,10 +352,11 @@ class GenericDriver:
         keep: bool = False,
     ) -> None:
         """Let the share server go without a share; its volume may be detached then. See release_volume."""
-        if record.wanted:
-            remember(self._store, progress, record.id, wanted=False)
         server = self._instances.find(server_id) if server_id is not None else None
-        if server is not None and (record.volume_attached or (volume is not None and volume.instance_id)):
+        serves = server is not None and (record.volume_attached or (volume is not None and volume.instance_id))
+        if record.wanted:  # with the start of the step that tells the server, when there is one
+            (note if serves else remember)(self._store, progress, record.id, wanted=False)
+        if server is not None and serves:
             with progress.step("release"):
                 release_volume(
                     server,

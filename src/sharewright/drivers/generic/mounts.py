@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import derived_id, utcnow
@@ -79,15 +79,20 @@ def _query() -> Select[Any]:
     )
 
 
+_ONE: Final = _query().where(share_snapshot_mounts.c.id == bindparam("mount"))
+_ON_SERVER: Final = (
+    _query().where(share_snapshot_mounts.c.share_server_id == bindparam("server")).order_by(share_snapshot_mounts.c.id)
+)
+
+
 def find_mount(store: Store, snapshot_instance_id: str) -> Mount | None:
     with store.read() as tx:
-        row = tx.execute(_query().where(share_snapshot_mounts.c.id == snapshot_instance_id)).one_or_none()
+        row = tx.execute(_ONE, {"mount": snapshot_instance_id}).one_or_none()
     return None if row is None else Mount(**row._mapping)
 
 
 def mounts_on(tx: Connection, server_id: str) -> list[Mount]:
-    query = _query().where(share_snapshot_mounts.c.share_server_id == server_id)
-    return [Mount(**row._mapping) for row in tx.execute(query.order_by(share_snapshot_mounts.c.id))]
+    return [Mount(**row._mapping) for row in tx.execute(_ON_SERVER, {"server": server_id})]
 
 
 def rules_in_force(tx: Connection, which: ColumnElement[bool]) -> list[Any]:

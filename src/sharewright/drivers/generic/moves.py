@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from sharewright.drivers.generic.records import InstanceRecord
 from sharewright.guest.document import Successor
@@ -57,28 +57,28 @@ class Move:
 
 _COLUMNS: Final = [column for column in share_instance_moves.c if column.name != "share_instance_id"]
 
+_ONE: Final = select(*_COLUMNS).where(share_instance_moves.c.share_instance_id == bindparam("instance"))
+_ON_SERVER: Final = (
+    select(share_instance_moves.c.share_instance_id, *_COLUMNS)
+    .join(share_instances, share_instances.c.id == share_instance_moves.c.share_instance_id)
+    .where(
+        share_instances.c.share_server_id == bindparam("server"),
+        share_instance_moves.c.step.in_(TOLD),
+        share_instance_moves.c.volume_attached.is_(True),
+    )
+)
+
 
 def find_move(store: Store, share_instance_id: str) -> Move | None:
     with store.read() as tx:
-        query = select(*_COLUMNS).where(share_instance_moves.c.share_instance_id == share_instance_id)
-        row = tx.execute(query).one_or_none()
+        row = tx.execute(_ONE, {"instance": share_instance_id}).one_or_none()
     return None if row is None else Move(**row._mapping)
 
 
 def moves_on(tx: Connection, server_id: str) -> dict[str, Move]:
     """Share instance → its move, of those on a server whose new volume is attached."""
-    query = (
-        select(share_instance_moves.c.share_instance_id, *_COLUMNS)
-        .join(share_instances, share_instances.c.id == share_instance_moves.c.share_instance_id)
-        .where(
-            share_instances.c.share_server_id == server_id,
-            share_instance_moves.c.step.in_(TOLD),
-            share_instance_moves.c.volume_attached.is_(True),
-        )
-    )
-    return {
-        values.pop("share_instance_id"): Move(**values) for row in tx.execute(query) if (values := dict(row._mapping))
-    }
+    rows = tx.execute(_ON_SERVER, {"server": server_id})
+    return {values.pop("share_instance_id"): Move(**values) for row in rows if (values := dict(row._mapping))}
 
 
 def begin_move(store: Store, progress: Progress, share_instance_id: str, size: int, stall_seconds: float) -> Move:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from sharewright.store.growth import mounted_sizes, pending_growth
+from sharewright.store.lookups import among_parameter, list_type, list_value
 from sharewright.store.tables import share_instances, share_servers, share_snapshot_mounts
 
 
@@ -17,6 +20,18 @@ def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_sh
     A limit of -1 is no limit (Manila's max_shares_per_share_server and max_share_server_size). A server known to be
     unhealthy takes nothing new. What shares are about to grow by counts as theirs already.
     """
+    dialect = tx.dialect.name
+    rows = tx.execute(_by_load(dialect), {"candidates": list_value(dialect, candidates)})
+    growth = pending_growth(tx, candidates) if max_size >= 0 else {}
+    for row in rows:
+        has_place = max_shares < 0 or row.number < max_shares
+        if has_place and (max_size < 0 or row.total + growth.get(row.id, 0) + size <= max_size):
+            return str(row.id)
+    return None
+
+
+@cache
+def _by_load(dialect: str) -> Select[Any]:
     mounted = (
         select(func.count())
         .where(share_snapshot_mounts.c.share_server_id == share_servers.c.id)
@@ -26,17 +41,11 @@ def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_sh
     count = func.count(share_instances.c.id) + mounted
     snapshots = mounted_sizes().where(share_snapshot_mounts.c.share_server_id == share_servers.c.id)
     total = func.coalesce(func.sum(share_instances.c.size), 0) + snapshots.correlate(share_servers).scalar_subquery()
-    query = (
-        select(share_servers.c.id, total.label("total"))
+    wanted = among_parameter(dialect, share_servers.c.id, bindparam("candidates", type_=list_type(dialect)))
+    return (
+        select(share_servers.c.id, count.label("number"), total.label("total"))
         .join(share_instances, share_instances.c.share_server_id == share_servers.c.id, isouter=True)
-        .where(share_servers.c.id.in_(candidates), share_servers.c.healthy.is_not(False))
+        .where(wanted, share_servers.c.healthy.is_not(False))
         .group_by(share_servers.c.id)
         .order_by(count, total, share_servers.c.id)
     )
-    if max_shares >= 0:
-        query = query.having(count < max_shares)
-    if max_size < 0:
-        return tx.execute(query.limit(1)).scalar()
-    growth = pending_growth(tx, candidates)
-    fitting = (row.id for row in tx.execute(query) if row.total + growth.get(row.id, 0) + size <= max_size)
-    return next(fitting, None)

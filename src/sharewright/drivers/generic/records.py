@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, select
+from sqlalchemy import Connection, Row, Select, bindparam, case, select
 
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.store.database import Store
+from sharewright.store.kept import change_row
 from sharewright.store.tables import share_instances, shares
 
 
@@ -68,13 +69,21 @@ def _query() -> Select[Any]:
     ).join(shares, shares.c.id == columns.share_id)
 
 
+_ONE: Final = _query().where(share_instances.c.id == bindparam("instance"))
+_ON_SERVER: Final = (
+    _query()
+    .where(share_instances.c.share_server_id == bindparam("server"), share_instances.c.wanted.is_(True))
+    .order_by(share_instances.c.id)
+)
+
+
 def _record(row: Row[Any]) -> InstanceRecord:
     return InstanceRecord(**row._mapping)
 
 
 def find_instance(store: Store, share_instance_id: str) -> InstanceRecord | None:
     with store.read() as tx:
-        row = tx.execute(_query().where(share_instances.c.id == share_instance_id)).one_or_none()
+        row = tx.execute(_ONE, {"instance": share_instance_id}).one_or_none()
     return None if row is None else _record(row)
 
 
@@ -88,17 +97,22 @@ def read_instance(store: Store, share_instance_id: str) -> InstanceRecord:
 
 def instances_on(store: Store, server_id: str) -> Sequence[InstanceRecord]:
     """The wanted instances placed on a server."""
-    query = _query().where(share_instances.c.share_server_id == server_id, share_instances.c.wanted.is_(True))
     with store.read() as tx:
-        return [_record(row) for row in tx.execute(query.order_by(share_instances.c.id))]
+        return [_record(row) for row in tx.execute(_ON_SERVER, {"server": server_id})]
 
 
 def remember(store: Store, progress: Progress, share_instance_id: str, **values: object) -> None:
     """Write what was learned about an instance, at once, if the work is still ours."""
     with store.begin() as tx:
         progress.fence(tx)
-        tx.execute(
-            share_instances.update()
-            .where(share_instances.c.id == share_instance_id)
-            .values(**values, updated_at=utcnow())
-        )
+        change_row(tx, share_instances, share_instance_id, **values, updated_at=utcnow())
+
+
+def note(store: Store, progress: Progress, share_instance_id: str, **values: object) -> None:
+    """The same with the next thing that the work writes: for what is found out again if a crash comes first."""
+    values["updated_at"] = utcnow()
+
+    def write(tx: Connection) -> None:
+        change_row(tx, share_instances, share_instance_id, **values)
+
+    progress.later(store, write)

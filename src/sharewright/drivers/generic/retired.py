@@ -9,11 +9,12 @@ nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.clouds.contract import Cloud, Volume
@@ -25,6 +26,14 @@ from sharewright.store.database import Store
 from sharewright.store.tables import retired_volumes, share_instance_moves, share_instances, share_snapshot_instances
 
 log = structlog.get_logger()
+
+
+_OF_BACKEND: Final = (
+    select(retired_volumes)
+    .where(retired_volumes.c.backend == bindparam("backend"))
+    .order_by(retired_volumes.c.created_at)
+)
+_OF_SHARE: Final = _OF_BACKEND.where(retired_volumes.c.share_instance_id == bindparam("instance"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +57,27 @@ class RetiredVolumes:
         insert = sqlite.insert(retired_volumes) if tx.dialect.name == "sqlite" else postgresql.insert(retired_volumes)
         tx.execute(insert.values(values).on_conflict_do_nothing(index_elements=["volume_id", "backend"]))
 
+    def has_some(self, share_instance_id: str) -> bool:
+        """Whether there is anything that a share has left and that is not gone yet."""
+        with self.store.read() as tx:
+            return tx.execute(_OF_SHARE, {"backend": self.backend, "instance": share_instance_id}).first() is not None
+
     def take_away(self, share_instance_id: str, progress: Progress, *, besides: str = "") -> None:
         """Detach what a share has left, and delete what has no snapshots, that of the instance ``besides`` aside. What
         the cloud does not do now is left for :meth:`tidy`."""
-        self._take_away(lambda: progress, retired_volumes.c.share_instance_id == share_instance_id, besides=besides)
+        with self.store.read() as tx:
+            rows = tx.execute(_OF_SHARE, {"backend": self.backend, "instance": share_instance_id}).all()
+        self._take_away(rows, lambda: progress, besides=besides)
 
     def tidy(self) -> None:
         """The same for all shares, those that do not exist any more included."""
-        self._take_away(lambda: NoProgress(self.attach_seconds + self.volume_seconds))
+        with self.store.read() as tx:
+            rows = tx.execute(_OF_BACKEND, {"backend": self.backend}).all()
+        self._take_away(rows, lambda: NoProgress(self.attach_seconds + self.volume_seconds))
 
     # ---- parts ----
 
-    def _take_away(self, begin: Callable[[], Progress], *which: ColumnElement[bool], besides: str = "") -> None:
-        query = select(retired_volumes).where(retired_volumes.c.backend == self.backend, *which)
-        with self.store.read() as tx:
-            rows = tx.execute(query.order_by(retired_volumes.c.created_at)).all()
+    def _take_away(self, rows: Sequence[Any], begin: Callable[[], Progress], *, besides: str = "") -> None:
         for row in rows:
             try:
                 gone = self._remove(row.volume_id, row.share_instance_id, begin(), besides)

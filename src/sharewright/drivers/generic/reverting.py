@@ -91,8 +91,9 @@ class Reverter:
                 mine = share_instances.c.id == record.id
                 values = {"old_volume_id": None, "old_volume_serial": None, "updated_at": utcnow()}
                 tx.execute(share_instances.update().where(mine).values(values))
-        with progress.step("old volume"):
-            self.retired.take_away(record.id, progress)
+        if self.retired.has_some(record.id):
+            with progress.step("old volume"):
+                self.retired.take_away(record.id, progress)
 
     def _prepare(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> str:
         """The new volume, attached and in the rows; the old one is there still."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sharewright.clouds.contract import TAG_BACKEND, TAG_DEPLOYMENT, TAG_OWNER, Cloud, Volume, VolumeSpec
-from sharewright.drivers.generic.records import InstanceRecord, remember
+from sharewright.drivers.generic.records import InstanceRecord, note, remember
 from sharewright.drivers.generic.release import remove_volume, within
 from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
 from sharewright.identifiers import derived_id
@@ -34,15 +36,15 @@ class ShareVolumes:
             TAG_OWNER: f"share_instance:{record.id}",
         }
 
-    def ensure(self, record: InstanceRecord, progress: Progress) -> Volume:
-        """The volume that a share instance is to have, made if need be, and recorded."""
+    def ensure(self, record: InstanceRecord, progress: Progress, *, write: Callable[..., None] = remember) -> Volume:
+        """The volume that a share instance is to have, made if need be and recorded by ``write`` (remember or note)."""
         volume_type = record.volume_type or self._settings.volume_type or None
         source = self._snapshots.source_of(record)
         with progress.step("volume"):
             # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
             size = max(record.size, source.size) if source is not None else record.size
             volume = self.make(record, self.name(record.id), size, volume_type, progress, source)
-            remember(
+            write(
                 self._store,
                 progress,
                 record.id,
@@ -101,7 +103,7 @@ class ShareVolumes:
     def remove_of(self, record: InstanceRecord, volume: Volume | None, progress: Progress) -> None:
         """Delete the volume of a share instance and forget it."""
         self.remove(volume, progress)
-        remember(
+        note(
             self._store,
             progress,
             record.id,

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
     true,
 )
 
@@ -60,6 +61,11 @@ shares = Table(
     CheckConstraint("size > 0", name="size_positive"),
     Index("ix_shares_project_id_created_at_id", "project_id", "created_at", "id"),
     Index("ix_shares_created_at_id", "created_at", "id"),
+    # For pages of a project's shares in these orders, or with one of these filters. An expression for the name, because
+    # an index with its NULLs first is one database's only.
+    Index("ix_shares_project_id_name_id", "project_id", text("coalesce(name, '')"), "id"),
+    Index("ix_shares_project_id_size_id", "project_id", "size", "id"),
+    Index("ix_shares_project_id_status_created_at_id", "project_id", "status", "created_at", "id"),
     # Few of many: what the reconciler looks for in every round.
     partial_index("ix_shares_unsettled", "status", where="status <> 'available'"),
     partial_index(
@@ -73,6 +79,7 @@ share_metadata = Table(
     Column("share_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), primary_key=True),
     Column("key", NAME, primary_key=True),
     Column("value", Text, nullable=False),
+    Index("ix_share_metadata_key_value", "key", text("substr(value, 1, 64)")),
 )
 
 share_instances = Table(

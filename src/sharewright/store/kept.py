@@ -1,0 +1,34 @@
+"""Statements that are kept. Building one takes SQLAlchemy three times as long as sending it and reading the answer, and
+most of them are sent thousands of times with other values only: these are built once, and the values are parameters.
+
+What is too particular for the functions here is kept in the same way where it is used: a constant, or a function with
+``functools.cache``, with ``bindparam`` for what differs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Insert, Table, Update, bindparam
+
+
+def add_row(tx: Connection, table: Table, **values: Any) -> None:
+    """Insert one row. ``values`` are plain values, not SQL expressions; a column that is not named gets its default."""
+    tx.execute(_insert(table), values)
+
+
+def change_row(tx: Connection, table: Table, identifier: str, **values: Any) -> int:
+    """Set columns of the row with this ``id``, to plain values; return how many rows there were, one or none."""
+    result: CursorResult[Any] = tx.execute(_update(table), {"row_id": identifier, **values})
+    return result.rowcount
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return table.insert()
+
+
+@cache
+def _update(table: Table) -> Update:
+    return table.update().where(table.c.id == bindparam("row_id"))
