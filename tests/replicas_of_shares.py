@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharewright.services import share_replicas
+from sharewright.services import share_replicas, snapshots
 from sharewright.services.deployment import Deployment
 from sharewright.store.quotas import read_usage
-from sharewright.store.tables import share_instances, shares
+from sharewright.store.tables import share_instances, share_snapshot_instances, shares
 from story_world import PROJECT, World
 
 
@@ -21,7 +21,10 @@ def a_share(world: World, *, size: int = 1) -> str:
     share_type = world.add_share_type(
         "replicated", replication_type="readable", driver_handles_share_servers=str(not named)
     )
-    share = world.request_share(size, share_type_id=share_type, replication_type="readable")
+    able = ("snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support")
+    share = world.request_share(
+        size, share_type_id=share_type, replication_type="readable", **dict.fromkeys(able, True)
+    )
     with world.store.begin() as tx:
         mine = share_instances.c.share_id == share
         tx.execute(share_instances.update().where(mine).values(replica_state="active"))
@@ -63,6 +66,22 @@ def promote(world: World, replica: str) -> None:
 def delete(world: World, replica: str) -> None:
     """An accepted DELETE."""
     share_replicas.delete(deployment(world), world.context(), replica)
+
+
+def take(world: World, share: str) -> str:
+    """An accepted POST /snapshots. Returns the snapshot's id."""
+    return str(snapshots.create(deployment(world), world.context(), {"share_id": share})["id"])
+
+
+def revert(world: World, share: str, snapshot: str) -> None:
+    """An accepted revert."""
+    snapshots.revert(deployment(world), world.context(), share, snapshot)
+
+
+def snapshot_on(world: World, snapshot: str, instance: str) -> Any:
+    """The instance of a snapshot on a share instance."""
+    (row,) = world.rows(share_snapshot_instances, snapshot_id=snapshot, share_instance_id=instance)
+    return row
 
 
 def replica_usage(world: World) -> tuple[int, int]:

@@ -57,6 +57,34 @@ class Progress(Protocol):
         ...
 
 
+class PartOfWork:
+    """Progress of one of several things that an operation does in the same way: its facts are its own, under ``name``;
+    everything else is the operation's."""
+
+    def __init__(self, whole: Progress, name: str) -> None:
+        self._whole = whole
+        self._name = name
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        return self._whole.step(name)
+
+    def record(self, **facts: Any) -> None:
+        self._whole.record(**{f"{self._name}.{key}": value for key, value in facts.items()})
+
+    def recall(self, key: str) -> Any:
+        return self._whole.recall(f"{self._name}.{key}")
+
+    def check(self) -> None:
+        self._whole.check()
+
+    def fence(self, transaction: Any) -> None:
+        self._whole.fence(transaction)
+
+    @property
+    def remaining(self) -> float:
+        return self._whole.remaining
+
+
 class NoProgress:
     """Progress that keeps its facts in memory and has a plain deadline."""
 

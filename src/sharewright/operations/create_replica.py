@@ -1,7 +1,8 @@
 """Story: create a replica of a share.
 
 schedule, to another pool of the active replica's domain → place on a share server → volume, while the server boots →
-wait for the server → serve it and begin to replicate → ``available``, ``in_sync`` or still ``out_of_sync``.
+wait for the server → serve it and begin to replicate → the share's snapshots → ``available``, ``in_sync`` or still
+``out_of_sync``.
 
 A failure removes what was made; the replica ends in ``error`` with a user message. Nothing happens to the share.
 """
@@ -9,6 +10,7 @@ A failure removes what was made; the replica ends in ``error`` with a user messa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -19,6 +21,7 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome,
 from sharewright.operations.create_share import check_server_creation
 from sharewright.operations.messages import Action, Detail
 from sharewright.operations.replica_rows import fail_replica, find_replication_driver, lock_replica, read_replica
+from sharewright.operations.replica_snapshots import delete_snapshots, follow_snapshots
 from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, write_replica
 from sharewright.operations.share_servers import Placement, place, place_on_named
@@ -52,7 +55,11 @@ class CreateReplica(BaseStory):
             return WaitFor(placement.operation_id)
         self._read(operation)  # the volume took its time: is the replica still wanted?
         locations = driver.create_replica(replica.instance_id, active.instance_id, placement.server_id, progress)
-        in_sync = driver.update_replica(replica.instance_id, active.instance_id, placement.server_id, progress)
+        server_id = placement.server_id
+        in_sync = driver.update_replica(replica.instance_id, active.instance_id, server_id, progress)
+        if in_sync:
+            placed = replace(replica, backend=driver.backend, server_id=server_id)
+            in_sync = follow_snapshots(self._store, self._drivers, placed, server_id, operation, progress)
         return Done(lambda tx: finish(tx, replica.instance_id, locations, in_sync=in_sync))
 
     def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
@@ -61,6 +68,7 @@ class CreateReplica(BaseStory):
         if found is not None and found[0].backend is not None:
             replica, active = found
             driver = find_replication_driver(self._drivers, str(replica.backend))
+            delete_snapshots(self._store, self._drivers, replica.instance_id, progress)
             driver.delete_replica(replica.instance_id, active.instance_id, replica.server_id, progress, force=True)
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:

@@ -2,7 +2,8 @@
 
 ``create_snapshot``: wait for other snapshots on the server → freeze, fix the moment, thaw, in one step of the driver →
 ``available``, or, when the cloud goes on copying, a ``finish_snapshot`` of its own. Copying takes the time that it
-takes and holds no thread; clients notice nothing of it.
+takes and holds no thread; clients notice nothing of it. Replicas of the share get theirs afterwards
+(replica_snapshots.py).
 
 A failure removes what was made; the snapshot ends in ``error`` with a user message. One whose moment may not have been
 that of a frozen file system never becomes available.
@@ -20,19 +21,24 @@ from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater, WaitFor
 from sharewright.operations.messages import Action
 from sharewright.operations.queue import enqueue
+from sharewright.operations.replica_rows import key_of
+from sharewright.operations.replica_snapshots import ask_replicas
 from sharewright.operations.share_rows import is_delete_queued
 from sharewright.operations.snapshot_drivers import Locations, find_locations, find_snapshot_driver
 from sharewright.operations.snapshot_rows import (
     SnapshotRow,
     fail_snapshot,
     find_copying,
+    find_older,
     read_snapshot,
+    read_snapshots,
     write_snapshot_size,
     write_snapshot_status,
 )
 from sharewright.progress import Progress
 from sharewright.states import SnapshotStatus
 from sharewright.store.database import Store
+from sharewright.store.tables import operations, share_snapshots
 
 COPY_SECONDS = 24 * 3600.0  # the deadline of the copying; a cloud that has lost a copy says so before
 
@@ -46,9 +52,10 @@ class _Creation(BaseStory):
 
     def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
         with self._store.read() as tx:
-            snapshot = read_snapshot(tx, operation.resource_id)
-        if snapshot is not None and snapshot.backend is not None:
-            find_snapshot_driver(self._drivers, snapshot.backend).delete_snapshot(snapshot.instance_id, progress)
+            instances = read_snapshots(tx, share_snapshots.c.id == operation.resource_id)
+        for each in instances:
+            if each.backend is not None:
+                find_snapshot_driver(self._drivers, each.backend).delete_snapshot(each.instance_id, progress)
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         fail_snapshot(tx, operation, error, status=SnapshotStatus.ERROR, action=Action.CREATE)
@@ -70,10 +77,13 @@ class CreateSnapshot(_Creation):
             if snapshot is None:
                 return Done()
             server = snapshot.server_id
-            copying = find_copying(tx, {snapshot.instance_id: server}, operation.id) if server is not None else None
+            on_share = operations.c.key == key_of(snapshot.share_id)
+            before = find_older(tx, operation, ("promote_replica",), on_share)  # or it would be of the former one
+            if before is None and server is not None:
+                before = find_copying(tx, {snapshot.instance_id: server}, operation.id)
         driver = find_snapshot_driver(self._drivers, snapshot.backend)
-        if copying is not None:
-            return WaitFor(copying)
+        if before is not None:
+            return WaitFor(before)
         if server is None:
             raise SharewrightError("The share is not served by any share server, so it has no state to keep.")
         whole = driver.create_snapshot(snapshot.instance_id, server, progress)
@@ -110,6 +120,7 @@ def finish(tx: Connection, operation: Operation, *, whole: bool) -> None:
     """Write that the snapshot is available, or is going to be."""
     if whole:
         write_snapshot_status(tx, operation.resource_id, SnapshotStatus.AVAILABLE, progress="100%")
+        ask_replicas(tx, operation)
         return
     enqueue(
         tx,

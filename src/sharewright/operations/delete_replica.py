@@ -1,8 +1,8 @@
 """Story: delete a replica. Works from every state, with its server, VM or volume missing too.
 
-The replication and what the replica is made of → the row, the quota and the server's clock in one transaction. A
-failure leaves ``error_deleting`` with a user message; deleting may be asked for again, with ``force`` by an
-administrator. A share's active replica is never deleted by itself.
+Its snapshots → the replication and what the replica is made of → the rows, the quota and the server's clock in one
+transaction. A failure leaves ``error_deleting`` with a user message; deleting may be asked for again, with ``force`` by
+an administrator. A share's active replica is never deleted by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.messages import Action
 from sharewright.operations.replica_rows import fail_replica, find_replication_driver, lock_replica, read_replica
+from sharewright.operations.replica_snapshots import delete_rows, delete_snapshots
 from sharewright.operations.share_rows import leave_server
 from sharewright.progress import Progress
 from sharewright.states import ReplicaState, ShareStatus
@@ -43,6 +44,7 @@ class DeleteReplica(BaseStory):
             raise SharewrightError("The replica is the share's active one by now, so it stays.")
         if replica.backend is not None:  # otherwise never scheduled: nothing exists anywhere
             driver = find_replication_driver(self._drivers, replica.backend)
+            delete_snapshots(self._store, self._drivers, replica.instance_id, progress)
             driver.delete_replica(
                 replica.instance_id,
                 active.instance_id,
@@ -69,6 +71,7 @@ def finish(tx: Connection, replica_id: str) -> None:
     if found is None:
         return
     replica, _ = found
+    delete_rows(tx, replica_id)
     tx.execute(share_instances.delete().where(share_instances.c.id == replica_id))  # its locations go with it
     release(
         tx,

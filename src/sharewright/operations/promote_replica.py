@@ -1,8 +1,8 @@
 """Story: promote a replica, which clients may write to from then on.
 
-The driver makes it writable → it is the share's main instance, and the former one is a replica, in one transaction →
-its access rules, which let clients write now → ``available``; bringing the former one in line is an ``update_replica``
-of its own, as that one may be the reason why another was promoted.
+Wait for snapshots that were begun before → the driver makes it writable → it is the share's main instance, and the
+former one is a replica, in one transaction → its access rules, which let clients write now → ``available``; bringing
+the former one in line is an ``update_replica`` of its own, as that one may be the reason why another was promoted.
 
 A failure leaves the promoted replica in ``error`` with a user message: before that transaction the share is what it
 was, after it the share is in ``error`` too, and an administrator's reset and the next change of rules put it right.
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
-from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.messages import Action
 from sharewright.operations.queue import enqueue
 from sharewright.operations.replica_rows import (
@@ -28,12 +28,14 @@ from sharewright.operations.replica_rows import (
     lock_replica,
     read_replica,
 )
+from sharewright.operations.replica_snapshots import mirror
 from sharewright.operations.share_rows import ShareRow, write_status
+from sharewright.operations.snapshot_rows import find_older
 from sharewright.operations.update_replica import UpdateReplica
 from sharewright.progress import Progress
 from sharewright.states import ReplicaState, ShareStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, share_servers, shares
+from sharewright.store.tables import operations, share_instances, share_servers, share_snapshots, shares
 
 
 class PromoteReplica(BaseStory):
@@ -48,6 +50,12 @@ class PromoteReplica(BaseStory):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
             found = read_replica(tx, operation.resource_id)
+            before = None
+            if found is not None and not found[0].is_main:
+                snapshots = select(share_snapshots.c.id).where(share_snapshots.c.share_id == found[0].id)
+                before = find_older(tx, operation, ("create_snapshot",), operations.c.resource_id.in_(snapshots))
+        if before is not None:  # their moment is one of the former active replica
+            return WaitFor(before)
         if found is None or found[0].instance_status == ShareStatus.DELETING:
             return Done()
         replica, active = found
@@ -92,6 +100,7 @@ def exchange(tx: Connection, replica: ShareRow, active: ShareRow) -> None:
     if tx.execute(select(servers.id).where(servers.id == row["share_server_id"], servers.named.is_(True))).first():
         row["share_server_id"] = None  # an operator's machine is no share's server for users (share_servers.py)
     tx.execute(shares.update().where(shares.c.id == replica.id).values(**row, updated_at=now))
+    mirror(tx, replica.id)
 
 
 def finish(tx: Connection, operation: Operation) -> None:

@@ -3,10 +3,10 @@ snapshot's after its share's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select, tuple_
 
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
@@ -26,8 +26,8 @@ from sharewright.store.tables import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRow:
-    """A snapshot, its instance, and where its share lives. ``size`` in GiB; ``share_size`` is what the share's volume
-    has been given by now. ``mountable``: whether its share's type lets clients mount it."""
+    """A snapshot, one of its instances, and where that instance's share lives. ``size`` in GiB; ``share_size`` is what
+    the share's volume has been given by now. ``mountable``: whether its share's type lets clients mount it."""
 
     id: str
     instance_id: str
@@ -39,14 +39,30 @@ class SnapshotRow:
     size: int
     share_size: int
     status: str
+    instance_status: str
     backend: str | None
     server_id: str | None
     taken_over: bool
     mountable: bool
 
 
+def of_main_instance() -> ColumnElement[bool]:
+    """Whether a snapshot instance is that of its share's main instance, whose status the snapshot's own mirrors. A
+    share with replicas has one of each snapshot on each of them."""
+    return exists().where(
+        share_instances.c.id == share_snapshot_instances.c.share_instance_id, share_instances.c.is_main.is_(True)
+    )
+
+
 def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
-    row = tx.execute(
+    """A snapshot with the instance on its share's main instance."""
+    rows = read_snapshots(tx, share_snapshots.c.id == snapshot_id)
+    return rows[0] if rows else None
+
+
+def read_snapshots(tx: Connection, which: ColumnElement[bool]) -> list[SnapshotRow]:
+    """Snapshots, one row for each instance, those on main instances first."""
+    query = (
         select(
             share_snapshots.c.id,
             share_snapshot_instances.c.id.label("instance_id"),
@@ -58,6 +74,7 @@ def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
             share_snapshots.c.size,
             share_instances.c.size.label("share_size"),
             share_snapshots.c.status,
+            share_snapshot_instances.c.status.label("instance_status"),
             share_instances.c.backend,
             share_instances.c.share_server_id.label("server_id"),
             share_snapshot_instances.c.taken_over,
@@ -66,13 +83,18 @@ def read_snapshot(tx: Connection, snapshot_id: str) -> SnapshotRow | None:
         .join(share_snapshot_instances, share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
         .join(share_instances, share_instances.c.id == share_snapshot_instances.c.share_instance_id)
         .join(shares, shares.c.id == share_snapshots.c.share_id)
-        .where(share_snapshots.c.id == snapshot_id)
-    ).one_or_none()
-    return None if row is None else SnapshotRow(**row._mapping)
+        .where(which)
+        .order_by(share_instances.c.is_main.desc(), share_snapshots.c.created_at, share_snapshot_instances.c.id)
+    )
+    return [SnapshotRow(**row._mapping) for row in tx.execute(query)]
 
 
-def write_snapshot_status(tx: Connection, snapshot_id: str, status: str, **values: object) -> None:
-    """Set the status of a snapshot and its instance, except of one that is being deleted."""
+def write_snapshot_status(
+    tx: Connection, snapshot_id: str, status: str, *, everywhere: bool = False, **values: object
+) -> None:
+    """Set the status of a snapshot and its instance, except of one that is being deleted. ``everywhere``: of those on
+    replicas, too, as always when it is being deleted."""
+    everywhere = everywhere or status in (SnapshotStatus.DELETING, SnapshotStatus.ERROR_DELETING)
     now = utcnow()
     spared = () if status in (SnapshotStatus.DELETING, SnapshotStatus.ERROR_DELETING) else (SnapshotStatus.DELETING,)
     tx.execute(
@@ -82,7 +104,11 @@ def write_snapshot_status(tx: Connection, snapshot_id: str, status: str, **value
     )
     tx.execute(
         share_snapshot_instances.update()
-        .where(share_snapshot_instances.c.snapshot_id == snapshot_id, share_snapshot_instances.c.status.not_in(spared))
+        .where(
+            share_snapshot_instances.c.snapshot_id == snapshot_id,
+            share_snapshot_instances.c.status.not_in(spared),
+            *(() if everywhere else (of_main_instance(),)),
+        )
         .values(status=status, updated_at=now)
     )
 
@@ -148,6 +174,24 @@ def find_copying(tx: Connection, servers: Mapping[str, str], operation_id: str) 
     ).scalar_one_or_none()
 
 
+def find_older(tx: Connection, operation: Operation, kinds: Sequence[str], which: ColumnElement[bool]) -> str | None:
+    """An open operation that was asked for before this one, of other ``kinds``, which it has to wait for. As each waits
+    for older ones only, no two wait for one another."""
+    place = tuple_(operations.c.sequence, operations.c.id)
+    own = select(operations.c.sequence).where(operations.c.id == operation.id).scalar_subquery()
+    return tx.execute(
+        select(operations.c.id)
+        .where(
+            which,
+            operations.c.kind.in_(kinds),
+            operations.c.state.in_(OperationState.OPEN),
+            place < tuple_(own, operation.id),
+        )
+        .order_by(operations.c.sequence)
+        .limit(1)
+    ).scalar_one_or_none()
+
+
 def fail_snapshot(
     tx: Connection, operation: Operation, error: SharewrightError, *, status: str, action: Action
 ) -> None:
@@ -155,7 +199,7 @@ def fail_snapshot(
     snapshot = read_snapshot(tx, operation.resource_id)
     if snapshot is None:
         return
-    write_snapshot_status(tx, snapshot.id, status)
+    write_snapshot_status(tx, snapshot.id, status, everywhere=True)
     write_message(
         tx,
         operation,

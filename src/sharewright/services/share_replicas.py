@@ -8,10 +8,11 @@ from typing import Any, Final, NoReturn
 from sqlalchemy import ColumnElement, Connection, Select, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
+from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.operations.replica_rows import RESOURCE, key_of
+from sharewright.operations.replica_snapshots import insert_instances
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
@@ -26,7 +27,7 @@ from sharewright.store.tables import (
     share_instances,
     share_replica_metadata,
     share_servers,
-    share_snapshot_instances,
+    share_snapshot_access_rules,
     share_snapshots,
     share_type_extra_specs,
     shares,
@@ -113,6 +114,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 **copied_columns(read_parent(tx, share["id"])),
             )
         )
+        insert_instances(tx, share["id"], identifier)
         write_map(tx, share_replica_metadata, _OWNER, identifier, metadata, replace=False)
         _submit(
             tx,
@@ -137,9 +139,6 @@ def delete(deployment: Deployment, context: RequestContext, identifier: str, *, 
             raise InvalidInput(
                 "Cannot delete last active replica.", hint="Promote another replica first, or delete the share."
             )
-        columns = share_snapshot_instances.c
-        if tx.execute(select(columns.id).where(columns.share_instance_id == identifier).limit(1)).first() is not None:
-            raise Conflict(f"Replica {identifier} has snapshots.", hint="Delete them first.")
         _write(tx, identifier, status=ShareStatus.DELETING)
         _submit(tx, deployment, context, "delete_replica", replica["share_id"], identifier, {"force": force})
     deployment.wake()
@@ -288,10 +287,18 @@ def _check_share(tx: Connection, share: Record) -> None:
     check_idle(share)
     if share["status"] != ShareStatus.AVAILABLE:
         raise InvalidInput(f"Share {share['id']} does not have any active replica in available state.")
-    query = select(share_snapshots.c.id).where(share_snapshots.c.share_id == share["id"]).limit(1)
-    if tx.execute(query).first() is not None:
+    rules = share_snapshot_access_rules.c
+    query = (
+        select(rules.snapshot_id)
+        .join(share_snapshots, share_snapshots.c.id == rules.snapshot_id)
+        .where(share_snapshots.c.share_id == share["id"])
+    )
+    mounted = tx.execute(query.limit(1)).scalar()
+    if mounted is not None:
         raise InvalidInput(
-            f"Share {share['id']} has snapshots, which replicas cannot have here.", hint="Delete them first."
+            f"Snapshot {mounted} of share {share['id']} has access rules; snapshots of replicated shares cannot be"
+            " mounted.",
+            hint="Deny all access to the share's snapshots first.",
         )
 
 

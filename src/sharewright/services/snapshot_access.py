@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from sharewright.context import RequestContext
-from sharewright.errors import InvalidInput, NotFound, OverQuota
+from sharewright.errors import Conflict, InvalidInput, NotFound, OverQuota
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services import snapshots as snapshot_service
@@ -22,7 +22,7 @@ from sharewright.services.transitions import SNAPSHOT
 from sharewright.services.validation import check_access_type
 from sharewright.services.work import submit_together
 from sharewright.states import AccessState
-from sharewright.store.tables import share_snapshot_access_rules, share_snapshots, shares
+from sharewright.store.tables import share_instances, share_snapshot_access_rules, share_snapshots, shares
 
 _ALLOWING = "share_snapshot:allow_access"
 
@@ -38,6 +38,7 @@ def allow(
     with deployment.store.begin() as tx:
         snapshot = snapshot_service.find(tx, context, snapshot_id, _ALLOWING, lock=True)
         share = _share_of(tx, snapshot)
+        _refuse_with_replicas(tx, share)
         SNAPSHOT["allow_access"].check("Snapshot", snapshot_id, snapshot["status"])
         access_to = check_access_to(kind, share["protocol"], values["access_to"])
         if kind == "ip" and ":" in access_to:
@@ -112,6 +113,17 @@ def _share_of(tx: Connection, snapshot: Record) -> dict[str, Any]:
             hint="Its share type needs the extra spec mount_snapshot_support = True when the share is created.",
         )
     return share
+
+
+def _refuse_with_replicas(tx: Connection, share: Record) -> None:
+    """Conflict: a promotion would take what clients have mounted from under them."""
+    columns = share_instances.c
+    query = select(columns.id).where(columns.share_id == share["id"], columns.is_main.is_(False)).limit(1)
+    if tx.execute(query).first() is not None:
+        raise Conflict(
+            f"Snapshots of share {share['id']} cannot be mounted while it has replicas.",
+            hint="Create a share from the snapshot instead, or delete the replicas.",
+        )
 
 
 def _same(tx: Connection, deployment: Deployment, snapshot_id: str, kind: str, client: str) -> str | None:

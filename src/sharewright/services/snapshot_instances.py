@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
+from sharewright.operations.snapshot_rows import of_main_instance
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
@@ -44,17 +45,19 @@ def list_instances(
 
 
 def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
-    """Set an instance's status (admin); the snapshot shows its instance's."""
+    """Set an instance's status (admin); the snapshot shows that of the one on its share's main instance."""
     authorize(context, "share_snapshot_instance:reset_status")
     check_status(status)
-    snapshot_id = show(deployment, context, identifier)["snapshot_id"]
+    show(deployment, context, identifier)
+    columns = share_snapshot_instances.c
+    shown = select(columns.snapshot_id).where(columns.id == identifier, of_main_instance())
     now = utcnow()
     with deployment.store.begin() as tx:
-        for table, column, value in (
-            (share_snapshots, share_snapshots.c.id, snapshot_id),
-            (share_snapshot_instances, share_snapshot_instances.c.id, identifier),
+        for table, which in (
+            (share_snapshots, share_snapshots.c.id == shown.scalar_subquery()),
+            (share_snapshot_instances, columns.id == identifier),
         ):
-            tx.execute(update(table).where(column == value).values(status=status, updated_at=now))
+            tx.execute(update(table).where(which).values(status=status, updated_at=now))
 
 
 def _select() -> Select[Any]:

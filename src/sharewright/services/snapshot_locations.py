@@ -9,6 +9,7 @@ from sqlalchemy import Select, select
 
 from sharewright.context import RequestContext
 from sharewright.errors import NotFound
+from sharewright.operations.snapshot_rows import of_main_instance
 from sharewright.services import snapshot_instances as instance_service
 from sharewright.services import snapshots as snapshot_service
 from sharewright.services.deployment import Deployment, fetch, fetch_one
@@ -20,7 +21,9 @@ def of_snapshot(deployment: Deployment, context: RequestContext, snapshot_id: st
     """All of a snapshot's, those for administrators only to them."""
     with deployment.store.read() as tx:
         snapshot_service.find(tx, context, snapshot_id, "share_snapshot_export_location:index")
-        return fetch(tx, _select(context).where(share_snapshot_instances.c.snapshot_id == snapshot_id))
+        return fetch(
+            tx, _select(context).where(share_snapshot_instances.c.snapshot_id == snapshot_id, of_main_instance())
+        )
 
 
 def show_of_snapshot(
@@ -29,7 +32,9 @@ def show_of_snapshot(
     with deployment.store.read() as tx:
         snapshot_service.find(tx, context, snapshot_id, "share_snapshot_export_location:show")
         query = _select(context).where(
-            share_snapshot_instances.c.snapshot_id == snapshot_id, share_snapshot_export_locations.c.id == identifier
+            share_snapshot_instances.c.snapshot_id == snapshot_id,
+            share_snapshot_export_locations.c.id == identifier,
+            of_main_instance(),
         )
         return _one(fetch_one(tx, query), identifier)
 

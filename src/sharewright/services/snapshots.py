@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound, Unprocessable
 from sharewright.identifiers import new_id, utcnow
+from sharewright.operations.replica_snapshots import insert_instance
+from sharewright.operations.snapshot_rows import of_main_instance
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record
 from sharewright.services.lists import Page, count, fetch_page
@@ -36,7 +38,7 @@ _EXACT: Final = ("name", "description", "status", "share_id", "size")
 _OWNER = share_snapshot_metadata.c.snapshot_id
 _PROVIDER_LOCATION: Final = (
     select(share_snapshot_instances.c.provider_location)
-    .where(share_snapshot_instances.c.snapshot_id == share_snapshots.c.id)
+    .where(share_snapshot_instances.c.snapshot_id == share_snapshots.c.id, of_main_instance())
     .limit(1)
     .correlate(share_snapshots)
     .scalar_subquery()
@@ -101,7 +103,6 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 f"Snapshots cannot be created for share '{share['id']}' since it does not have that capability.",
                 hint="Its share type needs the extra spec snapshot_support = True when the share is created.",
             )
-        share_service.refuse_with_replicas(share, "take a snapshot of it")
         SHARE["snapshot"].check("Share", share["id"], share["status"])
         _insert(tx, deployment, context, identifier, share, values, SnapshotStatus.CREATING)
         write_map(tx, share_snapshot_metadata, _OWNER, identifier, metadata, replace=False)
@@ -145,21 +146,22 @@ def _insert(
             created_at=now,
         )
     )
-    instance_id = tx.execute(
-        select(share_instances.c.id).where(
-            share_instances.c.share_id == share["id"], share_instances.c.is_main.is_(True)
+    columns = share_instances.c
+    instances = select(columns.id, columns.is_main).where(columns.share_id == share["id"])
+    for instance in tx.execute(instances).all():
+        if not instance.is_main:
+            insert_instance(tx, instance.id, identifier)
+            continue
+        tx.execute(
+            share_snapshot_instances.insert().values(
+                id=new_id(),
+                snapshot_id=identifier,
+                share_instance_id=instance.id,
+                status=status,
+                taken_over=status != SnapshotStatus.MANAGE_STARTING,
+                created_at=now,
+            )
         )
-    ).scalar_one()
-    tx.execute(
-        share_snapshot_instances.insert().values(
-            id=new_id(),
-            snapshot_id=identifier,
-            share_instance_id=instance_id,
-            status=status,
-            taken_over=status != SnapshotStatus.MANAGE_STARTING,
-            created_at=now,
-        )
-    )
 
 
 def manage(deployment: Deployment, context: RequestContext, values: Mapping[str, Any], *, servers: bool) -> Record:
@@ -189,7 +191,9 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
     """Accept that a snapshot is forgotten and left in the cloud as it is."""
     with deployment.store.begin() as tx:
         snapshot = find(tx, context, identifier, "share_snapshot:unmanage_snapshot", lock=True)
-        _check_servers(share_service.find(tx, context, snapshot["share_id"]), "unmanage_snapshot", servers=servers)
+        share = share_service.find(tx, context, snapshot["share_id"])
+        _check_servers(share, "unmanage_snapshot", servers=servers)
+        share_service.refuse_with_replicas(share, "unmanage a snapshot of it")
         SNAPSHOT["unmanage"].check("Snapshot", identifier, snapshot["status"])
         # When it fails, one that was not taken over still says so.
         failed = SnapshotStatus.MANAGE_ERROR if snapshot["status"] == SnapshotStatus.MANAGE_ERROR else None
@@ -250,7 +254,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
             raise InvalidInput(error.message) from None
         if snapshot["share_id"] != share_id:
             raise InvalidInput(f"Snapshot {snapshot_id} is not associated with share {share_id}.")
-        share_service.refuse_with_replicas(share, "revert it")
+        _check_replicas(tx, share)
         SHARE["revert"].check("Share", share_id, share["status"])
         SNAPSHOT["revert"].check("Snapshot", snapshot_id, snapshot["status"])
         latest = tx.execute(
@@ -269,6 +273,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
                 else "The latest one is another project's; ask an administrator.",
             )
         growth = max(0, snapshot["size"] - share["size"])
+        replicas = _count_replicas(tx, share)
         if growth:
             reserve(
                 tx,
@@ -276,8 +281,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
                 project_id=share["project_id"],
                 user_id=share["user_id"],
                 share_type_id=share["share_type_id"],
-                amounts={"gigabytes": growth}
-                | ({"replica_gigabytes": growth} if share["replication_type"] is not None else {}),
+                amounts={"gigabytes": growth} | ({"replica_gigabytes": growth * replicas} if replicas else {}),
             )
         share_service.write_status(tx, share_id, ShareStatus.REVERTING)
         write_status(tx, snapshot_id, SnapshotStatus.RESTORING)
@@ -287,8 +291,30 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
     deployment.wake()
 
 
+def _check_replicas(tx: Connection, share: Record) -> None:
+    """Conflict when a replica of a share is not available, and so cannot be reverted with it."""
+    columns = share_instances.c
+    query = select(columns.id, columns.status).where(
+        columns.share_id == share["id"], columns.is_main.is_(False), columns.status != ShareStatus.AVAILABLE
+    )
+    row = tx.execute(query.limit(1)).first()
+    if row is not None:
+        raise Conflict(
+            f"Replica {row.id} is in status '{row.status}', so the share cannot be reverted.",
+            hint="Wait until it is available, or delete it.",
+        )
+
+
+def _count_replicas(tx: Connection, share: Record) -> int:
+    """How many replicas a share has, with the active one; 0 where it may have none."""
+    if share["replication_type"] is None:
+        return 0
+    query = select(func.count()).select_from(share_instances).where(share_instances.c.share_id == share["id"])
+    return int(tx.execute(query).scalar_one())
+
+
 def reset_status(deployment: Deployment, context: RequestContext, identifier: str, status: str) -> None:
-    """Set the status of a snapshot and its instances (admin). Nothing else happens."""
+    """Set the status of a snapshot and its instance (admin). Nothing else happens."""
     check_status(status)
     with deployment.store.begin() as tx:
         find(tx, context, identifier, "share_snapshot:reset_status", lock=True)
@@ -301,12 +327,13 @@ def check_status(status: str) -> None:
 
 
 def write_status(tx: Connection, identifier: str, status: str) -> None:
-    """Write the status of a snapshot and of its instances."""
+    """Write the status of a snapshot and of its instance, or of all where it is being deleted."""
     now = utcnow()
+    which = () if status == SnapshotStatus.DELETING else (of_main_instance(),)
     tx.execute(update(share_snapshots).where(share_snapshots.c.id == identifier).values(status=status, updated_at=now))
     tx.execute(
         update(share_snapshot_instances)
-        .where(share_snapshot_instances.c.snapshot_id == identifier)
+        .where(share_snapshot_instances.c.snapshot_id == identifier, *which)
         .values(status=status, updated_at=now)
     )
 

@@ -97,7 +97,7 @@ class Reverter:
 
     def _prepare(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> str:
         """The new volume, attached and in the rows; the old one is there still."""
-        source = self.snapshots.source(snapshot_id)
+        source = self.snapshots.source(snapshot_id, record.id)
         token = progress.recall("token")
         if token is None:  # never the name of a volume that the share has or had
             token = new_id()

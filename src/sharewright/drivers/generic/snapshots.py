@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, select
 
-from sharewright.clouds.contract import TAG_OWNER, Cloud, SnapshotSpec, Tags, VolumeSnapshot
+from sharewright.clouds.contract import TAG_BACKEND, TAG_OWNER, Cloud, SnapshotSpec, Tags, VolumeSnapshot
 from sharewright.drivers.generic.moves import TOLD, find_move
 from sharewright.drivers.generic.records import InstanceRecord, read_instance
 from sharewright.drivers.generic.retired import RetiredVolumes, has_snapshots, is_used
@@ -26,7 +26,7 @@ from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.service_instance.contract import ServiceInstances
 from sharewright.store.database import Store
-from sharewright.store.tables import share_snapshot_instances
+from sharewright.store.tables import share_instances, share_snapshot_instances
 
 LOOK_SECONDS = 1.0  # at a snapshot that is being copied
 MOST_LOST = 5  # freezes that ended too early; clients wait during each
@@ -164,9 +164,13 @@ class VolumeSnapshots:
             return self._source(share_snapshot_instances.c.id == record.member_id, record.member_id)
         return self.source(record.snapshot_id) if record.snapshot_id is not None else None
 
-    def source(self, snapshot_id: str) -> Source:
-        """Raises NotFound when a snapshot is gone, or is not to be had."""
-        return self._source(share_snapshot_instances.c.snapshot_id == snapshot_id, snapshot_id)
+    def source(self, snapshot_id: str, share_instance_id: str | None = None) -> Source:
+        """The snapshot on a share instance; None: on the one that is its share's main instance, where this backend has
+        that. Raises NotFound when a snapshot is gone, or is not to be had."""
+        which = share_snapshot_instances.c.snapshot_id == snapshot_id
+        if share_instance_id is not None:
+            which &= share_snapshot_instances.c.share_instance_id == share_instance_id
+        return self._source(which, snapshot_id)
 
     def _source(self, which: ColumnElement[bool], what: str) -> Source:
         columns = share_snapshot_instances.c
@@ -177,7 +181,14 @@ class VolumeSnapshots:
                     columns.volume_size,
                     columns.filesystem_type,
                     columns.filesystem_uuid,
-                ).where(which, columns.consistent.is_(True))
+                )
+                .join(share_instances, share_instances.c.id == columns.share_instance_id)
+                .where(which, columns.consistent.is_(True))
+                # A share with replicas has one of each on several backends.
+                .order_by(
+                    (share_instances.c.backend == self._tags[TAG_BACKEND]).desc(), share_instances.c.is_main.desc()
+                )
+                .limit(1)
             ).one_or_none()
         if row is None or row.provider_location is None:
             raise NotFound(f"Snapshot {what}, of which a volume was to be made, does not exist any more.")
