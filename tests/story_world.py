@@ -43,6 +43,7 @@ from sharewright.store.tables import (
     operations,
     retired_volumes,
     share_access_rules,
+    share_backups,
     share_export_locations,
     share_group_snapshots,
     share_group_types,
@@ -700,6 +701,7 @@ class World:
         known = {f"share_instance:{row.id}": row.volume_id for row in instances.values() if row.volume_id}
         mounts = self.rows(share_snapshot_mounts)
         known |= {f"share_snapshot_mount:{row.id}": row.volume_id for row in mounts if row.volume_id}
+        known |= {f"share_backup:{row.id}": row.volume_id for row in self.rows(share_backups) if row.volume_id}
         found = {volume.tags[TAG_OWNER]: volume.id for volume in cloud_volumes}
         assert found.items() <= known.items(), "a volume is left over"
         # A deletion that stopped half-way may have lost the answer to its last call.
@@ -733,9 +735,10 @@ class World:
         cloud_snapshots = {each.tags[TAG_OWNER]: each for each in self.cloud.volumes.list_snapshots()}
         rows = self.rows(share_snapshot_instances)
         known = {f"share_snapshot_instance:{row.id}": row for row in rows if row.provider_location}
-        assert {owner: each.id for owner, each in cloud_snapshots.items()}.items() <= {
-            owner: row.provider_location for owner, row in known.items()
-        }.items(), "a snapshot is left over"
+        places = {owner: row.provider_location for owner, row in known.items()}
+        places |= {f"share_backup:{row.id}": row.snapshot_id for row in self.rows(share_backups) if row.snapshot_id}
+        taken = {owner: each.id for owner, each in cloud_snapshots.items()}
+        assert taken.items() <= places.items(), "a snapshot is left over"
         for row in rows:
             if row.status == "available":
                 found = cloud_snapshots[f"share_snapshot_instance:{row.id}"]

@@ -65,14 +65,17 @@ class PartOfWork:
         self._whole = whole
         self._name = name
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        return self._whole.step(name)
+    def step(self, name: str, *, harmless: bool = False) -> AbstractContextManager[None]:
+        return self._whole.step(name, harmless=harmless)
 
     def record(self, **facts: Any) -> None:
         self._whole.record(**{f"{self._name}.{key}": value for key, value in facts.items()})
 
     def recall(self, key: str) -> Any:
         return self._whole.recall(f"{self._name}.{key}")
+
+    def later(self, store: Any, write: Callable[[Any], None]) -> None:
+        self._whole.later(store, write)
 
     def check(self) -> None:
         self._whole.check()

@@ -24,6 +24,9 @@ class ShareStatus:
     MANAGE_ERROR: Final = "manage_error"  # its volume was not taken over; unmanage leaves it there, delete is refused
     UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_share operation exists
     UNMANAGE_ERROR: Final = "unmanage_error"  # not served any more; unmanage may be asked for again, delete works
+    BACKUP_CREATING: Final = "backup_creating"  # a create_backup operation exists; clients go on
+    BACKUP_RESTORING: Final = "backup_restoring"  # a restore_backup operation exists
+    BACKUP_RESTORING_ERROR: Final = "backup_restoring_error"  # served as before; restore and delete work
     ALL: Final = (
         "creating", "creating_from_snapshot", "available", "error", "deleting", "deleted", "error_deleting",
         "manage_starting", "manage_error", "unmanage_starting", "unmanage_error", "unmanaged",
@@ -32,6 +35,18 @@ class ShareStatus:
         "awaiting_transfer", "backup_creating", "backup_restoring", "backup_restoring_error",
         "server_migrating", "server_migrating_to", "ensuring", "network_change", "inactive",
     )  # fmt: skip
+
+
+class BackupStatus:
+    """A share backup's status; its share is ``backup_creating`` or ``backup_restoring`` meanwhile."""
+
+    CREATING: Final = "creating"
+    AVAILABLE: Final = "available"
+    RESTORING: Final = "restoring"  # a restore_backup operation exists
+    DELETING: Final = "deleting"
+    ERROR: Final = "error"  # nothing of it is kept; delete works
+    ERROR_DELETING: Final = "error_deleting"  # delete may be asked for again
+    ALL: Final = ("creating", "available", "restoring", "deleting", "error", "error_deleting")
 
 
 class ReplicaState:

@@ -20,7 +20,7 @@ from sharewright.operations.worker import Worker
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.migrations import migrate
-from sharewright.store.tables import messages, metadata, shares
+from sharewright.store.tables import messages, metadata, share_backups, shares
 
 PATIENCE = 300.0  # seconds for what takes less than one, on a machine that has other things to do
 SPECS = {
@@ -154,6 +154,7 @@ def _make_things_of(site: Site, user: str, share_type: str, group_type: str) -> 
         )
         project = tx.execute(select(shares.c.project_id).where(shares.c.id == plain)).scalar_one()
         tx.execute(insert(messages).values(**_message(project, plain)))
+        tx.execute(insert(share_backups).values(**_backup(project, made["smb"])))
     offer = {"transfer": {"share_id": made["given"], "name": "gift"}}
     site.expect(202, "POST", "/v2/share-transfers", offer, user=user)
 
@@ -168,6 +169,28 @@ def _make_group(site: Site, user: str, group_type: str, share_type: str, network
     snapshot = site.expect(202, "POST", "/v2/share-group-snapshots", taken, user=user)["share_group_snapshot"]["id"]
     path = f"/v2/share-group-snapshots/{snapshot}"
     site.wait(path, "share_group_snapshot", "status", "available", user=user, seconds=PATIENCE)
+
+
+def _backup(project: str, share: str) -> dict[str, Any]:
+    """The backend makes none, so it is only a row."""
+    return {
+        "id": new_id(),
+        "share_id": share,
+        "project_id": project,
+        "user_id": "somebody",
+        "name": "copy",
+        "size": 1,
+        "status": "available",
+        "progress": "100",
+        "restore_progress": "0",
+        "availability_zone": "zone-1",
+        "host": "node1@one",
+        "backend": "one",
+        "backup_type": "dummy",
+        "options": {},
+        "consistent": True,
+        "created_at": utcnow(),
+    }
 
 
 def _message(project: str, share: str) -> dict[str, Any]:
@@ -203,6 +226,7 @@ TABLES = {
     "qos_type_id": "qos_types",
     "message_id": "messages",
     "resource_lock_id": "resource_locks",
+    "share_backup_id": "share_backups",
     "share_transfer_id": "share_transfers",
     "export_location_id": "share_export_locations",
     "access_id": "share_access_rules",

@@ -148,21 +148,31 @@ class Site:
         return str(self.expect(200, "GET", f"/v2/shares/{share['id']}", user="root")["share"]["host"])
 
     def wait(
-        self, path: str, key: str, field_name: str, wanted: Any, *, user: str = "alice", seconds: float = 30
+        self,
+        path: str,
+        key: str,
+        field_name: str,
+        wanted: Any,
+        *,
+        user: str = "alice",
+        seconds: float = 30,
+        headers: dict[str, str] | None = None,
     ) -> Any:
         """Poll until a field has the wanted value."""
         end = time.monotonic() + seconds
         while True:
-            record = self.expect(200, "GET", path, user=user)[key]
+            record = self.expect(200, "GET", path, user=user, headers=headers)[key]
             if record[field_name] == wanted:
                 return record
             assert time.monotonic() < end, f"{path}: {record}"
             time.sleep(0.05)
 
-    def wait_gone(self, path: str, *, user: str = "alice", seconds: float = 30) -> None:
+    def wait_gone(
+        self, path: str, *, user: str = "alice", seconds: float = 30, headers: dict[str, str] | None = None
+    ) -> None:
         """Poll until there is nothing any more."""
         end = time.monotonic() + seconds
-        while self.ask("GET", path, user=user).status_code != 404:
+        while self.ask("GET", path, user=user, headers=headers).status_code != 404:
             assert time.monotonic() < end, path
             time.sleep(0.05)
 

@@ -99,20 +99,6 @@ def test_who_may_migrate_what_and_when(site: Site) -> None:
     act(site, 400, share, "reset_task_state", {"state": None})
 
 
-def test_backups(site: Site) -> None:
-    share = site.served_share()["id"]
-    for path in ("/v2/share-backups", "/v2/share-backups/detail"):
-        assert site.expect(200, "GET", path, headers=HEADERS) == {"share_backups": []}
-        site.expect(404, "GET", path)
-    for share_id in (share, MISSING, "", None):
-        site.expect(400, "POST", "/v2/share-backups", {"share_backup": {"share_id": share_id}}, headers=HEADERS)
-    for method, body in (("GET", None), ("PUT", {"share_backup": {"name": "x"}}), ("DELETE", None)):
-        site.expect(404, method, f"/v2/share-backups/{MISSING}", body, headers=HEADERS)
-    path = f"/v2/share-backups/{MISSING}/action"
-    site.expect(404, "POST", path, {"restore": None}, headers=HEADERS)
-    site.expect(403, "POST", path, {"reset_status": {"status": "error"}}, headers=HEADERS)
-
-
 def test_share_servers_are_not_moved(site: Site) -> None:
     network, host = site.network(), add_pool(site)
     server = add_server(site, network)

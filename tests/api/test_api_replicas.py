@@ -106,7 +106,15 @@ def test_the_life_of_a_replica(replicating_site: Site) -> None:
     ):
         site.expect(status, "POST", f"/v2/shares/{share}/action", body, user="root")
     site.expect(409, "DELETE", f"/v2/shares/{share}")
-    site.expect(409, "POST", "/v2/snapshots", {"snapshot": {"share_id": share}})
+    snapshot = site.expect(202, "POST", "/v2/snapshots", {"snapshot": {"share_id": share}})["snapshot"]["id"]
+    url = f"/v2/snapshots/{snapshot}"
+    site.wait(url, "snapshot", "status", "available", seconds=SECONDS)
+    wait(site, second, "replica_state", "in_sync")
+    found = site.expect(200, "GET", f"/v2/snapshot-instances/detail?snapshot_id={snapshot}", user="root")
+    assert {each["share_instance_id"] for each in found["snapshot_instances"]} == {first, second}
+    site.expect(409, "POST", f"{url}/action", {"unmanage": None}, user="root")
+    site.expect(202, "DELETE", url)
+    site.wait_gone(url, seconds=SECONDS)
     site.expect(202, "POST", f"/v2/shares/{share}/action", {"extend": {"new_size": 3}})
     site.wait(f"/v2/shares/{share}", "share", "status", "available", seconds=SECONDS)
     assert in_use(site) == (2, 6)

@@ -23,7 +23,19 @@ import pytest
 from killable_worker import LOG, Victim
 from sqlalchemy import func, select
 
-from replicas_of_shares import a_replicated_share, a_share, add, delete, main_of, other_of, promote
+import backups_of_shares as backups
+from replicas_of_shares import (
+    a_replicated_share,
+    a_share,
+    add,
+    delete,
+    main_of,
+    other_of,
+    promote,
+    revert,
+    snapshot_on,
+    take,
+)
 from sharewright.clouds.open import simulated_path
 from sharewright.errors import CloudError
 from sharewright.identifiers import utcnow
@@ -36,6 +48,7 @@ from sharewright.store.tables import (
     operations,
     retired_volumes,
     share_access_rules,
+    share_backups,
     share_group_snapshots,
     share_groups,
     share_instance_moves,
@@ -961,3 +974,77 @@ def test_killed_while_deleting_a_replica(sqlite_template: Path) -> None:
         assert len(ruin.world.cloud.volumes.list_volumes()) == 1
 
     assert kill_everywhere(sqlite_template, a_replicated_share, act, examine, replicas=True) > 8
+
+
+def with_replicated_snapshot(world: World) -> str:
+    share = a_replicated_share(world)
+    snapshot = take(world, share)
+    world.run()
+    return snapshot
+
+
+def examine_replicated_snapshot(ruin: Ruin) -> None:
+    (share,) = ruin.world.rows(shares)
+    (snapshot,) = ruin.world.rows(share_snapshots)
+    main, other = main_of(ruin.world, share.id), other_of(ruin.world, share.id)
+    assert (share.status, snapshot.status) == ("available", "available")
+    assert (other.status, other.replica_state) == ("available", "in_sync")
+    for instance in (main, other):
+        assert snapshot_on(ruin.world, snapshot.id, instance.id).status == "available"
+    assert ruin.world.cloud.state.violations() == []
+
+
+def test_killed_while_taking_a_snapshot_of_a_replicated_share(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        take(world, share)
+
+    assert kill_everywhere(sqlite_template, a_replicated_share, act, examine_replicated_snapshot, replicas=True) > 20
+
+
+def test_killed_while_reverting_a_replicated_share(sqlite_template: Path) -> None:
+    def act(world: World, snapshot: str) -> None:
+        revert(world, world.snapshot(snapshot).share_id, snapshot)
+
+    assert (
+        kill_everywhere(sqlite_template, with_replicated_snapshot, act, examine_replicated_snapshot, replicas=True) > 40
+    )
+
+
+def with_backup(world: World) -> str:
+    return backups.a_backup(world, backups.a_share(world))
+
+
+def examine_backup(ruin: Ruin) -> None:
+    (share,) = ruin.world.rows(shares)
+    (backup,) = ruin.world.rows(share_backups)
+    assert (share.status, backup.status) == ("available", "available")
+    assert ruin.world.exports(share.id) == [["10.20.0.99/32", "rw"]]
+    assert len(ruin.world.cloud.volumes.list_volumes()) == 2
+    assert ruin.world.cloud.state.violations() == []
+    backups.check(ruin.world)
+
+
+def test_killed_while_backing_up(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        backups.back_up(world, share)
+
+    assert kill_everywhere(sqlite_template, backups.a_share, act, examine_backup, replicas=True) > 10
+
+
+def test_killed_while_restoring_a_backup(sqlite_template: Path) -> None:
+    def act(world: World, backup: str) -> None:
+        backups.restore(world, backup)
+
+    assert kill_everywhere(sqlite_template, with_backup, act, examine_backup, replicas=True) > 20
+
+
+def test_killed_while_deleting_a_backup(sqlite_template: Path) -> None:
+    def act(world: World, backup: str) -> None:
+        backups.delete(world, backup)
+
+    def examine(ruin: Ruin) -> None:
+        assert ruin.world.rows(share_backups) == []
+        assert len(ruin.world.cloud.volumes.list_volumes()) == 1
+        backups.check(ruin.world)
+
+    assert kill_everywhere(sqlite_template, with_backup, act, examine, replicas=True) > 5

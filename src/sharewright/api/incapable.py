@@ -1,19 +1,15 @@
-"""What no backend can do: backups, and moving share servers. There are none, so lists are empty and nothing
-is found; what would make one is refused, as in Manila with a driver that reports the capability as false."""
+"""What no backend can do: moving share servers. It is refused, as in Manila with a driver that reports the capability
+as false."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sharewright.api.resource import Field, Filter, Flag, Identifier, Name, Resource, StringMap, Values, convert, unwrap
+from sharewright.api.resource import Field, Flag, Identifier, Values, convert, unwrap
 from sharewright.api.routing import Call, Route
-from sharewright.api.shapes import absent, anything, contract, given, parameters, shown, under
+from sharewright.api.shapes import anything, contract, given, shown
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.services import incapable as service
-
-_NOTHING: Final = Resource(
-    name="", plural="", collection="", fields=(), sort_keys={"id": "id", "created_at": "created_at"}
-)
 
 _MIGRATION: Final = (
     Field("host", Identifier, required=True),
@@ -22,40 +18,6 @@ _MIGRATION: Final = (
     Field("preserve_snapshots", Flag),
     Field("new_share_network_id", Identifier | None),
 )
-
-
-# ---- backups ----
-
-
-@contract(gives=absent("share_backups"), query=parameters(_NOTHING, paged=True, more=(Filter("share_id"),)))
-def list_backups(call: Call) -> Any:
-    call.page(_NOTHING)
-    service.list_backups(call.deployment, call.context, call.query.get("share_id"))
-    return {"share_backups": []}
-
-
-@contract(
-    takes=under(
-        "share_backup",
-        given(
-            Field("share_id", Identifier, required=True),
-            Field("name", Name),
-            Field("description", Name),
-            Field("backup_options", StringMap | None),
-        ),
-    )
-)
-def create_backup(call: Call) -> None:
-    share_id = unwrap(call.body, "share_backup").get("share_id")
-    if not share_id:
-        raise InvalidInput("'share_id' is missing from the request body.")
-    service.create_backup(call.deployment, call.context, convert(share_id, Identifier, "share_backup.share_id"))
-
-
-@contract(takes=anything)
-def no_backup(call: Call, share_backup_id: str) -> None:
-    service.check(call.context, _rule(call, "share_backup", _BACKUP_ACTIONS))
-    raise NotFound(f"No backup exists with ID {share_backup_id[:64]}.")
 
 
 # ---- share servers ----
@@ -119,30 +81,8 @@ def _server_migration(call: Call, action: str) -> dict[str, Any]:
     return body
 
 
-def _rule(call: Call, resource: str, actions: dict[str, str]) -> str:
-    """The policy rule of a request to something that is not there."""
-    if call.request.method == "POST" and call.request.path.endswith("/action"):
-        return f"{resource}:{actions[next(iter(call.body))]}"
-    if "/export-locations" in call.request.path:
-        return f"share_replica_export_location:{'index' if call.request.path.endswith('/export-locations') else 'show'}"
-    named = {"DELETE": "delete", "PUT": "update"}.get(call.request.method)
-    return f"{resource}:{named or ('show' if resource == 'share_replica' else 'get')}"
-
-
-_BACKUP_ACTIONS: Final = {"restore": "restore", "reset_status": "reset_status"}
-
-
-_BACKUP = "/share-backups/{share_backup_id}"
 _SERVER = "/share-servers/{share_server_id}/action"
 ROUTES: Final = (
-    Route("GET", "/share-backups", list_backups, since=80, experimental=True),
-    Route("GET", "/share-backups/detail", list_backups, since=80, experimental=True),
-    Route("POST", "/share-backups", create_backup, since=80, status=202, experimental=True),
-    *(Route(method, _BACKUP, no_backup, since=80, experimental=True) for method in ("GET", "PUT", "DELETE")),
-    *(
-        Route("POST", f"{_BACKUP}/action", no_backup, since=80, action=action, experimental=True)
-        for action in _BACKUP_ACTIONS
-    ),
     Route(
         "POST",
         _SERVER,

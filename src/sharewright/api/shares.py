@@ -98,7 +98,7 @@ SHARE: Final = Resource(
         Field("scheduler_hints", StringMap | None, since=65, shown=False, create=True),
         Field("is_soft_deleted", Flag, since=69),
         Field("scheduled_to_be_deleted_at", Timestamp | None, source=timestamp("scheduled_to_be_deleted_at"), since=69),
-        Field("source_backup_id", Name, source=constant(None), since=80),
+        Field("source_backup_id", Name, since=80),
         # What no backend has the capability for: a request that sets them is refused.
         Field("mount_point_name", Name, since=84, shown=False, create=True),
         Field("encryption_key_ref", Name, source=constant(None), since=90, create=True),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 
 from sharewright.progress import Progress
+
+BACKUP_SUPPORT: Final = "share_backup_support"  # the capability of a pool whose driver is a BackupDriver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,34 @@ class RevertDriver(SnapshotDriver, Protocol):
 
     def cancel_revert(self, share_instance_id: str, server_id: str, progress: Progress) -> None:
         """After a failure, of the same operation: the share is served as it was before."""
+        ...
+
+
+@runtime_checkable
+class BackupDriver(ShareDriver, Protocol):
+    """What a driver can do besides whose pools report ``BACKUP_SUPPORT``: keep copies of shares that outlive
+    them. ``backup_id`` is a row's id; ``share_backups.options`` are the request's ``backup_options``. Both kinds of
+    copying may take the time that they take: False means ask again later."""
+
+    @property
+    def restores_to_any_share(self) -> bool:
+        """Whether a backup can be restored to another share than its own."""
+        ...
+
+    def create_backup(self, backup_id: str, share_instance_id: str, server_id: str, progress: Progress) -> bool:
+        """Copy a share in use as it is at one moment after the call. True: it is whole."""
+        ...
+
+    def restore_backup(self, backup_id: str, share_instance_id: str, server_id: str, progress: Progress) -> bool:
+        """Make what a share holds what the backup holds; the share keeps its size. True: it is done."""
+        ...
+
+    def cancel_restore(self, backup_id: str, share_instance_id: str, server_id: str, progress: Progress) -> None:
+        """After a failure, of the same operation: the share is served as it was before."""
+        ...
+
+    def delete_backup(self, backup_id: str, progress: Progress) -> None:
+        """Works from every state, and undoes an unfinished creation. What was restored from it lives on."""
         ...
 
 

@@ -81,6 +81,7 @@ class Resource(StrEnum):
     """What the message is about (Manila's names)."""
 
     SHARE = "SHARE"
+    SHARE_BACKUP = "SHARE_BACKUP"  # ours: Manila has only one message of backups, and that is of the share
     SHARE_GROUP = "SHARE_GROUP"
     SHARE_GROUP_SNAPSHOT = "SHARE_GROUP_SNAPSHOT"  # ours: Manila writes no message about one
     SHARE_REPLICA = "SHARE_REPLICA"

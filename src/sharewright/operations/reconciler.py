@@ -23,6 +23,7 @@ from sharewright.operations.replica_rows import RESOURCE, key_of
 from sharewright.settings import Settings
 from sharewright.states import (
     AccessState,
+    BackupStatus,
     OperationState,
     ServerStatus,
     ShareGroupSnapshotStatus,
@@ -34,6 +35,7 @@ from sharewright.store.database import Store
 from sharewright.store.tables import (
     operations,
     share_access_rules,
+    share_backups,
     share_group_snapshots,
     share_groups,
     share_instances,
@@ -61,6 +63,7 @@ def reconcile(store: Store, settings: Settings, *, backends: Sequence[str]) -> d
         round_.update_replicas,
         round_.continue_snapshots,
         round_.continue_group_snapshots,
+        round_.continue_backups,
         round_.continue_groups,
         round_.delete_servers,
         round_.heal_servers,
@@ -210,6 +213,15 @@ class _Round:
             ShareGroupSnapshotStatus.DELETING: "delete_group_snapshot",
         }
         return self._continue(tx, share_group_snapshots, "share_group_snapshot", kinds)
+
+    def continue_backups(self, tx: Connection) -> list[str]:
+        """The same for backups."""
+        kinds = {
+            BackupStatus.CREATING: "create_backup",
+            BackupStatus.DELETING: "delete_backup",
+            BackupStatus.RESTORING: "restore_backup",
+        }
+        return self._continue(tx, share_backups, "share_backup", kinds)
 
     def continue_groups(self, tx: Connection) -> list[str]:
         """The same for share groups that are made from group snapshots."""

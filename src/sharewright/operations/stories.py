@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from sharewright.drivers.contract import ShareDriver
 from sharewright.operations.add_subnet import AddSubnet
 from sharewright.operations.contract import Story
+from sharewright.operations.create_backup import CreateBackup
 from sharewright.operations.create_group_snapshot import CreateGroupSnapshot, FinishGroupSnapshot
 from sharewright.operations.create_replica import CreateReplica
 from sharewright.operations.create_share import CreateShare
 from sharewright.operations.create_share_group import CreateShareGroup
 from sharewright.operations.create_share_server import CreateShareServer
 from sharewright.operations.create_snapshot import CreateSnapshot, FinishSnapshot
+from sharewright.operations.delete_backup import DeleteBackup
 from sharewright.operations.delete_group_snapshot import DeleteGroupSnapshot
 from sharewright.operations.delete_replica import DeleteReplica
 from sharewright.operations.delete_share import DeleteShare
@@ -24,6 +26,7 @@ from sharewright.operations.manage_share import ManageShare, UnmanageShare
 from sharewright.operations.manage_share_server import ManageShareServer, UnmanageShareServer
 from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
 from sharewright.operations.promote_replica import PromoteReplica
+from sharewright.operations.restore_backup import RestoreBackup
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
 from sharewright.operations.shrink_share import ShrinkShare
 from sharewright.operations.update_access import UpdateAccess
@@ -56,6 +59,9 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         DeleteGroupSnapshot(store, drivers),
         CreateShareGroup(store),
         RevertToSnapshot(store, drivers, settings),
+        CreateBackup(store, drivers),
+        DeleteBackup(store, drivers),
+        RestoreBackup(store, drivers),
         ManageSnapshot(store, drivers),
         UnmanageSnapshot(store, drivers),
         CreateShareServer(store, drivers, settings),

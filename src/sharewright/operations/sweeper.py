@@ -35,6 +35,7 @@ OWNER_TABLES = {
     "share_instance": "share_instances",
     "share_snapshot_instance": "share_snapshot_instances",
     "share_snapshot_mount": "share_snapshot_mounts",
+    "share_backup": "share_backups",
     "service_subnet": "service_subnets",
 }
 OWNERS = {owner: metadata.tables[table] for owner, table in OWNER_TABLES.items() if table in metadata.tables}

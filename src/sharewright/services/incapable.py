@@ -1,4 +1,4 @@
-"""Backups and migration of share servers: what a request may ask for, and why none of it is done."""
+"""Migration of share servers: what a request may ask for, and why none of it is done."""
 
 from __future__ import annotations
 
@@ -8,42 +8,12 @@ from typing import Any, NoReturn
 from sqlalchemy import select
 
 from sharewright.context import RequestContext
-from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
+from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import is_id
 from sharewright.services import share_networks
-from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment
 from sharewright.services.policy import authorize
 from sharewright.store.tables import pools, share_servers
-
-
-def check(context: RequestContext, rule: str) -> None:
-    """Raise Forbidden when the caller may not do it to anything."""
-    authorize(context, rule)
-
-
-def list_backups(deployment: Deployment, context: RequestContext, share_id: str | None) -> None:
-    authorize(context, "share_backup:get_all")
-    if share_id:
-        try:
-            with deployment.store.read() as tx:
-                share_service.find(tx, context, share_id)
-        except NotFound:
-            raise InvalidInput(f"No share exists with ID {share_id[:64]}.") from None
-
-
-def create_backup(deployment: Deployment, context: RequestContext, share_id: str) -> NoReturn:
-    authorize(context, "share_backup:create")
-    try:
-        with deployment.store.read() as tx:
-            share = share_service.find(tx, context, share_id, "share_backup:create")
-    except NotFound:
-        raise InvalidInput(f"No share exists with ID {share_id[:64]}.") from None
-    if share["is_soft_deleted"]:
-        raise Forbidden(f"Backup can not be created for share '{share_id}' since it has been soft deleted.")
-    if share["status"] != "available":
-        raise InvalidInput(f"Share {share_id} is in '{share['status']}' state, but it must be in 'available' state.")
-    raise InvalidInput(f"Cannot backup share {share_id}: no backend makes backups, and there is no data service.")
 
 
 def check_server_migration(

@@ -128,6 +128,7 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str, *
                 hint="Delete or unmanage them first.",
             )
         share_service.refuse_with_snapshots(tx, identifier)  # those of its group
+        share_service.refuse_with_backups(tx, identifier)
         # When it fails, one that was not taken over still says so.
         failed = ShareStatus.MANAGE_ERROR if share["status"] == ShareStatus.MANAGE_ERROR else None
         share_service.write_status(tx, identifier, ShareStatus.UNMANAGE_STARTING)

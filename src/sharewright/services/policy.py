@@ -86,7 +86,7 @@ _ADMIN: Final = _names(
     " share_server:share_server_migration_complete share_server:share_server_reset_task_state"
     " share_server:share_server_migration_cancel share_server:share_server_migration_get_progress"
     " share_replica:resync share_replica:force_delete share_replica:reset_status share_replica:reset_replica_state"
-    " share_backup:reset_status"
+    " share_backup:reset_status share_backup:get_all_project"
     " share_transfer:get_all_tenant qos_type:create qos_type:update qos_type:delete"
     " qos_type_specs:create qos_type_specs:show qos_type_specs:index qos_type_specs:update qos_type_specs:delete"
     " resource_lock:get_all_projects service:index service:update service:ensure_shares"

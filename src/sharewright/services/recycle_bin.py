@@ -13,7 +13,7 @@ from sharewright.errors import Forbidden
 from sharewright.identifiers import utcnow
 from sharewright.services.deployment import Deployment
 from sharewright.services.locks import refuse_locked_share
-from sharewright.services.shares import find, refuse_with_replicas, refuse_with_snapshots
+from sharewright.services.shares import find, refuse_with_backups, refuse_with_replicas, refuse_with_snapshots
 from sharewright.states import ShareStatus
 from sharewright.store.tables import shares
 
@@ -34,6 +34,7 @@ def soft_delete(deployment: Deployment, context: RequestContext, identifier: str
             raise Forbidden(f"Share {identifier} is in share group {share['share_group_id']}.")
         refuse_with_replicas(share, "delete it")
         refuse_with_snapshots(tx, identifier)
+        refuse_with_backups(tx, identifier)
         until = now + timedelta(seconds=deployment.settings.worker.soft_deleted_share_seconds)
         tx.execute(
             update(shares)

@@ -87,6 +87,10 @@ def create(deployment: Deployment, context: RequestContext, share_id: str, name:
         if share["has_replicas"]:
             raise InvalidInput("Shares with replicas cannot be transferred.", hint="Delete them first.")
         _check_snapshots(_snapshots(tx, share_id))
+        try:
+            share_service.refuse_with_backups(tx, share_id)  # which would stay this project's
+        except Forbidden as error:
+            raise InvalidInput(error.message, hint=error.hint) from None
         tx.execute(update(shares).where(shares.c.id == share_id).values(status=AWAITING, updated_at=utcnow()))
         tx.execute(
             share_transfers.insert().values(

@@ -39,6 +39,7 @@ from sharewright.store.lookups import among
 from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
     availability_zones,
+    share_backups,
     share_export_locations,
     share_instances,
     share_metadata,
@@ -313,6 +314,7 @@ def delete(
             check_named_group(share, named_group)
         refuse_with_replicas(share, "delete it")
         refuse_with_snapshots(tx, identifier)
+        refuse_with_backups(tx, identifier)
         write_status(tx, identifier, ShareStatus.DELETING)
         submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
     deployment.wake()
@@ -338,6 +340,14 @@ def refuse_with_replicas(share: Record, what: str) -> None:
     """Conflict for a share (as :func:`find` reads it) that has other replicas than its active one."""
     if share["has_replicas"]:
         raise Conflict(f"Share {share['id']} has replicas.", hint=f"Delete them before you {what}.")
+
+
+def refuse_with_backups(tx: Connection, identifier: str) -> None:
+    """Forbidden for a share that has backups, in whatever state. Its row must be locked."""
+    query = select(func.count()).select_from(share_backups).where(share_backups.c.share_id == identifier)
+    number = tx.execute(query).scalar_one()
+    if number:
+        raise Forbidden(f"Share still has {number} dependent backups.", hint="Delete them first.")
 
 
 def refuse_with_snapshots(tx: Connection, identifier: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from sharewright.errors import Conflict, Forbidden, InvalidInput, SharewrightError
 from sharewright.states import (
+    BackupStatus,
     NetworkStatus,
     ServerStatus,
     ShareGroupSnapshotStatus,
@@ -80,6 +81,14 @@ SHARE: Final[Mapping[str, Transition]] = {
         target=ShareStatus.REVERTING,
         refusal=Conflict,
     ),
+    "backup": Transition(
+        sources=frozenset({ShareStatus.AVAILABLE}), target=ShareStatus.BACKUP_CREATING, refusal=InvalidInput
+    ),
+    "restore_backup": Transition(  # also again, which Manila leaves to administrators
+        sources=frozenset({ShareStatus.AVAILABLE, ShareStatus.BACKUP_RESTORING_ERROR}),
+        target=ShareStatus.BACKUP_RESTORING,
+        refusal=InvalidInput,
+    ),
     "unmanage": Transition(sources=_RESTING, target=ShareStatus.UNMANAGE_STARTING),
     "allow_access": Transition(
         sources=frozenset(ShareStatus.ALL) - _NO_RULES_IN - {ShareStatus.ERROR}, target=None, refusal=InvalidInput
@@ -109,6 +118,17 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
     ),
     "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
 }  # fmt: skip
+
+BACKUP: Final[Mapping[str, Transition]] = {
+    "delete": Transition(
+        sources=frozenset({BackupStatus.AVAILABLE, BackupStatus.ERROR, BackupStatus.ERROR_DELETING}),
+        target=BackupStatus.DELETING,
+        refusal=InvalidInput,
+    ),
+    "restore": Transition(
+        sources=frozenset({BackupStatus.AVAILABLE}), target=BackupStatus.RESTORING, refusal=InvalidInput
+    ),
+}
 
 SHARE_GROUP: Final[Mapping[str, Transition]] = {
     "delete": Transition(

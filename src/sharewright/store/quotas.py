@@ -37,6 +37,9 @@ _REFUSALS: Final = {
     "share_replicas": "ShareReplicasLimitExceeded: Maximum number of allowed share-replicas ({limit}) exceeded.",
     "replica_gigabytes": "ShareReplicaSizeExceedsAvailableQuota: Requested share replica exceeds allowed project/user"
     " or share type gigabytes quota ({limit} GiB).",
+    "backups": "BackupLimitExceeded: Maximum number of backups allowed ({limit}) exceeded.",
+    "backup_gigabytes": "ShareBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota"
+    " ({limit} GiB).",
     "snapshots": "SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded.",
     "snapshot_gigabytes": "SnapshotSizeExceedsAvailableQuota: Requested snapshot exceeds allowed project/user or share"
     " type snapshot gigabytes quota ({limit} GiB).",
@@ -143,6 +146,11 @@ def share_amounts(size: int, *, replicated: bool) -> dict[str, int]:
 def replica_amounts(size: int) -> dict[str, int]:
     """What one replica of ``size`` GiB takes."""
     return {"share_replicas": 1, "replica_gigabytes": size}
+
+
+def backup_amounts(size: int) -> dict[str, int]:
+    """What one backup of ``size`` GiB takes."""
+    return {"backups": 1, "backup_gigabytes": size}
 
 
 def check_share_size(limits: Limits, size: int, *, user_id: str, share_type_id: str) -> None:

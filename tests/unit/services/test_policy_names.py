@@ -22,7 +22,6 @@ UPSTREAM = _upstream()
 NOT_ASKED = {
     "share:list_shares_in_deferred_deletion_states": "there is no deferred deletion: what is deleted is deleted",
     "share_snapshot:list_snapshots_in_deferred_deletion_states": "there is no deferred deletion",
-    "share_backup:get_all_project": "there are no backups: the list is empty for everybody",
     "share_export_location:update_admin_only_metadata": "no metadata of export locations is for administrators only",
     "share_network:show_network_details": "a share network's details are its project's",
     "share_replica:get_metadata": "there are no replicas, and no operations on their metadata",

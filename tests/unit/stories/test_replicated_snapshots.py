@@ -158,6 +158,24 @@ def test_reverting_reverts_the_replicas(world: World) -> None:
     world.check_snapshots()
 
 
+def test_while_they_are_reverted_a_boot_finds_their_volumes_by_serial(world: World) -> None:
+    share = a_replicated_share(world)
+    snapshot = take(world, share)
+    world.run()
+    told: dict[str, set[bool]] = {}
+    apply = world.guests.apply
+
+    def watch(address: Any, document: Any, *, timeout: float) -> Any:
+        for each in document.shares:
+            told.setdefault(each.id, set()).add(each.by_serial)
+        return apply(address, document, timeout=timeout)
+
+    world.guests.apply = watch  # type: ignore[method-assign]
+    revert(world, share, snapshot)
+    world.run()
+    assert told == {main_of(world, share).id: {True}, other_of(world, share).id: {True}}
+
+
 def test_a_revert_that_fails_on_a_replica_leaves_the_share(world: World) -> None:
     share = a_replicated_share(world)
     snapshot = take(world, share)

@@ -27,7 +27,10 @@ from sharewright.store.tables import (
 log = structlog.get_logger()
 GIBIBYTE: Final = 2**30
 SMB_PORT: Final = 445
-REVERTING: Final = (ShareStatus.REVERTING, ShareStatus.REVERTING_ERROR)
+REVERTING: Final = (
+    ShareStatus.REVERTING, ShareStatus.REVERTING_ERROR,
+    ShareStatus.BACKUP_RESTORING, ShareStatus.BACKUP_RESTORING_ERROR,
+)  # fmt: skip
 
 
 _NEXT_GENERATION: Final = (
@@ -50,7 +53,7 @@ _INSTANCES: Final = (
         share_instances.c.clone_of,
         share_instances.c.taken_over,
         share_instances.c.old_volume_serial,
-        share_instances.c.status,
+        shares.c.status,  # a replica is reverted with its share and says nothing of it
         share_instances.c.volume_attached,
         share_instances.c.wanted,
         share_instances.c.smb_encryption,

@@ -323,7 +323,9 @@ class GenericDriver:
     ) -> None:
         self.cancel_shrink(share_instance_id, server_id, progress)  # what one that failed may have left
         record = read_instance(self._store, share_instance_id)
-        self._reverter(record, server_id, progress).revert(record, snapshot_id, size, progress)
+        self._reverter(record, server_id, progress).revert(
+            record, lambda: self._snapshots.source(snapshot_id, record.id), size, progress
+        )
 
     def cancel_revert(self, share_instance_id: str, server_id: str, progress: Progress) -> None:
         record = find_instance(self._store, share_instance_id)
@@ -408,7 +410,6 @@ class GenericDriver:
     def _reverter(self, record: InstanceRecord, server_id: str, progress: Progress) -> Reverter:
         return Reverter(
             store=self._store,
-            snapshots=self._snapshots,
             name=self._volumes.name(record.id),
             make=lambda name, size, source: self._volumes.make(
                 record, name, size, record.volume_type, progress, source

@@ -14,7 +14,7 @@ from typing import Any
 from sharewright.clouds.contract import Volume
 from sharewright.drivers.generic.records import InstanceRecord, read_instance, remember
 from sharewright.drivers.generic.retired import RetiredVolumes
-from sharewright.drivers.generic.snapshots import Source, VolumeSnapshots
+from sharewright.drivers.generic.snapshots import Source
 from sharewright.guest.document import ShareState
 from sharewright.identifiers import derived_id, new_id, utcnow
 from sharewright.progress import Progress
@@ -29,7 +29,6 @@ class Reverter:
     volume; ``retired`` takes away those that are no part of the share."""
 
     store: Store
-    snapshots: VolumeSnapshots
     name: str
     make: Callable[[str, int, Source], Volume]
     find: Callable[[str], Volume | None]
@@ -39,14 +38,14 @@ class Reverter:
     retired: RetiredVolumes
     usage: Callable[[ShareState], dict[str, Any]]
 
-    def revert(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> None:
-        """SnapshotDriver.revert_to_snapshot."""
+    def revert(self, record: InstanceRecord, source: Callable[[], Source], size: int, progress: Progress) -> None:
+        """RevertDriver.revert_to_snapshot, to what ``source`` finds; it is asked only while that is needed."""
         if _is_swapped(record, progress):
             volume_id = str(record.volume_id)
         else:
             if record.old_volume_id is not None:  # of an earlier one, which could not take it away
                 self.drop_old(record, progress)
-            volume_id = self._prepare(read_instance(self.store, record.id), snapshot_id, size, progress)
+            volume_id = self._prepare(read_instance(self.store, record.id), source(), size, progress)
         with progress.step("guest"):
             state = self.serve(volume_id)
             remember(self.store, progress, record.id, filesystem_ready=True, clone_of=None, **self.usage(state))
@@ -95,9 +94,8 @@ class Reverter:
             with progress.step("old volume"):
                 self.retired.take_away(record.id, progress)
 
-    def _prepare(self, record: InstanceRecord, snapshot_id: str, size: int, progress: Progress) -> str:
+    def _prepare(self, record: InstanceRecord, source: Source, size: int, progress: Progress) -> str:
         """The new volume, attached and in the rows; the old one is there still."""
-        source = self.snapshots.source(snapshot_id, record.id)
         token = progress.recall("token")
         if token is None:  # never the name of a volume that the share has or had
             token = new_id()

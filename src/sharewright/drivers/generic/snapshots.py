@@ -84,6 +84,11 @@ class VolumeSnapshots:
         self._retired = retired
         self._within = within
 
+    @property
+    def tags(self) -> Tags:
+        """Of all that this backend has in the cloud."""
+        return self._tags
+
     def create(self, members: Mapping[str, str], progress: Progress) -> bool:
         """Fix the moment, which is one for all; whether the snapshots are whole already. ``members``: the share's
         server, by snapshot instance."""

@@ -1,4 +1,4 @@
-"""A driver that keeps replicas: the generic driver with replication, for the simulated cloud only.
+"""A driver that keeps replicas and backups: the generic driver with both, for the simulated cloud only.
 
 Volumes of the simulated cloud hold no data, so there is nothing to copy: a replica is a volume of its own on a share
 server of its own (or on the machine that its backend's operator names), in sync as soon as it is served. Rows, servers,
@@ -12,20 +12,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from sharewright.drivers.contract import ExportLocation, PoolStats
-from sharewright.drivers.generic.driver import GENERIC, GenericDriver
+from sharewright.drivers.contract import BACKUP_SUPPORT, ExportLocation, PoolStats
+from sharewright.drivers.generic.driver import GENERIC
 from sharewright.drivers.registration import DriverKind, DriverParts
+from sharewright.drivers.simulated.backing_up import BackingUp
 from sharewright.errors import ConfigurationError
 from sharewright.progress import Progress
 
 REPLICATION_TYPE: Final = "readable"
 
 
-class ReplicatingDriver(GenericDriver):
-    """drivers.contract.ReplicationDriver."""
+class ReplicatingDriver(BackingUp):
+    """drivers.contract.ReplicationDriver, and BackupDriver."""
 
     def pools(self) -> Sequence[PoolStats]:
-        reported = {"replication_type": REPLICATION_TYPE, "replication_domain": self._cloud.deployment}
+        reported = {
+            "replication_type": REPLICATION_TYPE,
+            "replication_domain": self._cloud.deployment,
+            BACKUP_SUPPORT: True,
+        }
         return [replace(pool, capabilities={**pool.capabilities, **reported}) for pool in super().pools()]
 
     def create_replica(
@@ -48,7 +53,7 @@ class ReplicatingDriver(GenericDriver):
 def _make(parts: DriverParts) -> ReplicatingDriver:
     if parts.cloud.name != "simulated":
         raise ConfigurationError(
-            f"The driver of backend {parts.backend} replicates no data, so it is for the simulated cloud only.",
+            f"The driver of backend {parts.backend} copies no data, so it is for the simulated cloud only.",
             hint='Use driver = "generic".',
         )
     return ReplicatingDriver.of_parts(parts)

@@ -5,6 +5,7 @@ Rows of deleted resources are deleted; what happened to them stays in ``operatio
 
 from __future__ import annotations
 
+from sharewright.store.tables.backups import share_backups
 from sharewright.store.tables.base import ID, NAME, NEVER, STATE, metadata
 from sharewright.store.tables.groups import share_group_share_types, share_group_snapshots, share_groups
 from sharewright.store.tables.identity import identity_projects, identity_roles, identity_tokens, identity_users
@@ -78,6 +79,7 @@ __all__ = [
     "service_subnets",
     "share_access_metadata",
     "share_access_rules",
+    "share_backups",
     "share_export_locations",
     "share_group_share_types",
     "share_group_snapshots",

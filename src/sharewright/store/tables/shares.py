@@ -56,6 +56,7 @@ shares = Table(
     Column("create_share_from_snapshot_support", Boolean, nullable=False, default=False),
     Column("revert_to_snapshot_support", Boolean, nullable=False, default=False),
     Column("mount_snapshot_support", Boolean, nullable=False, default=False),
+    Column("source_backup_id", ID),  # that was restored to it last; the backup may be gone
     Column("replication_type", NAME),  # null: its instance is no replica, and it gets no others
     *times(),
     CheckConstraint("size > 0", name="size_positive"),
