@@ -15,16 +15,12 @@ def deployment(world: World) -> Deployment:
     return Deployment(store=world.store, settings=world.settings)
 
 
-def a_share(world: World, *, size: int = 1) -> str:
-    """One that may have replicas, in service, with a rule."""
+def a_share(world: World, *, size: int = 1, kind: str = "readable") -> str:
+    """One that may have replicas of a replication type, in service, with a rule."""
     named = not world.share_network_id  # its backends make no share servers
-    share_type = world.add_share_type(
-        "replicated", replication_type="readable", driver_handles_share_servers=str(not named)
-    )
+    share_type = world.add_share_type("replicated", replication_type=kind, driver_handles_share_servers=str(not named))
     able = ("snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support")
-    share = world.request_share(
-        size, share_type_id=share_type, replication_type="readable", **dict.fromkeys(able, True)
-    )
+    share = world.request_share(size, share_type_id=share_type, replication_type=kind, **dict.fromkeys(able, True))
     with world.store.begin() as tx:
         mine = share_instances.c.share_id == share
         tx.execute(share_instances.update().where(mine).values(replica_state="active"))

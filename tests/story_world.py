@@ -72,7 +72,7 @@ def make_settings(state_dir: Path, *, lease_seconds: float = 3.0, replicas: bool
     options: dict[str, Any] = {"cloud": "simulated", "guest_seconds": 2.0, "boot_seconds": 5.0} | backend
     backends = {BACKEND: Backend(**options)}
     if replicas:
-        options["driver"] = "sharewright.drivers.simulated.replicating:REPLICATING"
+        options = {"driver": "sharewright.drivers.simulated.replicating:REPLICATING"} | options
         backends = {name: Backend(**options, availability_zone=f"zone-{name}") for name in (BACKEND, SECOND_BACKEND)}
     return Settings(
         state_dir=str(state_dir),

@@ -49,6 +49,9 @@ class BackupStatus:
     ALL: Final = ("creating", "available", "restoring", "deleting", "error", "error_deleting")
 
 
+WRITABLE: Final = "writable"  # the replication type all of whose replicas are active: clients write to any of them
+
+
 class ReplicaState:
     """What a replica holds (Manila API reference, "share replicas"); its status says whether it is there."""
 

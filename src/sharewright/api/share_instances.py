@@ -20,6 +20,7 @@ from sharewright.api.routing import Call, Route
 from sharewright.api.shapes import anything, contract, given, listing, many, one
 from sharewright.api.shares import wanted_status
 from sharewright.services import share_instances as service
+from sharewright.states import WRITABLE
 
 
 def _paths(record: Record, viewer: Viewer) -> list[str]:
@@ -32,8 +33,8 @@ def _old_rules_status(record: Record, viewer: Viewer) -> str:
 
 
 def readonly(record: Record, viewer: Viewer) -> bool:
-    """Clients may only read a replica that is not the active one, whatever their rules say."""
-    return record["replica_state"] is not None and not record["is_main"]
+    """Clients may only read a replica that is not an active one, whatever their rules say."""
+    return record["replication_type"] not in (None, WRITABLE) and not record["is_main"]
 
 
 SHARE_INSTANCE: Final = Resource(

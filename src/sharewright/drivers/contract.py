@@ -235,12 +235,13 @@ class SnapshotManager(SnapshotDriver, Protocol):
 
 @runtime_checkable
 class ReplicationDriver(ShareDriver, Protocol):
-    """What a driver can do besides whose pools report a ``replication_type`` (``readable`` or ``dr``) and a
-    ``replication_domain``: backends of one domain keep replicas of each other's shares.
+    """What a driver can do besides whose pools report a ``replication_type`` (``readable``, ``writable`` or ``dr``) and
+    a ``replication_domain``: backends of one domain keep replicas of each other's shares.
 
     A replica is another share instance of the same share. ``active_id`` is the instance that clients write to; its
-    server may be gone. Access rules reach replicas by ``update_access``, for reading only (``readable``) or not at all
-    (``dr``), as ``share_instances.is_main`` says; extending by ``extend_share``."""
+    server may be gone. Access rules reach replicas by ``update_access``: as they are (``writable``, where each replica
+    is active as soon as it is in sync), for reading only (``readable``) or not at all (``dr``), as
+    ``share_instances.is_main`` says; extending by ``extend_share``."""
 
     def create_replica(
         self, share_instance_id: str, active_id: str, server_id: str, progress: Progress

@@ -20,7 +20,13 @@ from sharewright.errors import NoValidBackend, SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.create_share import check_server_creation
 from sharewright.operations.messages import Action, Detail
-from sharewright.operations.replica_rows import fail_replica, find_replication_driver, lock_replica, read_replica
+from sharewright.operations.replica_rows import (
+    fail_replica,
+    find_replication_driver,
+    lock_replica,
+    read_replica,
+    state_of,
+)
 from sharewright.operations.replica_snapshots import delete_snapshots, follow_snapshots
 from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, write_replica
@@ -144,5 +150,5 @@ def finish(tx: Connection, replica_id: str, locations: Sequence[ExportLocation],
     if found is None or found[0].instance_status == ShareStatus.DELETING:
         return
     write_locations(tx, replica_id, locations)
-    state = ReplicaState.IN_SYNC if in_sync else ReplicaState.OUT_OF_SYNC
+    state = state_of(tx, found[0].id, in_sync=in_sync)
     write_replica(tx, replica_id, status=ShareStatus.AVAILABLE, replica_state=state)

@@ -15,7 +15,7 @@ from sharewright.operations.contract import Operation
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, Resource, write_message
 from sharewright.operations.share_rows import ShareRow, read_shares, write_replica
-from sharewright.states import ShareStatus
+from sharewright.states import WRITABLE, ReplicaState, ShareStatus
 from sharewright.store.tables import share_instances, shares
 
 RESOURCE = "share_replica"
@@ -42,6 +42,14 @@ def lock_replica(tx: Connection, replica_id: str) -> tuple[ShareRow, ShareRow] |
         return None
     tx.execute(select(shares.c.id).where(shares.c.id == found[0].id).with_for_update())
     return read_replica(tx, replica_id)
+
+
+def state_of(tx: Connection, share_id: str, *, in_sync: bool) -> str:
+    """The state of a replica that is not its share's main instance, by what its driver says of it."""
+    query = select(shares.c.replication_type).where(shares.c.id == share_id)
+    if not in_sync:
+        return ReplicaState.OUT_OF_SYNC
+    return ReplicaState.ACTIVE if tx.execute(query).scalar() == WRITABLE else ReplicaState.IN_SYNC
 
 
 def find_replication_driver(drivers: Mapping[str, ShareDriver], backend: str) -> ReplicationDriver:

@@ -1,7 +1,7 @@
 """Story: see to it that a replica follows its share, and say whether it does ("resync").
 
-Its access rules → the driver looks at the replication → the share's snapshots that it lacks → ``in_sync`` or
-``out_of_sync``. A failure leaves the replica
+Its access rules → the driver looks at the replication → the share's snapshots that it lacks → ``in_sync`` (``active``
+where all replicas are) or ``out_of_sync``. A failure leaves the replica
 state ``error`` with a user message; the reconciler asks again every ``worker.replica_state_seconds``.
 """
 
@@ -15,7 +15,7 @@ from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.messages import Action
-from sharewright.operations.replica_rows import fail_replica, find_replication_driver, read_replica
+from sharewright.operations.replica_rows import fail_replica, find_replication_driver, read_replica, state_of
 from sharewright.operations.replica_snapshots import follow_snapshots
 from sharewright.operations.share_rows import write_replica
 from sharewright.progress import Progress
@@ -46,8 +46,11 @@ class UpdateReplica(BaseStory):
         in_sync = driver.update_replica(replica.instance_id, active.instance_id, replica.server_id, progress)
         if in_sync:
             in_sync = follow_snapshots(self._store, self._drivers, replica, replica.server_id, operation, progress)
-        state = ReplicaState.IN_SYNC if in_sync else ReplicaState.OUT_OF_SYNC
-        return Done(lambda tx: write_replica(tx, replica.instance_id, replica_state=state))
+
+        def write(tx: Connection) -> None:
+            write_replica(tx, replica.instance_id, replica_state=state_of(tx, replica.id, in_sync=in_sync))
+
+        return Done(write)
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
         fail_replica(tx, operation, error, action=Action.UPDATE, replica_state=ReplicaState.ERROR)

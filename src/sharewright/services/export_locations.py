@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import Connection, Select, and_, exists, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import NotFound
@@ -14,7 +14,8 @@ from sharewright.services import share_replicas
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.validation import check_metadata
-from sharewright.store.tables import share_export_locations, share_instances
+from sharewright.states import WRITABLE, ReplicaState
+from sharewright.store.tables import share_export_locations, share_instances, shares
 
 
 def of_share(
@@ -124,7 +125,11 @@ def _of_replica(context: RequestContext, replica_id: str) -> Select[Any]:
 
 def _of_share(context: RequestContext, share_id: str, *, replicas: bool) -> Select[Any]:
     statement = _select(context).where(share_instances.c.share_id == share_id)
-    return statement if replicas else statement.where(share_instances.c.is_main.is_(True))
+    if replicas:
+        return statement
+    writable = exists().where(shares.c.id == share_instances.c.share_id, shares.c.replication_type == WRITABLE)
+    active = and_(share_instances.c.replica_state == ReplicaState.ACTIVE, writable)
+    return statement.where(or_(share_instances.c.is_main.is_(True), active))
 
 
 def _select(context: RequestContext) -> Select[Any]:

@@ -113,6 +113,7 @@ def _select() -> Select[Any]:
             *columns,
             share_servers.c.id.label("share_server_id"),
             shares.c.share_type_id,
+            shares.c.replication_type,
             shares.c.access_rules_status,
             shares.c.progress,
             shares.c.project_id,

@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Select, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.operations.promote_replica import exchange
 from sharewright.operations.queue import enqueue
-from sharewright.operations.replica_rows import RESOURCE, key_of
+from sharewright.operations.replica_rows import RESOURCE, key_of, read_replica
 from sharewright.operations.replica_snapshots import insert_instances
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
@@ -21,7 +22,7 @@ from sharewright.services.records import attach, delete_item, read_maps, write_m
 from sharewright.services.share_migrations import check_idle
 from sharewright.services.share_sources import copied_columns, read_parent
 from sharewright.services.validation import check_metadata
-from sharewright.states import ReplicaState, ShareStatus
+from sharewright.states import WRITABLE, ReplicaState, ShareStatus
 from sharewright.store.quotas import replica_amounts, reserve
 from sharewright.store.tables import (
     share_instances,
@@ -131,17 +132,41 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
 
 
 def delete(deployment: Deployment, context: RequestContext, identifier: str, *, force: bool = False) -> None:
-    """Accept a deletion. Never of the last active replica, with ``force`` neither (400, as in Manila)."""
+    """Accept a deletion. Never of the last active replica, with ``force`` neither (400, as in Manila). Where all
+    replicas are active another one takes the main one's place at once: clients write to it already."""
     action = "force_delete" if force else "delete"
     with deployment.store.begin() as tx:
         replica = find(tx, context, identifier, f"share_replica:{action}", lock=True)
         if replica["is_main"]:
-            raise InvalidInput(
-                "Cannot delete last active replica.", hint="Promote another replica first, or delete the share."
-            )
+            _hand_over(tx, replica)
         _write(tx, identifier, status=ShareStatus.DELETING)
         _submit(tx, deployment, context, "delete_replica", replica["share_id"], identifier, {"force": force})
     deployment.wake()
+
+
+def _hand_over(tx: Connection, main: Record) -> None:
+    """Make another active replica its share's main instance. InvalidInput where there is none."""
+    columns = share_instances.c
+    query = (
+        select(columns.id)
+        .join(shares, shares.c.id == columns.share_id)
+        .where(
+            columns.share_id == main["share_id"],
+            columns.is_main.is_(False),
+            columns.status == ShareStatus.AVAILABLE,
+            columns.replica_state == ReplicaState.ACTIVE,
+            shares.c.replication_type == WRITABLE,
+            shares.c.status.in_((ShareStatus.AVAILABLE, ShareStatus.ERROR)),  # nothing is under way
+        )
+        .order_by(columns.created_at, columns.id)
+    )
+    heir = tx.execute(query.limit(1)).scalar()
+    found = read_replica(tx, heir) if heir is not None else None
+    if found is None:
+        raise InvalidInput(
+            "Cannot delete last active replica.", hint="Promote another replica first, or delete the share."
+        )
+    exchange(tx, *found)
 
 
 def promote(deployment: Deployment, context: RequestContext, identifier: str) -> tuple[Record, bool]:
@@ -234,7 +259,7 @@ def _select() -> Select[Any]:
     columns = [column for column in share_instances.c if column.name != "share_server_id"]
     return (
         # An operator's machine is no share's server for users.
-        select(*columns, share_servers.c.id.label("share_server_id"), shares.c.project_id)
+        select(*columns, share_servers.c.id.label("share_server_id"), shares.c.project_id, shares.c.replication_type)
         .join(shares, shares.c.id == share_instances.c.share_id)
         .outerjoin(
             share_servers,

@@ -17,9 +17,10 @@ from replicas_of_shares import (
     other_of,
     promote,
     replica_usage,
+    take,
 )
-from sharewright.errors import CloudError, GuestUnreachable
-from sharewright.services import share_replicas
+from sharewright.errors import CloudError, GuestUnreachable, InvalidInput
+from sharewright.services import export_locations, share_replicas
 from sharewright.store.database import Store
 from sharewright.store.tables import share_instances, shares
 from story_world import World, make_world
@@ -157,3 +158,39 @@ def test_on_machines_of_an_operators(store: Store, tmp_path: Path) -> None:
         world.run()
         assert len(world.rows(share_instances)) == 1
         world.check_consistent()
+
+
+def test_clients_write_to_every_replica(store: Store, tmp_path: Path) -> None:
+    """Replication type "writable": all are active, and any may be deleted but the last."""
+    driver = "sharewright.drivers.simulated.replicating:WRITABLE_EVERYWHERE"
+    with make_world(store, tmp_path / "state", replicas=True, driver=driver) as world:
+        share = a_share(world, kind="writable")
+        with pytest.raises(InvalidInput, match="last active"):
+            delete(world, main_of(world, share).id)
+        add(world, share)
+        world.run()
+        first, second = main_of(world, share), other_of(world, share)
+        assert (second.status, second.replica_state) == ("available", "active")
+        for each in (first, second):
+            assert world.instance_exports(each.id) == [["10.20.0.99/32", "rw"]]
+        found = export_locations.of_share(deployment(world), world.context(), share)
+        assert {row["share_instance_id"] for row in found} == {first.id, second.id}
+        promote(world, second.id)  # nothing is to be done
+        assert main_of(world, share).id == first.id
+        snapshot = take(world, share)
+        world.run()
+        delete(world, first.id)
+        assert main_of(world, share).id == second.id
+        world.run()
+        assert [row.id for row in world.rows(share_instances)] == [second.id]
+        assert world.share(share).status == world.snapshot(snapshot).status == "available"
+        assert world.instance_exports(second.id) == [["10.20.0.99/32", "rw"]]
+        with pytest.raises(InvalidInput, match="last active"):
+            delete(world, second.id)
+        world.check_consistent()
+
+
+def test_of_other_types_the_active_one_stays(replicating: World) -> None:
+    share = a_replicated_share(replicating)
+    with pytest.raises(InvalidInput, match="last active"):
+        delete(replicating, main_of(replicating, share).id)

@@ -14,7 +14,7 @@ from sharewright.drivers.generic.mounts import Mount, mounts_on, rules_in_force
 from sharewright.drivers.generic.moves import moves_on
 from sharewright.errors import ConfigurationError, NotFound
 from sharewright.guest.document import Document, Filesystem, Firewall, Rule, Share
-from sharewright.states import AccessState, ShareStatus
+from sharewright.states import WRITABLE, AccessState, ShareStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import (
     share_access_rules,
@@ -58,6 +58,7 @@ _INSTANCES: Final = (
         share_instances.c.wanted,
         share_instances.c.smb_encryption,
         share_instances.c.is_main,
+        shares.c.replication_type,
         shares.c.protocol,
     )
     .join(shares, shares.c.id == share_instances.c.share_id)
@@ -157,9 +158,11 @@ def build_document(
                     clone_of="" if row.filesystem_ready else row.clone_of or "",
                 ),
                 protocol=row.protocol,
-                # Clients write to the active replica only; what they would write to another would be lost.
+                # Clients write to active replicas only; what they would write to another would be lost.
                 rules=tuple(
-                    rule if row.is_main else msgspec.structs.replace(rule, access_level="ro")
+                    rule
+                    if row.is_main or row.replication_type == WRITABLE
+                    else msgspec.structs.replace(rule, access_level="ro")
                     for rule in rules_by_share[row.share_id]
                 ),
                 squash=row.squash,

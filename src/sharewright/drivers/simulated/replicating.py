@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from sharewright.drivers.contract import BACKUP_SUPPORT, ExportLocation, PoolStats
@@ -18,16 +19,17 @@ from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.drivers.simulated.backing_up import BackingUp
 from sharewright.errors import ConfigurationError
 from sharewright.progress import Progress
-
-REPLICATION_TYPE: Final = "readable"
+from sharewright.states import WRITABLE
 
 
 class ReplicatingDriver(BackingUp):
     """drivers.contract.ReplicationDriver, and BackupDriver."""
 
+    replication_type = "readable"
+
     def pools(self) -> Sequence[PoolStats]:
         reported = {
-            "replication_type": REPLICATION_TYPE,
+            "replication_type": self.replication_type,
             "replication_domain": self._cloud.deployment,
             BACKUP_SUPPORT: True,
         }
@@ -50,13 +52,24 @@ class ReplicatingDriver(BackingUp):
         return True
 
 
-def _make(parts: DriverParts) -> ReplicatingDriver:
+class WritableDriver(ReplicatingDriver):
+    """The same, of which clients may write to every replica."""
+
+    replication_type = WRITABLE
+
+
+def _make(driver: type[ReplicatingDriver], parts: DriverParts) -> ReplicatingDriver:
     if parts.cloud.name != "simulated":
         raise ConfigurationError(
             f"The driver of backend {parts.backend} copies no data, so it is for the simulated cloud only.",
             hint='Use driver = "generic".',
         )
-    return ReplicatingDriver.of_parts(parts)
+    return driver.of_parts(parts)
 
 
-REPLICATING: Final = DriverKind(make=_make, client_ports=GENERIC.client_ports, takes_named_servers=True)
+REPLICATING: Final = DriverKind(
+    make=partial(_make, ReplicatingDriver), client_ports=GENERIC.client_ports, takes_named_servers=True
+)
+WRITABLE_EVERYWHERE: Final = DriverKind(
+    make=partial(_make, WritableDriver), client_ports=GENERIC.client_ports, takes_named_servers=True
+)
