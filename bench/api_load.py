@@ -72,6 +72,12 @@ class Client:
         self._run([self._encode(method, path, None)], [0] * concurrency, ended)
         return answers
 
+    def hang_up(self) -> None:
+        """Close what is idle: a server ends such connections by itself after a time."""
+        for connection in self._idle:
+            connection.socket.close()
+        self._idle.clear()
+
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     def _encode(self, method: str, path: str, body: Any) -> bytes:

@@ -157,7 +157,7 @@ class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    threads: Annotated[int, Meta(ge=1, le=256)] = 16
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
     reconcile_seconds: Seconds = 30.0

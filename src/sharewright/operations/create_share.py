@@ -113,21 +113,21 @@ class CreateShare(BaseStory):
             driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
             with self._store.begin() as tx:
                 progress.fence(tx)
-                if pool is not None:
-                    if not fits_group(tx, share.share_group_id, share.id, pool.backend):
-                        continue  # another share of its group has chosen meanwhile
-                    write_pool(tx, share, pool)
-                placement = (
-                    place(
+                if pool is not None and not fits_group(tx, share.share_group_id, share.id, pool.backend):
+                    continue  # another share of its group has chosen meanwhile
+                if self._settings.backends[driver.backend].driver_handles_share_servers:
+                    placement = place(
                         tx,
                         driver,
                         share.instance_id,
                         seconds=self._settings.worker.operation_seconds,
                         context=operation.context,
+                        pool=pool,
                     )
-                    if self._settings.backends[driver.backend].driver_handles_share_servers
-                    else place_on_named(tx, driver.backend, share.instance_id)
-                )
+                else:
+                    if pool is not None:
+                        write_pool(tx, share, pool)
+                    placement = place_on_named(tx, driver.backend, share.instance_id)
             return driver, placement
 
 

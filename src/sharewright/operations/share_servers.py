@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,6 +13,7 @@ from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.queue import enqueue
+from sharewright.operations.scheduler import Pool
 from sharewright.states import OperationState, ServerStatus
 from sharewright.store.kept import change_row
 from sharewright.store.tables import (
@@ -66,8 +67,10 @@ def place(
     *,
     seconds: float,
     context: RequestContext | None,
+    pool: Pool | None = None,
 ) -> Placement:
-    """Keep, choose, join or begin a server for a share instance, and write the choice.
+    """Keep, choose, join or begin a server for a share instance, and write the choice; with that of its ``pool``, when
+    it has been made just now.
 
     One transaction at a time decides for a share network subnet (its row is locked), so ten first shares on a new
     network get one server. A server that is being deleted or is in error is never chosen, nor one of another flavor
@@ -79,7 +82,9 @@ def place(
             "The share has no share network, and its backend makes share servers on one.",
             hint="Create the share with a share network.",
         )
-    subnet_id = lock_subnet(tx, instance.share_network_id, instance.availability_zone)
+    host = instance.host if pool is None else pool.host
+    zone = instance.availability_zone if pool is None else pool.availability_zone
+    subnet_id = lock_subnet(tx, instance.share_network_id, zone)
     servers = {
         row.id: row.status
         for row in tx.execute(
@@ -87,22 +92,26 @@ def place(
         )
     }
     server_id = instance.share_server_id
-    if server_id not in servers:
+    if server_id not in servers or pool is not None:
         server_id = _choose(tx, driver, share_instance_id, servers)
         if server_id is None:
             server_id = _insert_server(
                 tx,
                 backend=driver.backend,
-                host=instance.host.partition("#")[0],
+                host=host.partition("#")[0],
                 share_network_id=instance.share_network_id,
                 share_network_subnet_id=subnet_id,
                 flavor=instance.server_flavor,
             )
             servers[server_id] = ServerStatus.CREATING
+        values: dict[str, Any] = {"share_server_id": server_id}
+        if pool is not None:
+            values |= {"host": host, "availability_zone": zone}
         now = utcnow()
         if instance.is_main:
-            change_row(tx, shares, instance.share_id, share_server_id=server_id)
-        change_row(tx, share_instances, share_instance_id, share_server_id=server_id, updated_at=now)
+            change_row(tx, shares, instance.share_id, **values, updated_at=now)
+        backend = {} if pool is None else {"backend": pool.backend}
+        change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
         change_row(tx, share_servers, server_id, unused_since=None)
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)

@@ -236,15 +236,6 @@ def insert(
     quotas, size = deployment.settings.quotas, values["size"]
     limits = read_limits(tx, quotas, context.project_id)
     check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
-    reserve(
-        tx,
-        quotas,
-        project_id=context.project_id,
-        user_id=context.user_id,
-        share_type_id=share_type["id"],
-        amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
-        limits=limits,
-    )
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
     add_row(
         tx,
@@ -278,6 +269,16 @@ def insert(
         created_at=now,
         **placed,
         **instance,
+    )
+    # As late as can be: every request of the project waits for these rows.
+    reserve(
+        tx,
+        quotas,
+        project_id=context.project_id,
+        user_id=context.user_id,
+        share_type_id=share_type["id"],
+        amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
+        limits=limits,
     )
     submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
     return identifier
