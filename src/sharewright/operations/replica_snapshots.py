@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.locations import write_snapshot_locations
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.contract import Operation
 from sharewright.operations.queue import enqueue
 from sharewright.operations.replica_rows import RESOURCE, key_of
 from sharewright.operations.share_rows import ShareRow
-from sharewright.operations.snapshot_drivers import find_snapshot_driver
+from sharewright.operations.snapshot_drivers import find_locations, find_snapshot_driver
 from sharewright.operations.snapshot_rows import SnapshotRow, find_copying, of_main_instance, read_snapshots
 from sharewright.progress import PartOfWork, Progress
 from sharewright.states import ShareStatus, SnapshotStatus
@@ -95,8 +96,10 @@ def follow_snapshots(
         if not driver.create_snapshot(each.instance_id, server_id, PartOfWork(progress, each.instance_id)):
             complete = False
             continue
+        locations = find_locations(drivers, each)  # for the time when the replica is the active one
         with store.begin() as tx:
             progress.fence(tx)
+            write_snapshot_locations(tx, each.instance_id, locations)
             tx.execute(
                 update(share_snapshot_instances)
                 .where(_INSTANCE.id == each.instance_id, _INSTANCE.status != SnapshotStatus.DELETING)

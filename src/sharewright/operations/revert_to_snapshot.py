@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import NoValidBackend, SharewrightError
@@ -30,6 +30,7 @@ from sharewright.progress import PartOfWork, Progress
 from sharewright.settings import Settings
 from sharewright.states import ReplicaState, ShareStatus, SnapshotStatus
 from sharewright.store.database import Store
+from sharewright.store.tables import share_instances
 
 
 class RevertToSnapshot(BaseStory):
@@ -87,13 +88,18 @@ class RevertToSnapshot(BaseStory):
         if share is None:
             return
         write_snapshot_status(tx, str(operation.payload["snapshot_id"]), SnapshotStatus.AVAILABLE)
-        for each in read_shares(tx, share.id)[1:]:
-            write_replica(tx, each.instance_id, replica_state=ReplicaState.OUT_OF_SYNC)
+        replicas = [each.instance_id for each in read_shares(tx, share.id)[1:]]
+        # Those that were reverted have the size of the snapshot by now, whatever becomes of the share.
+        columns = share_instances.c
+        query = select(columns.id, columns.size).where(columns.id.in_(replicas))
+        sizes = {row.id: row.size for row in tx.execute(query)}
         no_room = isinstance(error, NoValidBackend)
         before = operation.payload.get("status", ShareStatus.AVAILABLE)  # not in what an older version accepted
         write_status(tx, share.id, before if no_room else ShareStatus.REVERTING_ERROR)
         # The snapshot's, where only the old volume could not be taken away any more.
         settle_size(tx, share, present_size(tx, share), reserved=int(operation.payload["reserved"]))
+        for replica, size in sizes.items():
+            write_replica(tx, replica, replica_state=ReplicaState.OUT_OF_SYNC, size=size)
         write_message(
             tx,
             operation,

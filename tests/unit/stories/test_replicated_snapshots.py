@@ -23,7 +23,7 @@ from replicas_of_shares import (
     take,
 )
 from sharewright.errors import CloudError, Conflict, InvalidInput
-from sharewright.services import share_replicas, share_sizes, snapshot_access, snapshots
+from sharewright.services import share_replicas, share_sizes, snapshot_access, snapshot_locations, snapshots
 from sharewright.store.database import Store
 from sharewright.store.tables import share_instances, share_snapshot_instances
 from story_world import World, make_world
@@ -180,6 +180,8 @@ def test_a_revert_that_fails_on_a_replica_leaves_the_share(world: World) -> None
     share = a_replicated_share(world)
     snapshot = take(world, share)
     world.run()
+    share_sizes.extend(deployment(world), world.context(), share, 3)
+    world.run()
     main = main_of(world, share)
     driver: Any = world.assembly.drivers[main.backend]
     reverted = driver.revert_to_snapshot
@@ -189,9 +191,14 @@ def test_a_revert_that_fails_on_a_replica_leaves_the_share(world: World) -> None
     driver.revert_to_snapshot = reverted
     assert world.share(share).status == "reverting_error"
     assert main_of(world, share).volume_id == main.volume_id
-    assert other_of(world, share).replica_state == "out_of_sync"
+    replica = other_of(world, share)
+    assert (replica.replica_state, replica.size, main_of(world, share).size) == ("out_of_sync", 1, 3)
     assert world.snapshot(snapshot).status == "available"
     world.check_snapshots()
+    revert(world, share, snapshot)
+    world.run()
+    assert world.share(share).status == "available"
+    assert {row.size for row in world.rows(share_instances)} == {1}
 
 
 def test_deleting_a_replica_deletes_its_snapshots_only(world: World) -> None:
@@ -230,8 +237,13 @@ def test_mounted_snapshots_and_replicas_do_not_go_together(world: World) -> None
     rule = {"access_type": "ip", "access_to": "10.20.0.5"}
     with pytest.raises(Conflict, match="has replicas"):
         snapshot_access.allow(deployment(world), world.context(), snapshot, rule)
-    delete(world, other_of(world, share).id)
+    former = main_of(world, share).id
+    promote(world, other_of(world, share).id)
     world.run()
+    delete(world, former)
+    world.run()
+    (location,) = snapshot_locations.of_snapshot(deployment(world), world.context(), snapshot)
+    assert location["path"].endswith(snapshot_on(world, snapshot, main_of(world, share).id).id)
     snapshot_access.allow(deployment(world), world.context(), snapshot, rule)
     world.run()
     with pytest.raises(InvalidInput, match="has access rules"):
