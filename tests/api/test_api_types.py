@@ -34,6 +34,15 @@ def test_a_type_comes_twice(site: Site) -> None:
     assert set(old) == {"id", "name", "os-share-type-access:is_public", "extra_specs", "required_extra_specs"}
 
 
+def test_a_required_spec_is_answered_as_it_was_sent(site: Site) -> None:
+    """And kept as text."""
+    made = make(site, extra_specs={"driver_handles_share_servers": False, "other": "x"})["share_type"]
+    assert made["required_extra_specs"] == {"driver_handles_share_servers": False}
+    shown = site.expect(200, "GET", f"/v2/types/{made['id']}", user="root")["share_type"]
+    assert shown["required_extra_specs"] == {"driver_handles_share_servers": "False"}
+    assert shown["extra_specs"] == {"driver_handles_share_servers": "False", "other": "x"}
+
+
 def test_the_default_type(site: Site) -> None:
     assert site.expect(200, "GET", "/v2/types/default")["share_type"]["is_default"] is True
     ensure_defaults(site.store, site.settings)

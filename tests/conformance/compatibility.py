@@ -40,7 +40,8 @@ Who judges:
   what passes of the tests that Manila {upstream} with its dummy driver passes.
 - **schemathesis** in `./check --unit`: every operation answers as `/openapi.json` describes it, at the first
   microversion of each description ({descriptions} different ones in {documents} documents).
-- **The clients**: `openstack share …`, python-manilaclient and openstacksdk, in the API tests and on real clouds.
+- **The clients**: `openstack share …`, python-manilaclient and openstacksdk, in the API tests and on real clouds; in
+  `./check --conformance` their own functional tests ({clients}).
 
 States: **served**; **refused**: the operations are there and answer as Manila with a driver that reports the capability
 as false; **partly**: some of both.
@@ -82,8 +83,12 @@ SUBJECTS: tuple[tuple[str, str, str], ...] = (
 
 def page() -> str:
     documents = list(openapi.breaks(ROUTES))
+    clients = ", ".join(
+        f"{package}: {len(comparing.expected(client))} of {len(comparing.passed_elsewhere(client))} pass"
+        for client, package in zip(comparing.CLIENTS, ("python-manilaclient", "openstacksdk"), strict=True)
+    )
     head = INTRODUCTION.format(
-        upstream="23.0.1", descriptions=len(openapi.descriptions(ROUTES)), documents=len(documents)
+        upstream="23.0.1", descriptions=len(openapi.descriptions(ROUTES)), documents=len(documents), clients=clients
     )
     return "".join([head, *_resources(), *_changes(documents)])
 

@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from email.message import Message
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import comparing
@@ -195,17 +196,30 @@ def main() -> int:
         directory = Path(name)
         os.environ["LC_ALL"] = "C.UTF-8"
         password = secrets.token_urlsafe(16)
-        with serving(directory, password, results / "service.log", arguments.mode) as base:
+        administrator = user("root", password, "operators", "admin", "member")
+        configuration = backends(directory, arguments.mode)
+        with serving(directory, Users(users=(administrator,)), configuration, results / "service.log") as base:
+            make_default_group_type(base, as_administrator(base, password, "operators"), "default")
             found = run_tempest(suite, directory, base, password, arguments)
-        shutil.copy(directory / "results.csv", results / f"{arguments.mode}.csv")
-        save(directory / "failures.txt", results / f"{arguments.mode}-failures.txt")
-    chosen = re.compile(arguments.expression)
-    wanted = {test for test in comparing.expected(arguments.mode) if chosen.search(test)}
+        keep(directory, results, arguments.mode)
+    return judge(arguments.mode, found, arguments.expression, write=arguments.write)
+
+
+def keep(directory: Path, results: Path, mode: str) -> None:
+    """What a run found, in ``results``."""
+    shutil.copy(directory / "results.csv", results / f"{mode}.csv")
+    shutil.copy(directory / "failures.txt", results / f"{mode}-failures.txt")
+
+
+def judge(mode: str, found: dict[str, str], expression: str, *, write: bool) -> int:
+    """Compare what was found with what is expected of the tests that were chosen, and tell. The exit code."""
+    chosen = re.compile(expression)
+    wanted = {test for test in comparing.expected(mode) if chosen.search(test)}
     comparison = comparing.compare(wanted, found)
-    report(arguments.mode, comparison, found)
-    if arguments.write and comparison.new:
-        both = sorted(comparing.expected(arguments.mode) | comparison.passed)
-        (comparing.HERE / f"expected-{arguments.mode}.txt").write_text("\n".join(both) + "\n")
+    report(mode, comparison, found)
+    if write and comparison.new:
+        both = sorted(comparing.expected(mode) | comparison.passed)
+        (comparing.HERE / f"expected-{mode}.txt").write_text("\n".join(both) + "\n")
     return 0 if comparison.is_good else 1
 
 
@@ -220,38 +234,43 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def serving(directory: Path, password: str, log: Path, mode: str) -> Iterator[str]:
-    """A Sharewright of its own on a free port. Yields where it is."""
+def serving(directory: Path, users: Users, configuration: str, log: Path, *, head: str = "") -> Iterator[str]:
+    """A Sharewright of its own on a free port; ``head`` and ``configuration`` are before and after what every run has.
+    Yields where it is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    administrator = User(
-        name="root", password_hash=hash_password(password, rounds=4), roles={"operators": ("admin", "member")}
-    )
-    write_users(directory / "users.json", Users(users=(administrator,)))
-    configuration = directory / "sharewright.toml"
-    configuration.write_text(SERVICE.format(directory=directory, port=port) + backends(directory, mode))
-    command = [str(Path(sys.executable).parent / "sharewright"), "--config", str(configuration), "serve"]
+    write_users(directory / "users.json", users)
+    path = directory / "sharewright.toml"
+    path.write_text(head + SERVICE.format(directory=directory, port=port) + configuration)
+    command = [str(Path(sys.executable).parent / "sharewright"), "--config", str(path), "serve"]
     base = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         try:
             await_answer(f"{base}/healthcheck", process)
-            make_default_group_type(base, password)
             yield base
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
 
-def backends(directory: Path, mode: str) -> str:
+def user(name: str, password: str, project: str, *roles: str) -> User:
+    return User(name=name, password_hash=hash_password(password, rounds=4), roles={project: roles})
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def backends(directory: Path, mode: str, names: Sequence[str] = BACKEND_NAMES) -> str:
     """The back ends' part of the configuration. Each has a machine of an operator's where they make no servers."""
     written = []
-    for number, (name, zone) in enumerate(zip(BACKEND_NAMES, ZONES, strict=True), 252):
+    for number, (name, zone) in enumerate(zip(names, ZONES, strict=True), 252):
         server = None
         if mode == "dhss-false":
             _, server = make_machine(Settings(state_dir=str(directory / "state")), name=f"nas-{name}")
@@ -271,26 +290,28 @@ def await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
 
 
-def make_default_group_type(base: str, password: str) -> None:
+def as_administrator(base: str, password: str, project: str) -> dict[str, str]:
+    """The headers of requests of the administrator's."""
+    who = {"name": "root", "domain": {"name": "Default"}, "password": password}
+    scope = {"project": {"name": project, "domain": {"name": "Default"}}}
+    auth = {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}
+    _, headers = ask("POST", f"{base}/identity/v3/auth/tokens", {"auth": auth}, {})
+    return {"X-Auth-Token": headers["X-Subject-Token"], "X-OpenStack-Manila-API-Version": f"2.{MAXIMUM}"}
+
+
+def make_default_group_type(base: str, headers: Mapping[str, str], share_type: str) -> None:
     """What an operator does besides the configuration, in upstream's job too."""
-    account = {"name": "root", "domain": {"name": "Default"}, "password": password}
-    login = {
-        "identity": {"methods": ["password"], "password": {"user": account}},
-        "scope": {"project": {"name": "operators", "domain": {"name": "Default"}}},
-    }
-    token = post(f"{base}/identity/v3/auth/tokens", {"auth": login}, {}).headers["X-Subject-Token"]
-    version = {"X-OpenStack-Manila-API-Version": "2.55", "X-Auth-Token": token}
-    post(f"{base}/v2/share-group-types", {"share_group_type": {"name": "default", "share_types": ["default"]}}, version)
+    kind = {"name": "default", "share_types": [share_type]}
+    ask("POST", f"{base}/v2/share-group-types", {"share_group_type": kind}, headers)
 
 
-def post(url: str, body: object, headers: dict[str, str]) -> HTTPResponse:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}, method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        answered: HTTPResponse = answer
-        answered.read()
-    return answered
+def ask(method: str, url: str, body: Any, headers: Mapping[str, str]) -> tuple[Any, Message]:
+    """What is answered, and the answer's headers. Raises HTTPError for an answer that is no success."""
+    sent = {"Content-Type": "application/json", **headers}
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, sent, method=method), timeout=30) as answer:
+        text = answer.read()
+        return json.loads(text) if text else None, answer.headers
 
 
 def run_tempest(
@@ -309,16 +330,29 @@ def run_tempest(
             multitenancy="true" if arguments.mode == "dhss-true" else "false",
         )
     )
-    listed = call([str(suite / "bin/stestr"), "list", TESTS], workspace, environment, quiet=True)
-    chosen = [test for test in listed.splitlines() if "." in test and re.search(arguments.expression, test)]
-    if not chosen:
-        raise SystemExit("There is no such test.")
-    (directory / "tests.txt").write_text("\n".join(re.escape(test) for test in chosen) + "\n")
+    chosen = choose(suite, directory, workspace, environment, TESTS, arguments.expression)
     run = [
         str(suite / "bin/tempest"), "run", "--include-list", str(directory / "tests.txt"),
         "--concurrency", str(min(CONCURRENCY, len(chosen))),
     ]  # fmt: skip
     call(run, workspace, environment, accepted=(0, 1))
+    return results_of(suite, directory, workspace, environment)
+
+
+def choose(
+    suite: Path, directory: Path, workspace: Path, environment: dict[str, str], tests: str, expression: str
+) -> list[str]:
+    """The tests of a suite that both patterns find, also in ``directory``/tests.txt."""
+    listed = call([str(suite / "bin/stestr"), "list", tests], workspace, environment, quiet=True)
+    chosen = [test for test in listed.splitlines() if "." in test and re.search(expression, test)]
+    if not chosen:
+        raise SystemExit("There is no such test.")
+    (directory / "tests.txt").write_text("\n".join(re.escape(test) for test in chosen) + "\n")
+    return chosen
+
+
+def results_of(suite: Path, directory: Path, workspace: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What became of each test of the last run, which is also left in ``directory`` for people."""
     stream = subprocess.run(
         [str(suite / "bin/stestr"), "last", "--subunit"],
         cwd=workspace,
@@ -356,17 +390,14 @@ def call(
     return done.stdout or ""
 
 
-def save(source: Path, target: Path) -> None:
-    shutil.copy(source, target)
-
-
 def report(mode: str, comparison: comparing.Comparison, results: dict[str, str]) -> None:
-    upstream = comparing.upstream(mode)
+    others = comparing.passed_elsewhere(mode)
     counts: dict[str, int] = {}
     for status in results.values():
         counts[status] = counts.get(status, 0) + 1
     print(f"\n{mode}: " + ", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
-    print(f"of the {len(upstream)} that upstream passes: {len(upstream & comparison.passed)} passed in this run")
+    what = "that upstream passes" if mode in comparing.MODES else "that there are"
+    print(f"of the {len(others)} {what}: {len(others & comparison.passed)} passed in this run")
     for test, status in comparison.missing.items():
         print(f"EXPECTED, {status}: {test}")
     for test in sorted(comparison.new):

@@ -56,7 +56,7 @@ SHARE_TYPE: Final = Resource(
             key="is_public",
         ),
         Field("extra_specs", dict[str, str | bool], source=_specs, create=True, accepts=StringMap | None),
-        Field("required_extra_specs", StringMap, source=_required_specs),
+        Field("required_extra_specs", dict[str, str | bool], source=_required_specs),
         Field("is_default", Flag, since=46),
     ),
     sort_keys={name: name for name in service.COLUMNS},
@@ -116,7 +116,11 @@ def create(call: Call) -> Any:
         raise InvalidInput("'description' key is not supported by this microversion. Use 2.41 or greater.")
     values = SHARE_TYPE.parse_values(body, call.version, "create")
     implied = call.version < 24
-    return _both(service.create(call.deployment, call.context, values, implied_snapshots=implied), call)
+    made = _both(service.create(call.deployment, call.context, values, implied_snapshots=implied), call)
+    # As in Manila, the answer repeats a required spec as the request had it: clients compare it with what they sent.
+    sent, required = body.get("extra_specs") or {}, made["share_type"]["required_extra_specs"]
+    required.update({name: sent[name] for name in required if isinstance(sent.get(name), bool)})
+    return made
 
 
 @contract(takes=body(SHARE_TYPE, "update"), gives=one(SHARE_TYPE, aliases=("volume_type",)))

@@ -7,19 +7,26 @@ from io import StringIO
 import comparing
 import pytest
 
+LISTS = comparing.MODES + comparing.CLIENTS
 
-@pytest.mark.parametrize("mode", comparing.MODES)
+
+@pytest.mark.parametrize("mode", LISTS)
 def test_every_test_that_upstream_passes_is_expected_or_has_its_reason(mode: str) -> None:
     assert comparing.without_reason(mode) == []
 
 
-@pytest.mark.parametrize("mode", comparing.MODES)
+@pytest.mark.parametrize("mode", LISTS)
 def test_every_reason_is_needed(mode: str) -> None:
-    left = comparing.upstream(mode) - comparing.expected(mode)
+    left = comparing.passed_elsewhere(mode) - comparing.expected(mode)
     unused = [
         pattern.pattern for pattern, _ in comparing.reasons(mode) if not any(pattern.search(test) for test in left)
     ]
     assert unused == []
+
+
+@pytest.mark.parametrize("client", comparing.CLIENTS)
+def test_only_tests_that_there_are_are_expected(client: str) -> None:
+    assert comparing.expected(client) <= comparing.passed_elsewhere(client)
 
 
 def test_what_was_expected_and_did_not_pass_is_told() -> None:
