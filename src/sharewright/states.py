@@ -27,6 +27,10 @@ class ShareStatus:
     BACKUP_CREATING: Final = "backup_creating"  # a create_backup operation exists; clients go on
     BACKUP_RESTORING: Final = "backup_restoring"  # a restore_backup operation exists
     BACKUP_RESTORING_ERROR: Final = "backup_restoring_error"  # served as before; restore and delete work
+    MIGRATING: Final = "migrating"  # it is being moved, and served where it is; see its task_state
+    MIGRATING_TO: Final = "migrating_to"  # of the instance that it will be
+    INACTIVE: Final = "inactive"  # of the instance that it was, until that is gone
+    SERVER_MIGRATING: Final = "server_migrating"  # its share server is being moved
     ALL: Final = (
         "creating", "creating_from_snapshot", "available", "error", "deleting", "deleted", "error_deleting",
         "manage_starting", "manage_error", "unmanage_starting", "unmanage_error", "unmanaged",
@@ -50,6 +54,25 @@ class BackupStatus:
 
 
 WRITABLE: Final = "writable"  # the replication type all of whose replicas are active: clients write to any of them
+
+
+class TaskState:
+    """``task_state`` of a share or a share server: how far its migration is, or how the last one ended (Manila's
+    names; those of data_copying_* are of a migration that no driver does, and nothing here sets them)."""
+
+    STARTING: Final = "migration_starting"  # accepted
+    IN_PROGRESS: Final = "migration_in_progress"  # its place is being made
+    DRIVER_STARTING: Final = "migration_driver_starting"
+    DRIVER_IN_PROGRESS: Final = "migration_driver_in_progress"  # the first phase; may be cancelled
+    PHASE1_DONE: Final = "migration_driver_phase1_done"  # may be completed or cancelled
+    COMPLETING: Final = "migration_completing"
+    CANCELLING: Final = "migration_cancel_in_progress"
+    SUCCESS: Final = "migration_success"
+    ERROR: Final = "migration_error"
+    CANCELLED: Final = "migration_cancelled"
+    FIRST_PHASE: Final = frozenset(
+        {"migration_starting", "migration_in_progress", "migration_driver_starting", "migration_driver_in_progress"}
+    )
 
 
 class ReplicaState:
@@ -97,6 +120,8 @@ class SnapshotStatus:
     UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_snapshot operation exists
     UNMANAGE_ERROR: Final = "unmanage_error"  # unmanage may be asked for again
     RESTORING: Final = "restoring"  # its share is being reverted to it
+    MIGRATING: Final = "migrating"  # its share is being moved, and it as well
+    SERVER_MIGRATING: Final = "server_migrating"  # its share's server is being moved
     ALL: Final = (
         "available", "error", "creating", "deleting", "manage_starting", "manage_error", "unmanage_starting",
         "unmanage_error", "error_deleting", "restoring",
@@ -131,7 +156,9 @@ class ServerStatus:
     ACTIVE: Final = "active"
     ERROR: Final = "error"  # could not be made, or is unreachable and could not be healed
     DELETING: Final = "deleting"
-    INACTIVE: Final = "inactive"
+    INACTIVE: Final = "inactive"  # its shares are on another one, or it was made for some that stayed; it is removed
+    MIGRATING: Final = "server_migrating"  # it serves its shares, until they move to another one; see its task_state
+    MIGRATING_TO: Final = "server_migrating_to"  # of that one
     MANAGE_STARTING: Final = "manage_starting"  # a manage_share_server operation exists
     MANAGE_ERROR: Final = "manage_error"  # its VM was not taken over; unmanage, and delete as well, leave it there
     UNMANAGE_STARTING: Final = "unmanage_starting"  # an unmanage_share_server operation exists

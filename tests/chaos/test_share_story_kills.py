@@ -24,6 +24,7 @@ from killable_worker import LOG, Victim
 from sqlalchemy import func, select
 
 import backups_of_shares as backups
+import migrations_of_shares as migrations
 from replicas_of_shares import (
     a_replicated_share,
     a_share,
@@ -1048,3 +1049,94 @@ def test_killed_while_deleting_a_backup(sqlite_template: Path) -> None:
         backups.check(ruin.world)
 
     assert kill_everywhere(sqlite_template, with_backup, act, examine, replicas=True) > 5
+
+
+def migrating(world: World) -> str:
+    """A share with a snapshot, the first phase of whose migration is done."""
+    share = migrations.a_share(world)
+    world.request_snapshot(share)
+    world.run()
+    migrations.start(world, share, preserve_snapshots=True)
+    world.run()
+    return share
+
+
+def examine_migrated(ruin: Ruin) -> None:
+    (share,), world = ruin.world.rows(shares), ruin.world
+    assert (share.status, share.task_state) == ("available", "migration_success")
+    row, (snapshot,) = migrations.main_of(world, share.id), world.rows(share_snapshots)
+    assert (row.host, migrations.others_of(world, share.id)) == (migrations.pool_of(world), [])
+    assert world.instance_exports(row.id) == [["10.20.0.99/32", "rw"]]
+    taken = world.snapshot_instance(snapshot.id)
+    assert (snapshot.status, taken.share_instance_id, taken.volume_id) == ("available", row.id, row.volume_id)
+    assert (ruin.made()["volume"], ruin.made()["mkfs"], ruin.made()["snapshot"]) == (1, 1, 1)
+    assert world.cloud.state.violations() == []
+    assert world.messages(share.id) == []
+
+
+def test_killed_while_a_migration_begins(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        migrations.start(world, share)
+
+    def examine(ruin: Ruin) -> None:
+        (share,) = ruin.world.rows(shares)
+        assert (share.status, share.task_state) == ("migrating", "migration_driver_phase1_done")
+        (other,) = migrations.others_of(ruin.world, share.id)
+        assert (other.status, other.backend, other.volume_id) == ("migrating_to", "beta", None)
+        assert (ruin.made()["volume"], ruin.made()["instance"]) == (1, 2)
+        assert ruin.world.messages(share.id) == []
+
+    assert kill_everywhere(sqlite_template, migrations.a_share, act, examine, replicas=True) > 20
+
+
+def test_killed_while_a_migration_is_completed(sqlite_template: Path) -> None:
+    """The one volume, with its snapshot, is somebody's at every moment, and in the end the right one's."""
+
+    def act(world: World, share: str) -> None:
+        migrations.complete(world, share)
+
+    assert kill_everywhere(sqlite_template, migrating, act, examine_migrated, replicas=True) > 20
+
+
+def test_killed_while_a_migration_is_cancelled(sqlite_template: Path) -> None:
+    def act(world: World, share: str) -> None:
+        migrations.cancel(world, share)
+
+    def examine(ruin: Ruin) -> None:
+        (share,), (snapshot,) = ruin.world.rows(shares), ruin.world.rows(share_snapshots)
+        assert (share.status, share.task_state) == ("available", "migration_cancelled")
+        assert snapshot.status == "available"
+        assert migrations.others_of(ruin.world, share.id) == []
+        assert ruin.world.exports(share.id) == [["10.20.0.99/32", "rw"]]
+
+    assert kill_everywhere(sqlite_template, migrating, act, examine, replicas=True) > 4
+
+
+def test_killed_while_a_server_gives_its_shares_away(sqlite_template: Path) -> None:
+    """Two shares: the first one may be there while the second one is not."""
+
+    def prepare(world: World) -> str:
+        first, _ = migrations.a_share(world), migrations.a_share(world)
+        server = str(world.share(first).share_server_id)
+        migrations.start_server(world, server)
+        world.run()
+        return server
+
+    def act(world: World, server: str) -> None:
+        migrations.complete_server(world, server)
+
+    def examine(ruin: Ruin) -> None:
+        world = ruin.world
+        (server,) = world.rows(share_servers)
+        assert (server.backend, server.status, server.task_state) == ("beta", "active", "migration_success")
+        for share in world.rows(shares):
+            assert (share.status, share.share_server_id, share.host) == (
+                "available",
+                server.id,
+                migrations.pool_of(world),
+            )
+            assert world.exports(share.id) == [["10.20.0.99/32", "rw"]]
+        assert world.messages(server.source_share_server_id) == []
+        assert world.cloud.state.violations() == []
+
+    assert kill_everywhere(sqlite_template, prepare, act, examine, replicas=True) > 30

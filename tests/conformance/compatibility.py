@@ -15,7 +15,7 @@ from pathlib import Path
 
 import comparing
 
-from sharewright.api import incapable, openapi, share_migrations
+from sharewright.api import openapi, share_backups, share_migrations, share_replicas, share_server_migrations
 from sharewright.api.app import ROUTES
 from sharewright.api.resource import Constant, Field, Resource
 from sharewright.api.routing import Route
@@ -23,8 +23,10 @@ from sharewright.api.versions import MAXIMUM, MINIMUM, show
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/compatibility.md"
 
-# Modules whose operations answer as Manila with a driver that cannot.
-REFUSING = (incapable.__name__, share_migrations.__name__)
+# Modules whose operations need a driver with a capability that the generic one does not have.
+BY_CAPABILITY = tuple(
+    module.__name__ for module in (share_backups, share_migrations, share_replicas, share_server_migrations)
+)
 
 INTRODUCTION = """\
 # Compatibility with Manila
@@ -43,8 +45,8 @@ Who judges:
 - **The clients**: `openstack share …`, python-manilaclient and openstacksdk, in the API tests and on real clouds; in
   `./check --conformance` their own functional tests ({clients}).
 
-States: **served**; **refused**: the operations are there and answer as Manila with a driver that reports the capability
-as false; **partly**: some of both.
+States: **served**; **by capability**: served on backends whose driver has the capability, which the generic driver has
+not: there the operations answer as Manila with a driver that reports it as false.
 """
 
 # Name, which operations it has, and which of the suite's tests are about it (a pattern for module and class). The first
@@ -137,10 +139,7 @@ def _range(routes: Sequence[Route]) -> str:
 
 
 def _state(routes: Sequence[Route]) -> str:
-    refused = [route.handler.__module__ in REFUSING for route in routes]
-    if all(refused):
-        return "refused"
-    return "partly" if any(refused) else "served"
+    return "by capability" if any(route.handler.__module__ in BY_CAPABILITY for route in routes) else "served"
 
 
 def judged(subject: str, mode: str) -> tuple[set[str], set[str]]:
@@ -159,7 +158,7 @@ def _judged(subject: str, mode: str) -> str:
 
 def _changes(documents: Sequence[int]) -> Iterator[str]:
     yield "\n## Microversions\n\nWhat is new in what is described, and what ended the microversion before.\n"
-    yield "*Refused* and *always* say where that is all there is to it: no backend has the capability.\n\n"
+    yield "*Always* says where that is all there is to it: no backend has the capability.\n\n"
     yield "| microversion | operations | fields and parameters |\n|---|---|---|\n"
     for version in range(MINIMUM + 1, MAXIMUM + 1):
         operations, fields = sorted(_operations(version)), sorted(_fields(version))
@@ -174,9 +173,7 @@ def _changes(documents: Sequence[int]) -> Iterator[str]:
 def _operations(version: int) -> Iterator[str]:
     before = Counter(_label(route) for route in ROUTES if route.since <= version - 1 <= route.until)
     after = Counter(_label(route) for route in ROUTES if route.since <= version <= route.until)
-    refused = {_label(route) for route in ROUTES if route.handler.__module__ in REFUSING}
-    for label in after.keys() - before.keys():
-        yield f"{label} (refused)" if label in refused else label
+    yield from after.keys() - before.keys()
     for label in before.keys() - after.keys():
         yield f"no more {label}"
     for route in ROUTES:

@@ -56,7 +56,7 @@ SHARE_SERVER: Final = Resource(
         Field("identifier", str, source=_identifier, since=49),
         Field("share_network_subnet_id", Name, since=51, until=69),
         Field("task_state", Name, since=57, summary=True),
-        Field("source_share_server_id", Name, source=constant(None), since=57, summary=True),
+        Field("source_share_server_id", Name, since=57, summary=True),
         Field("security_service_update_support", Flag, source=constant(False), since=63),
         Field("share_network_subnet_ids", list[str], source="subnet_ids", since=70),
         Field("network_allocation_update_support", Flag, source=_takes_subnets, since=70),

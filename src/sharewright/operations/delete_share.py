@@ -15,15 +15,19 @@ from sqlalchemy import Connection, bindparam, select
 from sharewright.drivers.contract import ShareDriver, ShareManager
 from sharewright.errors import SharewrightError
 from sharewright.operations.affinities import drop_affinities
-from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
+from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, write_message
+from sharewright.operations.migration_rows import release_other_types
+from sharewright.operations.server_migration_rows import is_moving
 from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_shares, write_status
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
 from sharewright.store.quotas import release, share_amounts
 from sharewright.store.tables import resource_locks, share_access_rules, shares
+
+LOOK_SECONDS = 2.0  # at a share server whose shares are moving
 
 
 class DeleteShare(BaseStory):
@@ -36,6 +40,8 @@ class DeleteShare(BaseStory):
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
             instances = read_shares(tx, operation.resource_id)
+            if is_moving(tx, {each.server_id for each in instances if each.server_id is not None}):
+                return RetryLater("The share's server is giving its shares to another one.", seconds=LOOK_SECONDS)
         force = bool(operation.payload.get("force"))
         for instance in instances:
             if instance.backend is None:  # never scheduled: nothing exists anywhere
@@ -85,6 +91,8 @@ def finish(tx: Connection, share_id: str, instances: list[ShareRow]) -> None:
     if row is None:
         return
     drop_affinities(tx, share_id)
+    if len(instances) > 1:
+        release_other_types(tx, share_id)
     tx.execute(_DELETE_LOCKS, {"share": share_id})
     tx.execute(_DELETE, {"share": share_id})  # its instances, rules, … go with it (cascade)
     if all(instance.taken_over for instance in instances):

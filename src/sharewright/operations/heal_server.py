@@ -16,7 +16,7 @@ from sharewright.states import ServerStatus
 from sharewright.store.database import Store
 from sharewright.store.tables import share_servers
 
-HEALED = (ServerStatus.ACTIVE, ServerStatus.ERROR)
+HEALED = (ServerStatus.ACTIVE, ServerStatus.ERROR, ServerStatus.MIGRATING)
 
 
 class HealServer(BaseStory):
@@ -37,9 +37,13 @@ class HealServer(BaseStory):
 
 def finish(tx: Connection, server_id: str, healthy: bool) -> None:
     now = utcnow()
-    seen = {"status": ServerStatus.ACTIVE, "last_seen": now} if healthy else {}
+    seen = {"last_seen": now} if healthy else {}
+    status = share_servers.c.status
     tx.execute(
         share_servers.update()
-        .where(share_servers.c.id == server_id, share_servers.c.status.in_(HEALED))
+        .where(share_servers.c.id == server_id, status.in_(HEALED))
         .values(healthy=healthy, updated_at=now, **seen)
     )
+    if healthy:
+        recovered = share_servers.update().where(share_servers.c.id == server_id, status == ServerStatus.ERROR)
+        tx.execute(recovered.values(status=ServerStatus.ACTIVE))

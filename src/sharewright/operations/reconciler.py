@@ -321,7 +321,7 @@ class _Round:
                     share_servers.c.looked_at <= self._quiet,
                     share_servers.c.backend.in_(self._backends),
                     or_(
-                        share_servers.c.status == ServerStatus.ACTIVE,
+                        share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.MIGRATING)),
                         and_(share_servers.c.status == ServerStatus.ERROR, inhabited),
                     ),
                     ~_attended(share_servers.c.id, busy, None),

@@ -153,7 +153,7 @@ class Scheduler:
         different_host (lists of share ids), only_host (a pool's name). ``in_any_zone``: whatever the share type says
         about zones. Raises NoValidBackend, saying why for each backend; CloudUnavailable when one of them does not
         report just now."""
-        failures, silent = self._refresh()
+        failures, silent = self.refresh()
         with self._store.read() as tx:
             request = replace(read_request(tx, share_id, replica_id), in_any_zone=in_any_zone)
             if hints:
@@ -180,7 +180,7 @@ class Scheduler:
     def check_place(self, share_id: str) -> None:
         """Raise NoValidBackend when a share is not of the kind that the pool in its row is for. It is there already, so
         room is not asked for."""
-        self._refresh()
+        self.refresh()
         with self._store.read() as tx:
             request = read_request(tx, share_id)
             host = tx.execute(select(shares.c.host).where(shares.c.id == share_id)).scalar_one()
@@ -194,7 +194,7 @@ class Scheduler:
         GiB more; ``operation_id`` is of the extension. What is not known the cloud will say. As Manila's capacity
         filter: the part of the pool that is reserved is the one for extending (reserved_share_extend_percentage)."""
         self.check_server(share_id, increase, operation_id)
-        self._refresh()
+        self.refresh()
         with self._store.read() as tx:
             request = read_request(tx, share_id)
             host = tx.execute(select(shares.c.host).where(shares.c.id == share_id)).scalar_one()
@@ -236,7 +236,7 @@ class Scheduler:
                 hint="Create another share with what is wanted, or make other shares on the server smaller.",
             )
 
-    def _refresh(self) -> tuple[dict[str, str], bool]:
+    def refresh(self) -> tuple[dict[str, str], bool]:
         """Bring missing and old reports up to date. Returns backend → why it has none, and whether that may pass."""
         oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
         with self._store.read() as tx:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, exists, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.context import RequestContext
@@ -14,7 +14,7 @@ from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.operations.scheduler import Pool
-from sharewright.states import OperationState, ServerStatus
+from sharewright.states import OperationState, ServerStatus, TaskState
 from sharewright.store.kept import change_row
 from sharewright.store.tables import (
     operations,
@@ -27,6 +27,12 @@ from sharewright.store.tables import (
 )
 
 CREATE_SERVER_PRIORITY = 10  # other operations wait for it
+# Of a row of share_instances: whether it is on the machine that an operator named.
+NAMED = (
+    exists()
+    .where(share_servers.c.id == share_instances.c.share_server_id, share_servers.c.named.is_(True))
+    .correlate(share_instances)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ _SERVERS: Final = select(share_servers.c.id, share_servers.c.status).where(
     share_servers.c.backend == bindparam("backend"),
     share_servers.c.flavor.is_not_distinct_from(bindparam("flavor", type_=share_servers.c.flavor.type)),
     share_servers.c.status.in_((ServerStatus.ACTIVE, ServerStatus.CREATING)),
+    # One that is made for the shares of another is for nobody else until it has them.
+    or_(share_servers.c.source_share_server_id.is_(None), share_servers.c.task_state == TaskState.SUCCESS),
 )
 
 
@@ -115,7 +123,7 @@ def place(
         change_row(tx, share_servers, server_id, unused_since=None)
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)
-    return Placement(server_id=server_id, operation_id=_creation(tx, server_id, seconds=seconds, context=context))
+    return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
 
 
 def place_on_named(tx: Connection, backend: str, share_instance_id: str) -> Placement:
@@ -206,7 +214,7 @@ def open_creation(tx: Connection, server_id: str) -> str | None:
     ).scalar_one_or_none()
 
 
-def _creation(tx: Connection, server_id: str, *, seconds: float, context: RequestContext | None) -> str:
+def creation(tx: Connection, server_id: str, *, seconds: float, context: RequestContext | None) -> str:
     """The open operation that makes the server; a new one when there is none."""
     return open_creation(tx, server_id) or enqueue(
         tx,

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.operations.add_subnet import AddSubnet
+from sharewright.operations.cancel_migration import CancelShareMigration
+from sharewright.operations.complete_migration import CompleteShareMigration
+from sharewright.operations.complete_server_migration import CompleteServerMigration
 from sharewright.operations.contract import Story
 from sharewright.operations.create_backup import CreateBackup
 from sharewright.operations.create_group_snapshot import CreateGroupSnapshot, FinishGroupSnapshot
@@ -25,6 +28,8 @@ from sharewright.operations.heal_server import HealServer
 from sharewright.operations.manage_share import ManageShare, UnmanageShare
 from sharewright.operations.manage_share_server import ManageShareServer, UnmanageShareServer
 from sharewright.operations.manage_snapshot import ManageSnapshot, UnmanageSnapshot
+from sharewright.operations.migrate_share import StartShareMigration
+from sharewright.operations.migrate_share_server import CancelServerMigration, StartServerMigration
 from sharewright.operations.promote_replica import PromoteReplica
 from sharewright.operations.restore_backup import RestoreBackup
 from sharewright.operations.revert_to_snapshot import RevertToSnapshot
@@ -50,6 +55,12 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         DeleteReplica(store, drivers),
         PromoteReplica(store, drivers),
         UpdateReplica(store, drivers),
+        StartShareMigration(store, drivers, settings),
+        CompleteShareMigration(store, drivers),
+        CancelShareMigration(store, drivers),
+        StartServerMigration(store, drivers, settings),
+        CompleteServerMigration(store, drivers, settings),
+        CancelServerMigration(store),
         CreateSnapshot(store, drivers),
         FinishSnapshot(store, drivers),
         DeleteSnapshot(store, drivers),

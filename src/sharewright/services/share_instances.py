@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput, NotFound
 from sharewright.identifiers import utcnow
-from sharewright.services import share_replicas
+from sharewright.services import share_migrations, share_replicas
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, contains, fetch_page
@@ -95,24 +95,28 @@ def reset_status(deployment: Deployment, context: RequestContext, identifier: st
 
 
 def force_delete(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Delete an instance whatever its state: a replica, or the share's main one, with which the share goes."""
+    """Delete an instance whatever its state: a replica, what a migration has made, or the share's main one, with which
+    the share goes."""
     authorize(context, "share_instance:force_delete")
     with deployment.store.read() as tx:
         instance = find(tx, context, identifier)
     if instance["is_main"]:
         share_service.delete(deployment, context, instance["share_id"], force=True)
+    elif instance["replica_state"] is None:
+        share_migrations.drop(deployment, context, instance["share_id"])
     else:
         share_replicas.delete(deployment, context, identifier, force=True)
 
 
 def _select() -> Select[Any]:
     """With the server that the API knows the share by: none, where its backend has a machine of an operator's."""
-    columns = [column for column in share_instances.c if column.name != "share_server_id"]
+    own = ("share_server_id", "share_type_id")
+    columns = [column for column in share_instances.c if column.name not in own]
     return (
         select(
             *columns,
             share_servers.c.id.label("share_server_id"),
-            shares.c.share_type_id,
+            func.coalesce(share_instances.c.share_type_id, shares.c.share_type_id).label("share_type_id"),
             shares.c.replication_type,
             shares.c.access_rules_status,
             shares.c.progress,

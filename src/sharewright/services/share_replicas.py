@@ -265,7 +265,7 @@ def _select() -> Select[Any]:
             share_servers,
             (share_servers.c.id == share_instances.c.share_server_id) & share_servers.c.named.is_(False),
         )
-        .where(shares.c.replication_type.is_not(None))
+        .where(shares.c.replication_type.is_not(None), share_instances.c.replica_state.is_not(None))
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, false, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, or_, select, update
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
@@ -47,7 +47,7 @@ def list_servers(
         wanted = filters["share_network_id"]
         statement = statement.where(or_(share_networks.c.id == wanted, share_networks.c.name == wanted))
     if filters.get("source_share_server_id"):
-        statement = statement.where(false())  # servers are not migrated
+        statement = statement.where(share_servers.c.source_share_server_id == filters["source_share_server_id"])
     with deployment.store.read() as tx:
         servers = fetch_page(tx, statement, page, columns=COLUMNS, identifier=share_servers.c.id)
         return with_subnets(tx, servers)
@@ -110,8 +110,12 @@ def reset_task_state(deployment: Deployment, context: RequestContext, identifier
         raise InvalidInput(f"Invalid task_state '{state[:64]}'. Use one of: {known}.")
     with deployment.store.begin() as tx:
         find(tx, identifier, lock=True)
-        changed = {"task_state": state, "updated_at": utcnow()}
-        tx.execute(update(share_servers).where(share_servers.c.id == identifier).values(**changed))
+        write(tx, identifier, task_state=state)
+
+
+def write(tx: Connection, identifier: str, **values: Any) -> None:
+    """Set columns of a server's row."""
+    tx.execute(update(share_servers).where(share_servers.c.id == identifier).values(**values, updated_at=utcnow()))
 
 
 def _select() -> Select[Any]:

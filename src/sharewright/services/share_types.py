@@ -28,6 +28,7 @@ from sharewright.store.tables import (
     quotas,
     share_group_share_types,
     share_group_type_share_types,
+    share_instances,
     share_type_extra_specs,
     share_type_projects,
     share_types,
@@ -162,7 +163,7 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
     try:
         with deployment.store.begin() as tx:
             share_type = _find(tx, deployment, context, identifier, by_name=False)
-            for table in (shares, share_group_type_share_types, share_group_share_types):
+            for table in (shares, share_instances, share_group_type_share_types, share_group_share_types):
                 if tx.execute(
                     select(table.c.share_type_id).where(table.c.share_type_id == identifier).limit(1)
                 ).first():

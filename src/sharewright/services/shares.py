@@ -88,7 +88,11 @@ REPLICATION_SPEC: Final = "replication_type"
 # One look into an index for each share of a page; for an EXISTS PostgreSQL would read the whole table first.
 _HAS_REPLICAS: Final = (
     select(share_instances.c.id)
-    .where(share_instances.c.share_id == shares.c.id, share_instances.c.is_main.is_(False))
+    .where(
+        share_instances.c.share_id == shares.c.id,
+        share_instances.c.is_main.is_(False),
+        share_instances.c.replica_state.is_not(None),  # not those of a migration
+    )
     .limit(1)
     .correlate(shares)
     .scalar_subquery()

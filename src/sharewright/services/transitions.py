@@ -52,8 +52,9 @@ _RESTING: Final = frozenset(
 _NO_RULES_IN: Final = frozenset(
     {
         "creating", "creating_from_snapshot", "deleting", "deleted", "error_deleting", "manage_starting",
-        "manage_error", "unmanage_starting", "unmanage_error", "unmanaged", "migrating_to", "restoring",
-        "reverting", "extending", "shrinking", "inactive", "backup_creating", "backup_restoring",
+        "manage_error", "unmanage_starting", "unmanage_error", "unmanaged", "migrating", "migrating_to",
+        "server_migrating", "server_migrating_to", "restoring", "reverting", "extending", "shrinking", "inactive",
+        "backup_creating", "backup_restoring",
     }
 )  # fmt: skip
 

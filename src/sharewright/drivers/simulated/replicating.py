@@ -1,4 +1,4 @@
-"""A driver that keeps replicas and backups: the generic driver with both, for the simulated cloud only.
+"""A driver that keeps replicas and backups and moves shares: the generic driver with that, for the simulated cloud.
 
 Volumes of the simulated cloud hold no data, so there is nothing to copy: a replica is a volume of its own on a share
 server of its own (or on the machine that its backend's operator names), in sync as soon as it is served. Rows, servers,
@@ -17,13 +17,14 @@ from sharewright.drivers.contract import BACKUP_SUPPORT, ExportLocation, PoolSta
 from sharewright.drivers.generic.driver import GENERIC
 from sharewright.drivers.registration import DriverKind, DriverParts
 from sharewright.drivers.simulated.backing_up import BackingUp
+from sharewright.drivers.simulated.migrating import MigratingDriver
 from sharewright.errors import ConfigurationError
 from sharewright.progress import Progress
 from sharewright.states import WRITABLE
 
 
-class ReplicatingDriver(BackingUp):
-    """drivers.contract.ReplicationDriver, and BackupDriver."""
+class ReplicatingDriver(BackingUp, MigratingDriver):
+    """drivers.contract.ReplicationDriver and BackupDriver, and drivers.migration.ServerMigrationDriver."""
 
     replication_type = "readable"
 

@@ -32,7 +32,8 @@ share_servers = Table(
     Column("backend", NAME, nullable=False),
     Column("host", NAME, nullable=False),
     Column("status", STATE, nullable=False),
-    Column("task_state", STATE),  # of a migration; nothing but an administrator sets it: no backend moves share servers
+    Column("task_state", STATE),  # of its migration, or the outcome of the last one
+    Column("source_share_server_id", ID, index=True),  # whose shares it got, or is to get; that one may be gone
     Column("identifier", NAME),  # as a request to manage it named it and it was not found; null: its id
     Column("flavor", NAME),  # null: the backend's default one; only shares that ask for the same live on it
     Column("is_auto_deletable", Boolean, nullable=False, default=True),

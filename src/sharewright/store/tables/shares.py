@@ -38,7 +38,7 @@ shares = Table(
     Column("share_type_id", ID, ForeignKey("share_types.id"), nullable=False, index=True),
     # Mirrors of the main instance, so that a list of shares is one statement.
     Column("status", STATE, nullable=False),
-    Column("task_state", STATE),  # of a migration: only the outcome of the last one, until somebody resets it
+    Column("task_state", STATE),  # of its migration, or the outcome of the last one
     Column("progress", String(8)),
     # In the recycle bin, until when.
     Column("is_soft_deleted", Boolean, nullable=False, default=False, server_default=false()),
@@ -99,6 +99,9 @@ share_instances = Table(
     # last. ``replica_state`` only says what is shown, as an administrator may set it by hand.
     Column("is_main", Boolean, nullable=False, default=True, server_default=true()),
     Column("replica_state", String(16)),  # active, in_sync, out_of_sync, error; null: no replica
+    # Of an instance besides the main one, in a migration to another type: the one that it has, and a quota of its own
+    # for that; null: the share's.
+    Column("share_type_id", ID),
     # From the share type's extra specs, for good; null: the backend's own (operations/type_specs.py).
     Column("volume_type", NAME),
     # By default as Manila's generic driver: root on an allowed client owns the share.
@@ -131,6 +134,7 @@ share_instances = Table(
     Index("ix_share_instances_host_created_at", "host", "created_at"),
     partial_index("ix_share_instances_without_volume", "host", where="volume_id IS NULL"),
     partial_index("ix_share_instances_replicas", "status", where="replica_state IS NOT NULL"),
+    partial_index("ix_share_instances_other_type", "share_type_id", where="share_type_id IS NOT NULL"),
 )
 
 share_replica_metadata = Table(
