@@ -1,4 +1,5 @@
-"""One real deployment for all e2e tests: two tenants with a network and a client VM each, both network layouts.
+"""One real deployment for all e2e tests of a test process: two tenants with a network and a client VM each, both
+network layouts. Several processes (pytest-xdist) have a deployment with networks of its own each.
 
 Booting is the expensive part (tens of seconds under TCG), so everything here is made once per session, and the VMs boot
 at the same time as each other.
@@ -28,14 +29,18 @@ from stories_on_clouds.share_types import make_share_types
 from tenants import Shares, Tenant
 
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))
-DEPLOYMENT = "swtest"
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+DEPLOYMENT = f"swtest{PROCESS}"
+TENANT_BYTES = f"10.{77 - PROCESS}"  # first two of all tenants' addresses
+SERVICE_BYTES = f"10.{252 - 2 * PROCESS}"  # 10.251 is what the tests on OpenStack use
 VOLUME_TYPE = "second"
 FLAVOR = "broad"
 FLAVOR_MIB = 640
-ADMIN_NETWORK = derived_id(DEPLOYMENT, "network", "swtest-admin")  # libvirt's networks have their ids from their names
-ADMIN_CIDR = "10.77.250.0/24"
-NAS = "swtest-nas"  # the machine of an operator's, on the red tenant's network; who needs it boots it
-NAS_ADDRESS = "10.77.1.200"
+# libvirt networks have their ids from their names.
+ADMIN_NETWORK = derived_id(DEPLOYMENT, "network", f"{DEPLOYMENT}-admin")
+ADMIN_CIDR = f"{TENANT_BYTES}.250.0/24"
+NAS = f"{DEPLOYMENT}-nas"  # the machine of an operator's, on the red tenant's network; who needs it boots it
+NAS_ADDRESS = f"{TENANT_BYTES}.1.200"
 
 CONFIGURATION = f"""
 [worker]
@@ -51,7 +56,7 @@ directory = "DIRECTORY"
 [backends.two_nics]
 image = "{IMAGE}"
 volume_types = ["{VOLUME_TYPE}"]
-service_network_cidr = "10.252.0.0/18"
+service_network_cidr = "{SERVICE_BYTES}.0.0/18"
 
 [backends.two_nics.flavors.{FLAVOR}]
 vcpus = 2
@@ -60,7 +65,7 @@ memory_mib = {FLAVOR_MIB}
 [backends.one_nic]
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
-service_network_cidr = "10.252.64.0/18"
+service_network_cidr = "{SERVICE_BYTES}.64.0/18"
 
 [backends.two_nics_admin]
 image = "{IMAGE}"
@@ -70,7 +75,7 @@ admin_subnet_id = "{first_subnet_id(ADMIN_NETWORK)}"
 [backends.one_nic_admin]
 image = "{IMAGE}"
 connect_share_server_to_tenant_network = false
-service_network_cidr = "10.252.128.0/18"
+service_network_cidr = "{SERVICE_BYTES}.128.0/18"
 admin_network_id = "{ADMIN_NETWORK}"
 admin_subnet_id = "{first_subnet_id(ADMIN_NETWORK)}"
 
@@ -113,7 +118,9 @@ def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         },
     )
     try:
-        assert made.command("network", "create", "swtest-admin", ADMIN_CIDR, "--id-only").strip() == ADMIN_NETWORK
+        assert (
+            made.command("network", "create", f"{DEPLOYMENT}-admin", ADMIN_CIDR, "--id-only").strip() == ADMIN_NETWORK
+        )
         made.start()
         yield made
     finally:
@@ -156,14 +163,14 @@ def tenants(deployment: Deployment) -> Iterator[dict[str, Tenant]]:
     made: dict[str, Tenant] = {}
     clients: list[ClientVm] = []
     try:
-        for name, cidr in (("red", "10.77.1.0/24"), ("blue", "10.77.2.0/24")):
+        for name, cidr in (("red", f"{TENANT_BYTES}.1.0/24"), ("blue", f"{TENANT_BYTES}.2.0/24")):
             network_id = deployment.command(
-                "network", "create", f"swtest-{name}", cidr, "--project", name, "--id-only"
+                "network", "create", f"{DEPLOYMENT}-{name}", cidr, "--project", name, "--id-only"
             ).strip()
             subnet = cloud.networks.find_subnet(network_id, None)
             assert subnet is not None
             client = ClientVm.boot(
-                cloud, subnet, f"swtest-client-{name}", str(IMAGE), deployment.directory / f"client-{name}"
+                cloud, subnet, f"{DEPLOYMENT}-client-{name}", str(IMAGE), deployment.directory / f"client-{name}"
             )
             clients.append(client)
             sdk = deployment.sdk(name)
