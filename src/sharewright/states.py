@@ -124,7 +124,7 @@ class SnapshotStatus:
     SERVER_MIGRATING: Final = "server_migrating"  # its share's server is being moved
     ALL: Final = (
         "available", "error", "creating", "deleting", "manage_starting", "manage_error", "unmanage_starting",
-        "unmanage_error", "error_deleting", "restoring",
+        "unmanage_error", "error_deleting", "restoring", "migrating", "server_migrating",
     )  # fmt: skip
 
 

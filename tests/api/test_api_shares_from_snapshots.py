@@ -43,7 +43,8 @@ def create(site: Site, status: int, snapshot: str, user: str = "alice", **values
 
 def creations(site: Site) -> list[Any]:
     with site.store.read() as tx:
-        return list(tx.execute(select(operations).where(operations.c.kind == "create_share")).all())
+        query = select(operations).where(operations.c.kind == "create_share").order_by(operations.c.created_at)
+        return list(tx.execute(query).all())
 
 
 def test_what_is_not_given_is_the_parent_s(any_site: Site) -> None:

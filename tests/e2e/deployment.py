@@ -196,8 +196,13 @@ class Deployment:
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
-        for process in self.processes.values():
-            process.wait(seconds)
+        for part, process in self.processes.items():
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGUSR1)  # it says where it is
+                time.sleep(2)
+                raise AssertionError(f"sharewright {part} does not end:\n{self.tail(300)}") from None
         self.processes.clear()
 
     def kill(self) -> None:

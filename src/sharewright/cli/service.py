@@ -7,6 +7,7 @@ signal ends them at once; the database then still holds everything that another 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
 import tempfile
@@ -183,6 +184,7 @@ def running(arguments: argparse.Namespace, settings: Settings) -> Iterator[threa
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop serving
+    faulthandler.register(signal.SIGUSR1)  # says on standard error where each thread is
     if arguments.pid_file:
         write_pid(arguments.pid_file)
     try:

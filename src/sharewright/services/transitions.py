@@ -117,7 +117,11 @@ SNAPSHOT: Final[Mapping[str, Transition]] = {
         ),
         target=SnapshotStatus.UNMANAGE_STARTING,
     ),
-    "force_delete": Transition(sources=frozenset(SnapshotStatus.ALL), target=SnapshotStatus.DELETING),
+    # What moves with its share is left alone until that has ended.
+    "force_delete": Transition(
+        sources=frozenset(SnapshotStatus.ALL) - {SnapshotStatus.MIGRATING, SnapshotStatus.SERVER_MIGRATING},
+        target=SnapshotStatus.DELETING,
+    ),
 }  # fmt: skip
 
 BACKUP: Final[Mapping[str, Transition]] = {

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
+import libvirt
 import pycdlib
 import pytest
 from hypothesis import given
@@ -38,6 +39,7 @@ from sharewright.clouds.libvirt.domain import (
 )
 from sharewright.clouds.libvirt.images import Image, adopt_image, config_drive
 from sharewright.clouds.libvirt.layout import Layout
+from sharewright.clouds.libvirt.network_documents import subnets_on
 from sharewright.clouds.libvirt.records import Locks, Records, write_atomically
 from sharewright.clouds.libvirt.xml import attribute, render
 from sharewright.errors import CloudCapacityExceeded, CloudError, DeadlineExceeded
@@ -358,3 +360,42 @@ def test_a_forgotten_lock_still_excludes(tmp_path: Path) -> None:
         thread.join()
     assert len(order) == 8
     assert list(tmp_path.iterdir()) == []
+
+
+class ANetwork:
+    """``virNetwork`` of a range, or of one that was deleted after it had been listed."""
+
+    def __init__(self, cidr: str | None, code: int = libvirt.VIR_ERR_NO_NETWORK) -> None:
+        self._cidr = cidr
+        self._code = code
+
+    def XMLDesc(self, flags: int) -> str:
+        if self._cidr is None:
+            error = libvirt.libvirtError("no")
+            error.err = (self._code, 0, "no", 0, "", "", "", 0, 0)
+            raise error
+        first, _, prefix = self._cidr.partition("/")
+        return f"<network><name>{self.name()}</name><ip address='{first}' prefix='{prefix}'/></network>"
+
+    def UUIDString(self) -> str:
+        return "11111111-2222-3333-4444-555555555555"
+
+    def name(self) -> str:
+        return f"net-{self._cidr}"
+
+
+class Listing:
+    def __init__(self, *networks: ANetwork) -> None:
+        self._networks = networks
+
+    def listAllNetworks(self, flags: int) -> list[ANetwork]:
+        return list(self._networks)
+
+
+def test_another_deployments_network_may_go_while_ranges_are_compared() -> None:
+    found = list(subnets_on(Listing(ANetwork("10.1.0.1/24"), ANetwork(None), ANetwork("10.2.0.1/24"))))
+    assert [(name, str(subnet.cidr)) for name, subnet in found] == [
+        ("net-10.1.0.1/24", "10.1.0.0/24"), ("net-10.2.0.1/24", "10.2.0.0/24"),
+    ]  # fmt: skip
+    with pytest.raises(libvirt.libvirtError):
+        list(subnets_on(Listing(ANetwork(None, libvirt.VIR_ERR_INTERNAL_ERROR))))

@@ -143,6 +143,19 @@ def dhcp_of(document: ET.Element, address: Address) -> ET.Element | None:
     return None
 
 
+def subnets_on(connection: Any) -> Iterator[tuple[str, Subnet]]:
+    """Name of its network, and subnet: all of the host's, whoever's; a network may go while we look."""
+    for network in connection.listAllNetworks(0):
+        try:
+            document = parse(network.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                continue
+            raise
+        for subnet in read_subnets(document, network.UUIDString()):
+            yield network.name(), subnet
+
+
 def interfaces_of(domain: Any) -> list[ET.Element]:
     try:
         return parse(domain.XMLDesc(0)).findall("devices/interface")

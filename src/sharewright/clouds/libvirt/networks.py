@@ -47,6 +47,7 @@ from sharewright.clouds.libvirt.network_documents import (
     recorded_port,
     recorded_subnet,
     subnet_record,
+    subnets_on,
 )
 from sharewright.clouds.libvirt.records import Locks, Record, Records
 from sharewright.clouds.libvirt.xml import attribute, parse, render
@@ -369,13 +370,12 @@ class LibvirtNetworks:
         self._load_firewall()
 
     def _refuse_overlap(self, connection: Any, cidr: Cidr, name: str) -> None:
-        for network in connection.listAllNetworks(0):
-            for subnet in read_subnets(parse(network.XMLDesc(0)), network.UUIDString()):
-                if subnet.cidr.overlaps(cidr):
-                    raise CloudError(
-                        f"{cidr} for {name} overlaps with libvirt network {network.name()} ({subnet.cidr}).",
-                        hint="Choose another range: all networks of one host share its routing table.",
-                    )
+        for other, subnet in subnets_on(connection):
+            if subnet.cidr.overlaps(cidr):
+                raise CloudError(
+                    f"{cidr} for {name} overlaps with libvirt network {other} ({subnet.cidr}).",
+                    hint="Choose another range: all networks of one host share its routing table.",
+                )
 
     def _route(self, subnet: Subnet, ports: Sequence[int]) -> Record:
         document = self._document(subnet.network_id)
