@@ -12,6 +12,7 @@ from guest_machines import MIB, Machine, number, serial
 from sharewright.guest.program.desired import Share
 from sharewright.guest.program.filesystems import (
     Disk,
+    block_devices,
     content_of,
     disk_serials,
     format_marks,
@@ -94,6 +95,22 @@ def test_what_is_not_blank(machine: Machine, fill: object) -> None:
     device = machine.add_disk(1)
     fill(device)  # type: ignore[operator]
     assert content_of(host_of(machine), "/dev/sdb") != ""
+
+
+def test_a_disk_without_a_number_is_not_there_yet(machine: Machine) -> None:
+    """What the kernel shows between a disk's name and its number."""
+    machine.add_disk(1)
+    machine.add_disk(2)
+    listed = machine.read("proc/partitions")
+    machine.write(
+        "proc/partitions",
+        "".join(line.replace("   8       32", "   0        0") for line in listed.splitlines(keepends=True)),
+    )
+    assert "   0        0" in machine.read("proc/partitions")
+    host = host_of(machine)
+    assert {name: device.number for name, device in block_devices(host).items()} == {"sdb": "8:16"}
+    serials, _ = wait_for_disks(host, [serial(1), serial(2)], seconds=0)
+    assert serials == {"sdb": serial(1)}
 
 
 def test_serials(machine: Machine) -> None:

@@ -132,11 +132,12 @@ class Device:
 
 def block_devices(host: Host) -> dict[str, Device]:
     """Disk name → what /proc/partitions says of it (proc(5): blocks of 1024 bytes): one file, however many disks there
-    are. What has no size, such as an empty tray, is not in it."""
+    are. What has no size, such as an empty tray, is not in it; a disk that is just being added is shown as 0:0 for a
+    moment, and is not there yet."""
     devices = {}
     for line in host.read("/proc/partitions").splitlines():
         fields = line.split()
-        if len(fields) == 4 and fields[2].isdecimal():
+        if len(fields) == 4 and fields[2].isdecimal() and fields[:2] != ["0", "0"]:
             devices[fields[3]] = Device(f"{fields[0]}:{fields[1]}", int(fields[2]) * 1024)
     return devices
 
