@@ -18,9 +18,13 @@ from sharewright.drivers.migration import MigrationDriver
 from sharewright.errors import Conflict, SharewrightError
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
-from sharewright.operations.messages import Detail
 from sharewright.operations.migrate_share import CANCEL, remove_left
-from sharewright.operations.migration_rows import read_migrating, restore_snapshots, tell, write_task_state
+from sharewright.operations.migration_rows import (
+    fail_half_moved,
+    read_migrating,
+    restore_snapshots,
+    write_task_state,
+)
 from sharewright.operations.share_rows import write_status
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus, TaskState
@@ -54,13 +58,7 @@ class CancelShareMigration(BaseStory):
         return Done(lambda tx: _finish(tx, operation))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
-        found = read_migrating(tx, operation.resource_id, lock=True)
-        if found is None:
-            return
-        if found.share.status == ShareStatus.MIGRATING:
-            write_status(tx, found.share.id, ShareStatus.ERROR)
-        write_task_state(tx, found.share.id, TaskState.ERROR)
-        tell(tx, operation, found.share, error, Detail.UNKNOWN_ERROR)
+        fail_half_moved(tx, operation, error)
 
 
 def _finish(tx: Connection, operation: Operation) -> None:

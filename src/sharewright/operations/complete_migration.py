@@ -22,16 +22,15 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.extra_specs import is_true
-from sharewright.operations.messages import Detail
 from sharewright.operations.migration_rows import (
     REPLICATION_SPEC,
     drop_other,
+    fail_half_moved,
     find_migration_driver,
     move_snapshot_quota,
     read_migrating,
     read_type,
     restore_snapshots,
-    tell,
     write_task_state,
 )
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
@@ -73,13 +72,7 @@ class CompleteShareMigration(BaseStory):
         return Done(lambda tx: _finish(tx, operation))
 
     def fail(self, tx: Connection, operation: Operation, error: SharewrightError) -> None:
-        found = read_migrating(tx, operation.resource_id, lock=True)
-        if found is None:
-            return
-        if found.share.status == ShareStatus.MIGRATING:
-            write_status(tx, found.share.id, ShareStatus.ERROR)
-        write_task_state(tx, found.share.id, TaskState.ERROR)
-        tell(tx, operation, found.share, error, Detail.UNKNOWN_ERROR)
+        fail_half_moved(tx, operation, error)
 
     # ---- parts ----
 

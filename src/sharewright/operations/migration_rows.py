@@ -23,7 +23,7 @@ from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.queue import enqueue
 from sharewright.operations.share_rows import ShareRow, leave_server, read_shares, write_status
 from sharewright.operations.snapshot_rows import write_snapshot_status
-from sharewright.states import AccessState, ShareStatus, SnapshotStatus
+from sharewright.states import AccessState, ShareStatus, SnapshotStatus, TaskState
 from sharewright.store.quotas import count_size_change, release, share_amounts
 from sharewright.store.tables import (
     share_instances,
@@ -183,3 +183,13 @@ def end_migrating(tx: Connection, share: ShareRow, status: str) -> None:
     """Set the status of a share whose migration is over, unless somebody has set another one."""
     if share.status == ShareStatus.MIGRATING:
         write_status(tx, share.id, status)
+
+
+def fail_half_moved(tx: Connection, operation: Operation, error: SharewrightError) -> None:
+    """What a failed completion or cancellation leaves: ``error``, as nobody knows what the share's clients see."""
+    found = read_migrating(tx, operation.resource_id, lock=True)
+    if found is None:
+        return
+    end_migrating(tx, found.share, ShareStatus.ERROR)
+    write_task_state(tx, found.share.id, TaskState.ERROR)
+    tell(tx, operation, found.share, error, Detail.UNKNOWN_ERROR)
