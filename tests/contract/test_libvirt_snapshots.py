@@ -70,26 +70,36 @@ class Machine:
         return self.cloud.volumes.ensure_snapshot(spec, timeout=timeout)
 
     def slow_snapshot(self) -> VolumeSnapshot:
-        """One whose job does not end before it is told to. On a busy host it may be over before it is slowed down; then
-        it is taken again."""
+        """One whose job does not end before it is told to."""
+        (snapshot,) = self._slowed(lambda: [self.snapshot()])
+        return snapshot
+
+    def slow_snapshots(self, *volumes: Volume) -> list[VolumeSnapshot]:
+        """The same of several volumes together."""
+        return self._slowed(lambda: self.snapshots(*volumes))
+
+    def _slowed(self, take: Callable[[], list[VolumeSnapshot]]) -> list[VolumeSnapshot]:
+        """On a busy host a copy may be over before it is slowed down; then all are taken again."""
         for _ in range(10):
-            snapshot = self.snapshot()
-            if not snapshot.ready and self._limit(MIB):
-                return snapshot
-            self.cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
-        raise AssertionError("The copy was always over before it could be slowed down.")
+            taken = take()
+            if self._limit(MIB) == len(taken) and not any(snapshot.ready for snapshot in taken):
+                return taken
+            self._limit(0)
+            for snapshot in taken:
+                self.cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
+        raise AssertionError("A copy was always over before it could be slowed down.")
 
     def set_speed(self, speed: int) -> None:
         """Of what is being copied, in bytes a second; 0 is no limit."""
         assert self._limit(speed), "Nothing is being copied."
 
-    def _limit(self, speed: int) -> bool:
-        """Whether anything is being copied; one of several disks may be done meanwhile."""
+    def _limit(self, speed: int) -> int:
+        """How many disks are being copied, each at that speed now; one of several may be done meanwhile."""
         answers = [
             self._say({"execute": "block-job-set-speed", "arguments": {"device": job["device"], "speed": speed}})
             for job in self.jobs()
         ]
-        return any("return" in answer for answer in answers)
+        return sum("return" in answer for answer in answers)
 
     def write(self, offset: int, volume: Volume | None = None) -> None:
         (device,) = [
@@ -214,8 +224,7 @@ def test_snapshots_of_one_machine_take_turns(machine: Machine) -> None:
 class TestTogether:
     def test_disks_of_one_machine_are_one_job_and_have_one_moment(self, machine: Machine) -> None:
         other = machine.attach("w")
-        taken = machine.snapshots(machine.volume, other)
-        machine.set_speed(MIB)
+        taken = machine.slow_snapshots(machine.volume, other)
         assert len(machine.jobs()) == 2, "QEMU shows one for each disk"
         for volume in (machine.volume, other):
             machine.write(0, volume)
@@ -253,8 +262,7 @@ class TestTogether:
     def test_deleting_one_that_is_copied_fails_the_others(self, machine: Machine) -> None:
         """The job is theirs too; and nothing claims to be whole that is not."""
         other = machine.attach("w")
-        taken = machine.snapshots(machine.volume, other)
-        machine.set_speed(MIB)
+        taken = machine.slow_snapshots(machine.volume, other)
         machine.cloud.volumes.delete_snapshot(taken[0].id, timeout=SECONDS)
         assert machine.jobs() == []
         with pytest.raises(CloudObjectMissing, match="has failed"):

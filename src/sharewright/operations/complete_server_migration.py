@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.drivers.locations import write_locations
+from sharewright.drivers.migration import ServerMigrationDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
@@ -109,9 +110,10 @@ class CompleteServerMigration(BaseStory):
 
     # ---- parts ----
 
-    def _release(self, staying: list[Row[Any]], source: ShareDriver, other: Row[Any], progress: Progress) -> None:
+    def _release(
+        self, staying: list[Row[Any]], source: ServerMigrationDriver, other: Row[Any], progress: Progress
+    ) -> None:
         """Let the server go of its shares; from then on they live on the other one."""
-        driver = find_server_driver(self._drivers, source.backend)
         places = {
             each.id: self._places.choose(
                 each.share_id,
@@ -122,13 +124,13 @@ class CompleteServerMigration(BaseStory):
             for each in staying
         }
         for each in staying:
-            driver.release_share(each.id, progress)
+            source.release_share(each.id, progress)
         with self._store.begin() as tx:
             progress.fence(tx)
             switch(tx, places, other)
 
-    def _serve(self, instance: Row[Any], driver: ShareDriver, server_id: str, progress: Progress) -> None:
-        find_server_driver(self._drivers, driver.backend).take_over_share(instance.id, progress)
+    def _serve(self, instance: Row[Any], driver: ServerMigrationDriver, server_id: str, progress: Progress) -> None:
+        driver.take_over_share(instance.id, progress)
         locations = driver.create_share(instance.id, server_id, progress)
         with self._store.begin() as tx:
             progress.fence(tx)
