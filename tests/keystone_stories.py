@@ -269,9 +269,9 @@ class Identity:
             wait_for("the cache's end", lambda: world.ask(token).status_code == 401, interval=0.1)
 
     def test_tokens_end(self, world: World) -> None:
-        """At once, whatever is remembered of them; for a service that goes on for the user they do not."""
+        """At their time, whatever is remembered of them; for a service that goes on for the user they do not."""
         service = world.token(world.service)
-        end = datetime.now(UTC) + timedelta(seconds=6)
+        end = datetime.now(UTC) + timedelta(seconds=10)
         with credential(world, "expires", expires_at=end.strftime("%Y-%m-%dT%H:%M:%S")) as auth:
             token = token_of(auth)
             if auth.get_access(Session()).expires > end:
@@ -279,7 +279,7 @@ class Identity:
             assert world.ask(token).status_code == 200
             assert world.ask(token, X_Service_Token=service).status_code == 200
             wait_for("the token's end", lambda: world.ask(token).status_code == 401, interval=0.1)
-            assert end - timedelta(seconds=1) <= datetime.now(UTC) <= end + timedelta(seconds=5)
+            assert datetime.now(UTC) >= end - timedelta(seconds=1)
             assert world.ask(token, X_Service_Token=service).status_code == 200
 
     def test_other_scopes(self, world: World) -> None:
