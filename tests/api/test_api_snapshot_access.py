@@ -224,7 +224,7 @@ def test_users_of_a_cifs_share_s_snapshot_have_the_key_that_they_have_on_the_sha
     snapshot = snap(smb, share)["id"]
     settle(smb, snapshot)
     first = allow(smb, snapshot, "Alice.W", kind="user")["snapshot_access"]
-    assert (first["access_to"], len(first["access_key"])) == ("alice.w", 24)
+    assert (first["access_to"], len(first["access_key"])) == ("Alice.W", 24)
     body = {"allow_access": {"access_type": "user", "access_to": "alice.w", "access_level": "rw"}}
     rule = smb.expect(200, "POST", f"/v2/shares/{share}/action", body)["access"]
     assert rule["access_key"] == first["access_key"]
@@ -235,6 +235,7 @@ def test_users_of_a_cifs_share_s_snapshot_have_the_key_that_they_have_on_the_sha
         assert tx.execute(select(share_access_rules.c.access_key)).scalar_one() == stored
     assert first["access_key"] not in stored
     assert "one type" in allow(smb, snapshot, "10.0.0.8", 400)["badRequest"]["message"]
+    assert "user:ALICE.W exists" in allow(smb, snapshot, "ALICE.W", 400, kind="user")["badRequest"]["message"]
 
 
 # ---- with the stock client ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_key_is_shown_to_who_may_add_rules_and_kept_sealed(smb: Site) -> Non
     share = smb.served_share(share_proto="CIFS")
     rule = user(smb, share, "Alice.W", access_level="ro")["access"]
     key = rule["access_key"]
-    assert (rule["access_type"], rule["access_to"], rule["access_level"]) == ("user", "alice.w", "ro")
+    assert (rule["access_type"], rule["access_to"], rule["access_level"]) == ("user", "Alice.W", "ro")
     assert len(key) == 24
     assert key.isalnum()
     assert rules(smb, share)[0]["access_key"] == key
@@ -91,9 +92,36 @@ def test_another_project_s_share_on_the_network_gets_a_key_of_its_own(smb: Site)
 
 
 def test_a_name_is_one_name_however_it_is_written(smb: Site) -> None:
-    share = smb.served_share(share_proto="CIFS")
-    user(smb, share, "alice")
-    assert "user:alice exists" in user(smb, share, " ALICE ", 400)["badRequest"]["message"]
+    """It is kept as it was given, and letters of another case make no other name."""
+    network = smb.network()["id"]
+    share, other = (smb.served_share(share_proto="CIFS", network=network) for _ in range(2))
+    key = user(smb, share, " Alice ")["access"]["access_key"]
+    assert [rule["access_to"] for rule in rules(smb, share)] == ["Alice"]
+    for written in ("Alice", "alice", " ALICE "):
+        assert f"user:{written.strip()} exists" in user(smb, share, written, 400)["badRequest"]["message"]
+    assert user(smb, other, "ALICE")["access"]["access_key"] == key, "the server has one account for both"
+    path = f"/v2/share-access-rules?share_id={share['id']}&access_type=user"
+    for written, number in (("Alice", 1), ("aLICE", 1), ("alic", 0)):
+        assert len(smb.expect(200, "GET", f"{path}&access_to={written}")["access_list"]) == number
+
+
+def test_names_that_differ_in_case_at_the_same_moment_make_one_rule(any_site: Site) -> None:
+    any_site.settings.state_path.mkdir(parents=True, exist_ok=True)
+    open_access_keys(any_site.settings, make=True)
+    share = any_site.served_share(share_proto="CIFS")
+    codes: list[int] = []
+
+    def ask(name: str) -> None:
+        body = {"allow_access": {"access_type": "user", "access_to": name}}
+        headers = {"Connection": "close"}
+        codes.append(any_site.ask("POST", f"/v2/shares/{share['id']}/action", body, headers=headers).status_code)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("alice", "Alice", "ALICE", "aLiCe")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [200, 400, 400, 400]
 
 
 @pytest.mark.parametrize(

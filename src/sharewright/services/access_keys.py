@@ -13,10 +13,11 @@ import string
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from sharewright.context import RequestContext
 from sharewright.errors import ConfigurationError, InvalidInput
+from sharewright.services.access_types import same_client
 from sharewright.services.deployment import Deployment, Record
 from sharewright.services.policy import allows
 from sharewright.store.secrets import open_access_keys
@@ -60,7 +61,7 @@ def sealed_key(tx: Connection, deployment: Deployment, share: Record, user: str)
                 shares.c.share_network_id == share["share_network_id"],
                 shares.c.project_id == share["project_id"],
                 rules.access_type == "user",
-                rules.access_to == user,
+                func.lower(rules.access_to) == same_client(user),
                 rules.access_key.is_not(None),
             )
             .order_by(rules.created_at, rules.id)

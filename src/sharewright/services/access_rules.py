@@ -26,7 +26,7 @@ from sharewright.errors import InvalidInput, NotFound, OverQuota
 from sharewright.identifiers import is_id, new_id, utcnow
 from sharewright.services import shares as share_service
 from sharewright.services.access_keys import sealed_key, show_keys
-from sharewright.services.access_types import check_access_to, check_cifs_rule
+from sharewright.services.access_types import check_access_to, check_cifs_rule, same_client
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.locks import drop, insert_for_rule, is_restricted, leave_rule, locks_of
 from sharewright.services.policy import authorize, can_see
@@ -182,9 +182,11 @@ def list_rules(
         .where(share_access_rules.c.share_id == share_id)
         .order_by(share_access_rules.c.created_at, share_access_rules.c.id)
     )
-    for name in ("access_type", "access_to", "access_level"):
+    for name in ("access_type", "access_level"):
         if name in filters:
             statement = statement.where(share_access_rules.c[name] == filters[name])
+    if "access_to" in filters:
+        statement = statement.where(func.lower(share_access_rules.c.access_to) == same_client(filters["access_to"]))
     for key, value in filters.get("metadata", {}).items():
         item = share_access_metadata
         statement = statement.where(
@@ -300,12 +302,12 @@ def rules_for(
     tx: Connection, rules: Table, owner: ColumnElement[str], owner_id: str, kind: str, client: str
 ) -> Row[Any]:
     """How many rules the owner has (total), and the one for that client (id and state, or None each)."""
-    return tx.execute(_rules_for(rules, owner), {"owner": owner_id, "kind": kind, "client": client}).one()
+    return tx.execute(_rules_for(rules, owner), {"owner": owner_id, "kind": kind, "client": same_client(client)}).one()
 
 
 @cache
 def _rules_for(rules: Table, owner: ColumnElement[str]) -> Executable:
-    mine = and_(rules.c.access_type == bindparam("kind"), rules.c.access_to == bindparam("client"))
+    mine = and_(rules.c.access_type == bindparam("kind"), func.lower(rules.c.access_to) == bindparam("client"))
     return select(
         func.count().label("total"),
         func.max(case((mine, rules.c.id))).label("id"),

@@ -15,11 +15,12 @@ from sharewright.store.tables import share_access_rules, share_instances, share_
 
 _BY_PROTOCOL: Final[Mapping[str, tuple[str, ...]]] = {"CIFS": ("ip", "user")}
 _OTHERS: Final = ("ip",)
-_USER: Final = re.compile(r"[a-z0-9][a-z0-9._-]{3,27}")
+_USER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{3,27}")
 
 
 def check_access_to(kind: str, protocol: str, value: str) -> str:
-    """``access_to`` of a rule in canonical form. InvalidInput, also when the protocol has no rules of this type."""
+    """``access_to`` of a rule as it is kept: an address in canonical form, a user's name as it was given. InvalidInput,
+    also when the protocol has no rules of this type."""
     kinds = _BY_PROTOCOL.get(protocol, _OTHERS)
     if kind not in kinds:
         raise InvalidInput(
@@ -29,15 +30,22 @@ def check_access_to(kind: str, protocol: str, value: str) -> str:
 
 
 def check_user(value: str) -> str:
-    """A user name in lower case: SMB knows no other difference between names. Fewer than Manila's names, which has 4 to
-    255 characters of more kinds: they become accounts of the share server."""
-    name = value.strip().lower()
+    """A user name as it was given, without space around it. SMB knows no upper and lower case in names, so whoever
+    compares two compares same_client() of them. Fewer than Manila's names, which has 4 to 255 characters of more kinds:
+    they become accounts of the share server."""
+    name = value.strip()
     if not _USER.fullmatch(name):
         raise InvalidInput(
             f"Invalid user name '{value[:64]}'. Must be 4-28 characters, letters, digits, '.', '_' and '-', the first a"
             " letter or digit."
         )
     return name
+
+
+def same_client(access_to: str) -> str:
+    """What the ``access_to`` of all rules for one client have in common, of which a share has one: letters do not differ
+    by case, in addresses neither. In SQL: func.lower()."""
+    return access_to.lower()
 
 
 def check_cifs_snapshot_rule(tx: Connection, share: Mapping[str, Any], snapshot_id: str, kind: str) -> None:

@@ -65,6 +65,23 @@ def test_a_user_added_again_while_leaving_keeps_the_key(world: World, share: str
     assert world.exports(share) == [["alice", "ro"]]
 
 
+def test_the_account_of_a_user_is_in_lower_case(world: World, share: str) -> None:
+    allow(world, share, "Alice.W")
+    world.run()
+    assert world.rules(share) == {"Alice.W": "active"}
+    assert world.exports(share) == [["alice.w", "rw"]]
+    deployment = Deployment(store=world.store, settings=world.settings)
+    with world.store.begin() as tx:
+        tx.execute(update(share_access_rules).values(state="queued_to_deny"))
+    again = allow(world, share, "ALICE.W", "ro")
+    world.run()
+    assert world.rules(share) == {"ALICE.W": "active"}
+    assert world.exports(share) == [["alice.w", "ro"]]
+    access_rules.deny(deployment, world.context(), share, again["id"])
+    world.run()
+    assert world.exports(share) == []
+
+
 def test_a_lost_answer_changes_nothing(world: World, share: str) -> None:
     world.cloud.fail("guest.apply", CloudUnavailable, 2, moment="after")
     allow(world, share, "alice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import structlog
@@ -128,15 +128,7 @@ def build_document(
         moves = moves_on(tx, server_id)
         rules_by_share: dict[str, list[Rule]] = defaultdict(list)
         for rule in tx.execute(_RULES, {"server": server_id}):
-            rules_by_share[rule.share_id].append(
-                Rule(
-                    rule.id,
-                    rule.access_to,
-                    rule.access_level,
-                    access_type=rule.access_type,
-                    access_key=_opened(rule, open_key),
-                )
-            )
+            rules_by_share[rule.share_id].append(_rule(rule, rule.access_level, open_key))
     smb = any(row.protocol == "CIFS" and row.wanted and row.volume_attached for row in instances)
     return Document(
         server_id=server_id,
@@ -206,9 +198,15 @@ def _snapshot_rules(
     snapshots = [mount.snapshot_id for mount in mounts]
     rows = rules_in_force(tx, share_snapshot_access_rules.c.snapshot_id.in_(snapshots)) if snapshots else []
     for row in rows:
-        key = _opened(row, open_key)
-        found[row.snapshot_id].append(Rule(row.id, row.access_to, "ro", access_type=row.access_type, access_key=key))
+        found[row.snapshot_id].append(_rule(row, "ro", open_key))
     return found
+
+
+def _rule(row: Any, level: Literal["rw", "ro"], open_key: Callable[[str], str]) -> Rule:
+    """A row as the guest knows it: the name of a user, which the row has as it was given, is that of an account."""
+    return Rule(
+        row.id, row.access_to.lower(), level, access_type=row.access_type, access_key=_opened(row, open_key)
+    )
 
 
 def _opened(rule: Any, open_key: Callable[[str], str]) -> str:

@@ -163,7 +163,7 @@ share_access_rules = Table(
     Column("id", ID, primary_key=True),
     Column("share_id", ID, ForeignKey("shares.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("access_type", String(16), nullable=False),
-    Column("access_to", String(255), nullable=False),  # canonical form
+    Column("access_to", String(255), nullable=False),  # an address in canonical form, a user as given
     Column("access_level", String(2), nullable=False),
     Column("access_key", String(255)),
     Column("state", STATE, nullable=False),

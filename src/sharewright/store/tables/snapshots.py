@@ -107,7 +107,7 @@ share_snapshot_access_rules = Table(  # who may mount a snapshot: never to write
     Column("id", ID, primary_key=True),
     Column("snapshot_id", ID, ForeignKey("share_snapshots.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("access_type", String(16), nullable=False),
-    Column("access_to", String(255), nullable=False),  # canonical form
+    Column("access_to", String(255), nullable=False),  # an address in canonical form, a user as given
     Column("access_key", String(255)),
     Column("state", STATE, nullable=False),
     Column("error", Text),
