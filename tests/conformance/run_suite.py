@@ -43,7 +43,10 @@ TESTS = r"^manila_tempest_tests\.tests\.api"
 START_SECONDS = 300.0
 CONCURRENCY = 4
 BACKEND_NAMES = ("alpha", "beta")
-ZONES = ("manila-zone-0", "manila-zone-1")
+# As in upstream's job: a back end of the other mode, for the tests that move a share from one mode to the other. It
+# keeps no replicas.
+OTHER_BACKEND = "gamma"
+OTHER_MODE = {"dhss-true": "dhss-false", "dhss-false": "dhss-true"}
 
 SERVICE = """\
 state_dir = "{directory}/state"
@@ -77,11 +80,11 @@ share_networks = 500
 any_network = true
 """
 
-# By mode. Two back ends of it; upstream's job has a third, of the other mode.
+# By mode.
 BACKENDS = {
     "dhss-true": """
 [backends.{name}]
-driver = "sharewright.drivers.simulated.replicating:REPLICATING"
+driver = "sharewright.drivers.simulated.replicating:{driver}"
 cloud = "simulated"
 availability_zone = "{zone}"
 default_network_id = "3d5ca4a0-9a3e-4a8e-8f2c-2a4f64b87d10"
@@ -91,7 +94,7 @@ service_network_division_mask = 20
 """,
     "dhss-false": """
 [backends.{name}]
-driver = "sharewright.drivers.simulated.replicating:REPLICATING"
+driver = "sharewright.drivers.simulated.replicating:{driver}"
 cloud = "simulated"
 availability_zone = "{zone}"
 driver_handles_share_servers = false
@@ -198,6 +201,9 @@ def main() -> int:
         password = secrets.token_urlsafe(16)
         administrator = user("root", password, "operators", "admin", "member")
         configuration = backends(directory, arguments.mode)
+        configuration += backends(
+            directory, OTHER_MODE[arguments.mode], (OTHER_BACKEND,), driver="MIGRATING", first=len(BACKEND_NAMES)
+        )
         with serving(directory, Users(users=(administrator,)), configuration, results / "service.log") as base:
             make_default_group_type(base, as_administrator(base, password, "operators"), "default")
             found = run_tempest(suite, directory, base, password, arguments)
@@ -267,14 +273,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def backends(directory: Path, mode: str, names: Sequence[str] = BACKEND_NAMES) -> str:
-    """The back ends' part of the configuration. Each has a machine of an operator's where they make no servers."""
+def backends(
+    directory: Path, mode: str, names: Sequence[str] = BACKEND_NAMES, *, driver: str = "REPLICATING", first: int = 0
+) -> str:
+    """The back ends' part of the configuration, in zones from the ``first`` on. Each has a machine of an operator's
+    where they make no servers."""
     written = []
-    for number, (name, zone) in enumerate(zip(names, ZONES, strict=True), 252):
+    for number, name in enumerate(names, first):
         server = None
         if mode == "dhss-false":
             _, server = make_machine(Settings(state_dir=str(directory / "state")), name=f"nas-{name}")
-        written.append(BACKENDS[mode].format(name=name, zone=zone, number=number, server=server))
+        values = {"name": name, "zone": f"manila-zone-{number}", "number": 252 + number, "driver": driver}
+        written.append(BACKENDS[mode].format(server=server, **values))
     return "".join(written)
 
 

@@ -43,8 +43,8 @@ def check_user(value: str) -> str:
 
 
 def same_client(access_to: str) -> str:
-    """What the ``access_to`` of all rules for one client have in common, of which a share has one: letters do not differ
-    by case, in addresses neither. In SQL: func.lower()."""
+    """What the ``access_to`` of all rules for one client have in common: upper and lower case do not differ, in
+    addresses neither. A share has one rule for a client. In SQL: func.lower()."""
     return access_to.lower()
 
 

@@ -204,9 +204,7 @@ def _snapshot_rules(
 
 def _rule(row: Any, level: Literal["rw", "ro"], open_key: Callable[[str], str]) -> Rule:
     """A row as the guest knows it: the name of a user, which the row has as it was given, is that of an account."""
-    return Rule(
-        row.id, row.access_to.lower(), level, access_type=row.access_type, access_key=_opened(row, open_key)
-    )
+    return Rule(row.id, row.access_to.lower(), level, access_type=row.access_type, access_key=_opened(row, open_key))
 
 
 def _opened(rule: Any, open_key: Callable[[str], str]) -> str:

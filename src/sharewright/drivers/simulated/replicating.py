@@ -59,7 +59,7 @@ class WritableDriver(ReplicatingDriver):
     replication_type = WRITABLE
 
 
-def _make(driver: type[ReplicatingDriver], parts: DriverParts) -> ReplicatingDriver:
+def _make(driver: type[MigratingDriver], parts: DriverParts) -> MigratingDriver:
     if parts.cloud.name != "simulated":
         raise ConfigurationError(
             f"The driver of backend {parts.backend} copies no data, so it is for the simulated cloud only.",
@@ -68,6 +68,9 @@ def _make(driver: type[ReplicatingDriver], parts: DriverParts) -> ReplicatingDri
     return driver.of_parts(parts)
 
 
+MIGRATING: Final = DriverKind(  # the same without replicas and backups
+    make=partial(_make, MigratingDriver), client_ports=GENERIC.client_ports, takes_named_servers=True
+)
 REPLICATING: Final = DriverKind(
     make=partial(_make, ReplicatingDriver), client_ports=GENERIC.client_ports, takes_named_servers=True
 )
