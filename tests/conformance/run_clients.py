@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comparing
+from network_endpoint import network_endpoint
 from run_suite import (
     CONCURRENCY,
     ROOT,
@@ -178,6 +179,11 @@ def commanding(run: Run) -> Iterator[None]:
 
 
 def run_openstacksdk(run: Run, arguments: argparse.Namespace) -> dict[str, str]:
+    with network_endpoint() as networks:
+        return _run_openstacksdk(run, arguments, networks)
+
+
+def _run_openstacksdk(run: Run, arguments: argparse.Namespace, networks: str) -> dict[str, str]:
     clouds = {
         cloud: {
             "auth": {
@@ -185,6 +191,7 @@ def run_openstacksdk(run: Run, arguments: argparse.Namespace) -> dict[str, str]:
                 "project_name": PEOPLE[name][0], "user_domain_id": "default", "project_domain_id": "default",
             },
             "region_name": "RegionOne",
+            "network_endpoint_override": networks,
         }
         for cloud, name in CLOUDS.items()
     }  # fmt: skip

@@ -17,6 +17,7 @@ from sharewright.store.tables import workers
 
 SHARE: Final = "manila-share"  # Manila's names: clients look for them
 SCHEDULER: Final = "manila-scheduler"
+DATA: Final = "manila-data"
 DOWN_AFTER: Final = timedelta(seconds=60)  # without a heartbeat a service counts as down
 
 
@@ -56,12 +57,15 @@ def _update(tx: Connection, identifier: str, availability_zone: str) -> bool:
 
 
 def register_worker(store: Store, settings: Settings) -> Sequence[str]:
-    """The services of one worker process: a scheduler, and a share service per backend ("<node>@<backend>")."""
-    zones = [backend.availability_zone for backend in settings.backends.values()]
-    identifiers = [register(store, SCHEDULER, settings.node, zones[0] if zones else "nova")]
-    for name, backend in settings.backends.items():
-        identifiers.append(register(store, SHARE, f"{settings.node}@{name}", backend.availability_zone))
-    return identifiers
+    """The services of one worker process: a share service per backend ("<node>@<backend>"), and those that Manila has
+    further processes for: a worker schedules, copies, and makes backups itself. That these are disabled is kept and has
+    no effect, as in Manila."""
+    identifiers = [
+        register(store, SHARE, f"{settings.node}@{name}", backend.availability_zone)
+        for name, backend in settings.backends.items()
+    ]
+    zone = next((backend.availability_zone for backend in settings.backends.values()), "nova")
+    return [*identifiers, *(register(store, binary, settings.node, zone) for binary in (SCHEDULER, DATA))]
 
 
 def beat(store: Store, identifiers: Sequence[str]) -> None:
