@@ -26,6 +26,15 @@ _FEATURES: Final = frozenset(
         "mount_point_name_support",
     }
 )
+# What Manila's scheduler says of a pool whose driver says nothing of it; clients take them for granted.
+_UNSAID: Final[Mapping[str, Any]] = {
+    "replication_type": None,
+    "replication_domain": None,
+    "snapshot_inherit_share_access_support": False,
+    "share_replicas_migration_support": False,
+    "encryption_support": None,
+    "qos_type_support": None,
+}
 _NUMBERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "=": operator.ge,
     "==": operator.eq,
@@ -42,6 +51,16 @@ _TEXTS: Final[Mapping[str, Callable[[str, str], bool]]] = {
     "s>=": operator.ge,
 }
 _TRUE: Final = frozenset({"1", "t", "true", "on", "y", "yes"})
+
+
+def completed(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """A driver's report on a pool with what every pool has."""
+    groups = capabilities.get("share_group_stats") or {}
+    return {
+        **_UNSAID,
+        "sg_consistent_snapshot_support": groups.get("consistent_snapshot_support"),
+        **capabilities,
+    }
 
 
 def unsatisfied(extra_specs: Mapping[str, str], capabilities: Mapping[str, Any]) -> str:

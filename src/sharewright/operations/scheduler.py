@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sharewright.drivers.contract import PoolStats, ShareDriver
 from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import utcnow
-from sharewright.operations.extra_specs import is_true, unsatisfied
+from sharewright.operations.extra_specs import completed, is_true, unsatisfied
 from sharewright.operations.registration import DOWN_AFTER, SHARE
 from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, backend_of_group, consistent_snapshots
 from sharewright.operations.type_specs import unasked
@@ -274,7 +274,7 @@ def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequenc
             "free_capacity": pool.free_capacity,
             "provisioned_capacity": pool.provisioned_capacity,
             "reserved_percentage": pool.reserved_percentage,
-            "capabilities": dict(pool.capabilities),
+            "capabilities": completed(pool.capabilities),
             "reported_at": utcnow(),
         }
         for pool in stats
@@ -328,9 +328,7 @@ def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -
     else:
         row = tx.execute(_REPLICA_REQUEST, {"share": share_id, "replica": replica_id}).one()
     specs = tx.execute(_SPECS, {"share_type": row.share_type_id})
-    subnets: Counter[str | None] = Counter()
-    if row.share_network_id is not None:
-        subnets.update(tx.execute(_ZONES, {"network": row.share_network_id}).scalars())
+    zones, zones_with_several = read_subnet_zones(tx, row.share_network_id)
     return Request(
         share_instance_id=row.instance_id,
         size=row.size,
@@ -339,12 +337,20 @@ def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -
         extra_specs={spec.key: spec.value for spec in specs},
         availability_zone=row.availability_zone,
         share_network_id=row.share_network_id,
-        zones=frozenset(subnets),
-        zones_with_several=frozenset(zone for zone, count in subnets.items() if count > 1),
+        zones=zones,
+        zones_with_several=zones_with_several,
         from_snapshot=row.is_main and (row.snapshot_id is not None or row.member_id is not None),
         group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
         consistent_snapshots=row.consistent_snapshot_support,
     )
+
+
+def read_subnet_zones(tx: Connection, network_id: str | None) -> tuple[frozenset[str | None], frozenset[str | None]]:
+    """The zones that a share network has subnets in, and those with several; see Request."""
+    subnets: Counter[str | None] = Counter()
+    if network_id is not None:
+        subnets.update(tx.execute(_ZONES, {"network": network_id}).scalars())
+    return frozenset(subnets), frozenset(zone for zone, count in subnets.items() if count > 1)
 
 
 def _read_replicas(tx: Connection, share_id: str) -> Replicas:
@@ -523,6 +529,8 @@ def _zone_failure(pool: Pool, request: Request) -> str:
 
 def _protocol_failure(pool: Pool, request: Request) -> str:
     offered = str(pool.capabilities.get("storage_protocol") or "")
+    if not request.protocol:  # of a share group: not known yet
+        return ""
     if request.protocol.upper() in offered.upper().split("_"):
         return ""
     return f"protocol {request.protocol}: the backend offers {offered or 'none'}"
