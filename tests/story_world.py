@@ -45,6 +45,7 @@ from sharewright.store.tables import (
     share_access_rules,
     share_backups,
     share_export_locations,
+    share_group_share_types,
     share_group_snapshots,
     share_group_types,
     share_groups,
@@ -106,6 +107,9 @@ class World:
 
     def context(self) -> RequestContext:
         return RequestContext(project_id=PROJECT, user_id=USER)
+
+    def administrator(self) -> RequestContext:
+        return RequestContext(project_id=PROJECT, user_id=USER, roles=frozenset({"admin"}))
 
     def add_share_type(self, name: str, **extra_specs: str) -> str:
         identifier = new_id()
@@ -433,6 +437,25 @@ class World:
             )  # fmt: skip
         return group_id, [self.request_share(size, share_group_id=group_id) for _ in range(count)]
 
+    def request_new_group(self, *, share_type_id: str = "") -> str:
+        """An accepted POST /share-groups, where shares are on share servers."""
+        group_id, type_id = new_id(), new_id()
+        with self.store.begin() as tx:
+            tx.execute(share_group_types.insert().values(id=type_id, name=type_id, created_at=utcnow()))
+            tx.execute(
+                share_groups.insert().values(
+                    id=group_id, project_id=PROJECT, user_id=USER, status="creating", share_group_type_id=type_id,
+                    share_network_id=self.share_network_id, created_at=utcnow(),
+                )
+            )  # fmt: skip
+            tx.execute(
+                share_group_share_types.insert().values(
+                    share_group_id=group_id, share_type_id=share_type_id or self.share_type_id
+                )
+            )
+            self._enqueue(tx, "create_share_group", group_id, {"server": True}, resource_type="share_group")
+        return group_id
+
     def request_group_snapshot(self, group_id: str) -> str:
         """An accepted POST /share-group-snapshots."""
         snapshot_id, now = new_id(), utcnow()
@@ -479,7 +502,8 @@ class World:
                 share_groups.insert().values(
                     id=group_id, project_id=PROJECT, user_id=USER, status="creating",
                     share_group_type_id=parent.share_group_type_id, share_network_id=self.share_network_id or None,
-                    source_share_group_snapshot_id=snapshot_id, created_at=utcnow(),
+                    share_server_id=parent.share_server_id, source_share_group_snapshot_id=snapshot_id,
+                    created_at=utcnow(),
                 )
             )  # fmt: skip
         for member in members:

@@ -163,6 +163,8 @@ def _make_group(site: Site, user: str, group_type: str, share_type: str, network
     wanted = {"share_group_type_id": group_type, "share_types": [share_type], "share_network_id": network}
     body = {"share_group": {"name": "three", **wanted}}
     group = site.expect(202, "POST", "/v2/share-groups", body, user=user)["share_group"]["id"]
+    path = f"/v2/share-groups/{group}"
+    site.wait(path, "share_group", "status", "available", user=user, seconds=PATIENCE)
     share = site.share(user, network=network, name="member", share_type=share_type, share_group_id=group)["id"]
     site.wait(f"/v2/shares/{share}", "share", "status", "available", user=user, seconds=PATIENCE)
     taken = {"share_group_snapshot": {"share_group_id": group, "name": "moment"}}

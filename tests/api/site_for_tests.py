@@ -26,7 +26,7 @@ from sharewright.clouds.open import open_cloud
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.settings import Settings, parse
 from sharewright.store.database import Store
-from sharewright.store.tables import share_export_locations, share_instances, shares
+from sharewright.store.tables import share_export_locations, share_groups, share_instances, shares
 
 PASSWORD = "correct horse"
 # name → project → roles
@@ -134,6 +134,12 @@ class Site:
         """Only the status, as a worker would write it."""
         with self.store.begin() as tx:
             tx.execute(update(shares).where(shares.c.id == share_id).values(status=status))
+
+    def finish_group(self, share_group_id: str, server_id: str | None = None) -> None:
+        """A share group has its share server, as a worker would write it."""
+        with self.store.begin() as tx:
+            mine = share_groups.c.id == share_group_id
+            tx.execute(update(share_groups).where(mine).values(status="available", share_server_id=server_id))
 
     def real_network(self) -> str:
         """A share network on a network that the simulated cloud has. Returns its id."""

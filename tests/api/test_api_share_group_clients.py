@@ -90,7 +90,8 @@ def test_groups_with_openstacksdk(working_site: Site) -> None:
         api = cloud.shared_file_system
         network = api.create_share_network(name="net", neutron_net_id=net, neutron_subnet_id=subnet)
         made = api.create_share_group(name="two", share_group_type_id=kind, share_network_id=network.id)
-        assert (made.status, made.name) == ("available", "two")
+        assert made.name == "two"
+        site.wait(f"/v2/share-groups/{made.id}", "share_group", "status", "available")
         assert [found.id for found in api.share_groups()] == [made.id]
         assert api.find_share_group("two").id == made.id
         assert api.update_share_group(made.id, description="changed").description == "changed"

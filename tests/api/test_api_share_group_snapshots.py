@@ -316,8 +316,9 @@ def test_a_group_and_its_copy_on_a_working_site(working_site: Site) -> None:
     site = working_site
     network = site.real_network()
     kind = group_type(site, group_specs={"consistent_snapshot_support": "host"})
-    group = make_group(site, share_group_type_id=kind, share_network_id=network)
-    assert (group["status"], group["consistent_snapshot_support"]) == ("available", "host")
+    group = make_group(site, share_group_type_id=kind, share_network_id=network, finish=False)
+    assert (group["status"], group["consistent_snapshot_support"]) == ("creating", "host")
+    site.wait(f"{GROUPS}/{group['id']}", "share_group", "status", "available")
     made = [site.share(network=network, share_group_id=group["id"]) for _ in range(2)]
     assert len({site.host_of(share) for share in made}) == 1
     snapshot = make(site, group["id"])
@@ -325,6 +326,11 @@ def test_a_group_and_its_copy_on_a_working_site(working_site: Site) -> None:
     site.wait(one, "share_group_snapshot", "status", "available")
     copy = make_group(site, source_share_group_snapshot_id=snapshot["id"])
     site.wait(f"{GROUPS}/{copy['id']}", "share_group", "status", "available")
+    servers = [
+        site.expect(200, "GET", f"{GROUPS}/{each['id']}", user="root")["share_group"]["share_server_id"]
+        for each in (group, copy)
+    ]
+    assert servers[0] == servers[1] is not None
     copies = site.expect(200, "GET", f"/v2/shares/detail?share_group_id={copy['id']}")["shares"]
     assert [share["status"] for share in copies] == ["available", "available"]
     assert len({site.host_of(share) for share in copies}) == 1

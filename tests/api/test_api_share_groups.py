@@ -24,9 +24,16 @@ def share_type(site: Site, name: str, handles_servers: str = "True") -> str:
     return str(site.expect(200, "POST", "/v2/types", body, user="root")["share_type"]["id"])
 
 
-def make(site: Site, *, user: str = "alice", status: int = 202, **values: Any) -> Any:
+def make(site: Site, *, user: str = "alice", status: int = 202, finish: bool = True, **values: Any) -> Any:
+    """``finish``: where no worker runs one that is not made from a snapshot is available, as with its share server."""
     answer = site.expect(status, "POST", PATH, {"share_group": values}, user=user)
-    return answer["share_group"] if status == 202 else answer
+    if status != 202:
+        return answer
+    made = answer["share_group"]
+    if not finish or made["status"] != "creating" or made["source_share_group_snapshot_id"]:
+        return made
+    site.finish_group(made["id"])
+    return site.expect(200, "GET", f"{PATH}/{made['id']}", user=user)["share_group"]
 
 
 def in_use(site: Site) -> int:
@@ -38,14 +45,14 @@ def test_a_share_group(any_site: Site) -> None:
     site = any_site
     kind, network = group_type(site), site.network()["id"]
     default = site.expect(200, "GET", "/v2/types/default")["share_type"]["id"]
-    made = make(site, name="three", description="d", share_group_type_id=kind, share_network_id=network)
+    made = make(site, name="three", description="d", share_group_type_id=kind, share_network_id=network, finish=False)
     links = made.pop("links")
     assert links[0]["href"].endswith(f"{PATH}/{made['id']}")
     assert made == {
         "id": made["id"],
         "name": "three",
         "description": "d",
-        "status": "available",
+        "status": "creating",
         "created_at": made["created_at"],
         "project_id": "blue",
         "share_group_type_id": kind,
@@ -60,6 +67,11 @@ def test_a_share_group(any_site: Site) -> None:
     assert site.expect(200, "GET", one)["share_group"] == made | {"links": links}
     as_admin = site.expect(200, "GET", one, user="root")["share_group"]
     assert (as_admin["host"], as_admin["share_server_id"]) == (None, None)
+    site.expect(409, "DELETE", one)
+    server = str(uuid.uuid4())
+    site.finish_group(made["id"], server)
+    assert site.expect(200, "GET", one)["share_group"] == made | {"links": links, "status": "available"}
+    assert site.expect(200, "GET", one, user="root")["share_group"]["share_server_id"] == server
     old = site.expect(200, "GET", one, version="2.31", headers=EXPERIMENTAL)["share_group"]
     assert "consistent_snapshot_support" not in old
     assert "availability_zone" not in old
@@ -245,11 +257,23 @@ def test_a_group_has_its_zone(site: Site) -> None:
 def test_the_shares_of_a_group_are_on_one_backend(two_backends: Site) -> None:
     site = two_backends
     network = site.real_network()
-    made = make(site, share_group_type_id=group_type(site), share_network_id=network)
+    made = make(site, share_group_type_id=group_type(site), share_network_id=network, finish=False)
+    site.wait(f"{PATH}/{made['id']}", "share_group", "status", "available")
+    server = site.expect(200, "GET", f"{PATH}/{made['id']}", user="root")["share_group"]["share_server_id"]
+    assert site.expect(200, "GET", f"/v2/share-servers/{server}", user="root")["share_server"]["status"] == "active"
+    assert (
+        "share groups"
+        in site.expect(409, "DELETE", f"/v2/share-servers/{server}", user="root")["conflictingRequest"]["message"]
+    )
     shares = [site.share(network=network, share_group_id=made["id"]) for _ in range(6)]
     hosts = {site.host_of(share) for share in shares}
     assert len(hosts) == 1
     assert {site.expect(200, "GET", f"{PATH}/{made['id']}", user="root")["share_group"]["host"]} == hosts
+    servers = {
+        site.expect(200, "GET", f"/v2/shares/{share['id']}", user="root")["share"]["share_server_id"]
+        for share in shares
+    }
+    assert servers == {server}
     (host,) = hosts
     elsewhere = site.share(network=network, scheduler_hints={"different_host": shares[0]["id"]})
     assert site.host_of(elsewhere) != host

@@ -190,6 +190,7 @@ def belongings(site: Site) -> dict[str, str]:
     kind = site.expect(200, "POST", "/v2/share-group-types", kind, user="root")["share_group_type"]
     body = {"share_group": {"share_group_type_id": kind["id"], "share_network_id": network["id"]}}
     group = site.expect(202, "POST", "/v2/share-groups", body)["share_group"]
+    site.finish_group(group["id"])
     body = {"security_service": {"type": "ldap"}}
     security = site.expect(200, "POST", "/v2/security-services", body)["security_service"]
     body = {"resource_lock": {"resource_id": share["id"]}}

@@ -53,7 +53,9 @@ class RsyncDriver:
 
     # ---- share servers ----
 
-    def choose_server(self, candidates: Sequence[str], share_instance_id: str, transaction: Connection) -> str | None:
+    def choose_server(
+        self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
+    ) -> str | None:
         return next(iter(sorted(candidates)), None)
 
     def create_server(self, server_id: str, progress: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sharewright.api.lists import all_projects
-from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, constant, timestamp
+from sharewright.api.resource import Field, Filter, Identifier, Name, Resource, Timestamp, timestamp
 from sharewright.api.routing import Call
 from sharewright.api.shapes import anything, body, contract, given, listing, one
 from sharewright.api.share_group_types import routes_of_groups
@@ -28,8 +28,8 @@ SHARE_GROUP: Final = Resource(
         Field("share_group_type_id", Identifier | None, create=True),
         Field("share_types", list[Identifier], create=True, accepts=list[Identifier] | None),
         Field("share_network_id", Identifier | None, create=True),
-        # Its shares may be on several servers.
-        Field("share_server_id", Name, source=constant(None), admin=True),
+        # Its first one; when that is full, further shares are on others.
+        Field("share_server_id", Name, admin=True),
         Field("source_share_group_snapshot_id", Identifier | None, create=True),
         Field("consistent_snapshot_support", Name, since=34),
         Field("availability_zone", Name, until=33, shown=False, create=True),

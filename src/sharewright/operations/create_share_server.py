@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
-from sharewright.operations.share_rows import clean_up_server
+from sharewright.operations.share_rows import clean_up_server, leave_server
 from sharewright.progress import Progress
 from sharewright.settings import Settings
 from sharewright.states import ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, share_servers, shares
+from sharewright.store.tables import share_groups, share_instances, share_servers, shares
 
 
 class CreateShareServer(BaseStory):
@@ -67,16 +67,13 @@ def finish(tx: Connection, server_id: str) -> None:
         .where(share_servers.c.id == server_id, share_servers.c.status == ServerStatus.CREATING)
         .values(status=ServerStatus.ACTIVE, healthy=True, last_seen=now, updated_at=now)
     )
-    # Everybody who wanted it may have given up meanwhile.
-    tx.execute(
-        share_servers.update()
-        .where(share_servers.c.id == server_id, ~exists().where(share_instances.c.share_server_id == server_id))
-        .values(unused_since=now)
-    )
+    leave_server(tx, server_id)  # everybody who wanted it may have given up meanwhile
 
 
 def remove_server(tx: Connection, server_id: str) -> None:
-    """Forget a server that no longer exists; shares that were meant for it are free for another."""
+    """Forget a server that no longer exists; shares that were meant for it are free for another, and so are the further
+    ones of its share groups."""
+    tx.execute(share_groups.update().where(share_groups.c.share_server_id == server_id).values(share_server_id=None))
     tx.execute(shares.update().where(shares.c.share_server_id == server_id).values(share_server_id=None))
     tx.execute(
         share_instances.update().where(share_instances.c.share_server_id == server_id).values(share_server_id=None)

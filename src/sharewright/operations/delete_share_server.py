@@ -17,7 +17,7 @@ from sharewright.operations.share_servers import give_back_server
 from sharewright.progress import Progress
 from sharewright.states import ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_instances, share_network_subnets, share_servers
+from sharewright.store.tables import share_groups, share_instances, share_network_subnets, share_servers
 
 
 class DeleteShareServer(BaseStory):
@@ -52,7 +52,8 @@ class DeleteShareServer(BaseStory):
 
 
 def begin_deletion(tx: Connection, server_id: str) -> str | None:
-    """Mark the server as deleting and return its backend; None when it is gone. Conflict while shares live on it.
+    """Mark the server as deleting and return its backend; None when it is gone. Conflict while shares live on it,
+    or share groups have it.
 
     The lock on its share network subnet keeps new shares from choosing it in between (share_servers.place).
     """
@@ -68,6 +69,8 @@ def begin_deletion(tx: Connection, server_id: str) -> str | None:
     )
     if tx.execute(select(share_instances.c.id).where(share_instances.c.share_server_id == server_id).limit(1)).first():
         raise Conflict(f"Share server {server_id} has shares.", hint="Delete them first.")
+    if tx.execute(select(share_groups.c.id).where(share_groups.c.share_server_id == server_id).limit(1)).first():
+        raise Conflict(f"Share server {server_id} has share groups.", hint="Delete them first.")
     tx.execute(
         share_servers.update()
         .where(share_servers.c.id == server_id)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from sharewright.store.tables import share_groups, share_instances, shares
+from sharewright.store.tables import share_groups, share_instances, share_servers, shares
 
 CONSISTENT_SNAPSHOTS: Final = "consistent_snapshot_support"
 
@@ -20,8 +20,9 @@ def consistent_snapshots(capabilities: Mapping[str, Any]) -> str | None:
 
 
 def backend_of_group(tx: Connection, share_group_id: str, *, without: str) -> str | None:
-    """The backend that a group's other shares than ``without`` are on, or are being made on; None: none so far."""
-    return tx.execute(
+    """The backend that a group's other shares than ``without`` are on, or are being made on, else that of its share
+    server; None: none so far."""
+    of_shares: str | None = tx.execute(
         select(share_instances.c.backend)
         .join(shares, shares.c.id == share_instances.c.share_id)
         .where(
@@ -32,6 +33,14 @@ def backend_of_group(tx: Connection, share_group_id: str, *, without: str) -> st
         .order_by(share_instances.c.created_at)
         .limit(1)
     ).scalar_one_or_none()
+    if of_shares is not None:
+        return of_shares
+    of_server: str | None = tx.execute(
+        select(share_servers.c.backend)
+        .join(share_groups, share_groups.c.share_server_id == share_servers.c.id)
+        .where(share_groups.c.id == share_group_id)
+    ).scalar_one_or_none()
+    return of_server
 
 
 def fits_group(tx: Connection, share_group_id: str | None, share_id: str, backend: str) -> bool:

@@ -16,7 +16,14 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus
 from sharewright.store.kept import change_row
-from sharewright.store.tables import operations, share_access_rules, share_instances, share_servers, shares
+from sharewright.store.tables import (
+    operations,
+    share_access_rules,
+    share_groups,
+    share_instances,
+    share_servers,
+    shares,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +116,12 @@ _LEAVE: Final = share_servers.update().where(
     share_servers.c.id == bindparam("server"),
     share_servers.c.unused_since.is_(None),
     ~exists().where(share_instances.c.share_server_id == bindparam("server")),
+    ~exists().where(share_groups.c.share_server_id == bindparam("server")),
 )
 
 
 def leave_server(tx: Connection, server_id: str | None) -> None:
-    """Start the clock of a server that no share lives on any more."""
+    """Start the clock of a server that no share lives on any more, and that no share group has."""
     if server_id is None:
         return
     tx.execute(_LEAVE, {"server": server_id, "unused_since": utcnow()})

@@ -19,6 +19,7 @@ from sharewright.store.kept import change_row
 from sharewright.store.tables import (
     operations,
     service_instances,
+    share_groups,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -43,15 +44,22 @@ class Placement:
     operation_id: str | None = None
 
 
-_INSTANCE: Final = select(
-    share_instances.c.share_id,
-    share_instances.c.share_network_id,
-    share_instances.c.share_server_id,
-    share_instances.c.host,
-    share_instances.c.availability_zone,
-    share_instances.c.server_flavor,
-    share_instances.c.is_main,
-).where(share_instances.c.id == bindparam("instance"))
+_INSTANCE: Final = (
+    select(
+        share_instances.c.share_id,
+        share_instances.c.share_network_id,
+        share_instances.c.share_server_id,
+        share_instances.c.host,
+        share_instances.c.availability_zone,
+        share_instances.c.server_flavor,
+        share_instances.c.is_main,
+        shares.c.share_group_id,
+        share_groups.c.share_server_id.label("group_server_id"),
+    )
+    .join(shares, shares.c.id == share_instances.c.share_id)
+    .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
+    .where(share_instances.c.id == bindparam("instance"))
+)
 _LOCK_SUBNETS: Final = (
     select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
     .where(share_network_subnets.c.share_network_id == bindparam("network"))
@@ -101,7 +109,7 @@ def place(
     }
     server_id = instance.share_server_id
     if server_id not in servers or pool is not None:
-        server_id = _choose(tx, driver, share_instance_id, servers)
+        server_id = _choose(tx, driver, share_instance_id, servers, before=instance.group_server_id)
         if server_id is None:
             server_id = _insert_server(
                 tx,
@@ -112,6 +120,8 @@ def place(
                 flavor=instance.server_flavor,
             )
             servers[server_id] = ServerStatus.CREATING
+        if instance.is_main and instance.share_group_id is not None and instance.group_server_id is None:
+            change_row(tx, share_groups, instance.share_group_id, share_server_id=server_id)
         values: dict[str, Any] = {"share_server_id": server_id}
         if pool is not None:
             values |= {"host": host, "availability_zone": zone}
@@ -121,6 +131,41 @@ def place(
         backend = {} if pool is None else {"backend": pool.backend}
         change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
         change_row(tx, share_servers, server_id, unused_since=None)
+    if servers[server_id] == ServerStatus.ACTIVE:
+        return Placement(server_id=server_id)
+    return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
+
+
+def place_group(
+    tx: Connection,
+    driver: ShareDriver,
+    share_group_id: str,
+    pool: Pool,
+    *,
+    flavor: str | None,
+    seconds: float,
+    context: RequestContext | None,
+) -> Placement:
+    """The same for a share group that has no shares yet: a server that has room for some."""
+    network_id = tx.execute(
+        select(share_groups.c.share_network_id).where(share_groups.c.id == share_group_id)
+    ).scalar_one()
+    subnet_id = lock_subnet(tx, network_id, pool.availability_zone)
+    found = tx.execute(_SERVERS, {"subnet": subnet_id, "backend": driver.backend, "flavor": flavor})
+    servers = {row.id: row.status for row in found}
+    server_id = _choose(tx, driver, None, servers)
+    if server_id is None:
+        server_id = _insert_server(
+            tx,
+            backend=driver.backend,
+            host=pool.host.partition("#")[0],
+            share_network_id=network_id,
+            share_network_subnet_id=subnet_id,
+            flavor=flavor,
+        )
+        servers[server_id] = ServerStatus.CREATING
+    change_row(tx, share_groups, share_group_id, share_server_id=server_id, updated_at=utcnow())
+    change_row(tx, share_servers, server_id, unused_since=None)
     if servers[server_id] == ServerStatus.ACTIVE:
         return Placement(server_id=server_id)
     return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
@@ -177,8 +222,17 @@ def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | 
     return str(subnet_id)
 
 
-def _choose(tx: Connection, driver: ShareDriver, share_instance_id: str, servers: dict[str, str]) -> str | None:
-    """One that is ready before one that is being made."""
+def _choose(
+    tx: Connection,
+    driver: ShareDriver,
+    share_instance_id: str | None,
+    servers: dict[str, str],
+    *,
+    before: str | None = None,
+) -> str | None:
+    """That one ``before`` all others, then one that is ready before one that is being made."""
+    if before in servers and driver.choose_server([before], share_instance_id, tx) == before:
+        return before
     for status in (ServerStatus.ACTIVE, ServerStatus.CREATING):
         candidates = [server_id for server_id, value in servers.items() if value == status]
         chosen = driver.choose_server(candidates, share_instance_id, tx) if candidates else None

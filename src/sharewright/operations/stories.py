@@ -68,7 +68,7 @@ def make_stories(store: Store, drivers: Mapping[str, ShareDriver], settings: Set
         CreateGroupSnapshot(store, drivers),
         FinishGroupSnapshot(store, drivers),
         DeleteGroupSnapshot(store, drivers),
-        CreateShareGroup(store),
+        CreateShareGroup(store, drivers, settings),
         RevertToSnapshot(store, drivers, settings),
         CreateBackup(store, drivers),
         DeleteBackup(store, drivers),

@@ -33,9 +33,11 @@ _INHERITED = ("share_types", "share_network_id", "availability_zone")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSource:
-    """``values``: the request with what it left out. ``members``: id, size in GiB and share of each."""
+    """``values``: the request with what it left out. ``members``: id, size in GiB and share of each. The share server
+    is the one of the snapshot's group."""
 
     snapshot_id: str
+    share_server_id: str | None
     values: Record
     members: list[dict[str, Any]]
 
@@ -104,6 +106,7 @@ def read_group_source(tx: Connection, context: RequestContext, values: Mapping[s
     )
     return GroupSource(
         snapshot_id=identifier,
+        share_server_id=parent["share_server_id"],
         values={
             **values,
             "share_types": list(tx.execute(types).scalars()),

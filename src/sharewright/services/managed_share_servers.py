@@ -71,6 +71,8 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str) -
         used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
         if tx.execute(used).first() is not None:
             raise InvalidInput(f"Share server {identifier} is in use: it has shares.", hint="Unmanage them first.")
+        if server_service.has_groups(tx, identifier):
+            raise InvalidInput(f"Share server {identifier} is in use: it has share groups.", hint="Delete them first.")
         # When it fails, one that was not taken over still says so.
         failed = ServerStatus.MANAGE_ERROR if server["status"] == ServerStatus.MANAGE_ERROR else None
         tx.execute(

@@ -1,8 +1,8 @@
 """Share groups: what a request may do to them.
 
-A group is rows only: its shares are on one backend and one share network, and nothing has to be made for it. So what a
-request asks for is done when it is answered, except for a group that is made from a group snapshot: its shares are made
-(group_sources.py).
+The shares of a group are on one backend and one share network. Where shares are on share servers a new group gets one,
+as in Manila, and is ``creating`` until that is there (operations/create_share_group.py). So is a group that is made of
+a group snapshot, until its shares are there (group_sources.py). All else is rows only, and done when it is answered.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.messages import Action, Detail, Resource, write_message
 from sharewright.operations.share_groups import CONSISTENT_SNAPSHOTS, consistent_snapshots
+from sharewright.operations.share_rows import leave_server
 from sharewright.services import share_group_types, share_types
 from sharewright.services.deployment import Deployment, Record, fetch, group
 from sharewright.services.group_sources import read_group_source
@@ -28,6 +29,7 @@ from sharewright.services.shares import choose_network, choose_zone
 from sharewright.services.transitions import SHARE_GROUP
 from sharewright.services.validation import parse_boolean_spec
 from sharewright.services.visible import by_columns, find_visible, of_projects
+from sharewright.services.work import submit
 from sharewright.states import ShareGroupStatus
 from sharewright.store.quotas import release, reserve
 from sharewright.store.tables import pools, share_group_share_types, share_group_snapshots, share_groups, shares
@@ -122,7 +124,9 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
             asked = None
         support = _consistent_snapshots(tx, asked)
         lacking = asked is not None and support is None
-        status = ShareGroupStatus.AVAILABLE if source is None else ShareGroupStatus.CREATING
+        needs_server = source is None and network_id is not None
+        being_made = needs_server or source is not None
+        status = ShareGroupStatus.CREATING if being_made else ShareGroupStatus.AVAILABLE
         tx.execute(
             share_groups.insert().values(
                 id=identifier,
@@ -133,6 +137,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 status=ShareGroupStatus.ERROR if lacking else status,
                 share_group_type_id=group_type["id"],
                 share_network_id=network_id,
+                share_server_id=source.share_server_id if source is not None else None,
                 availability_zone=zone,
                 consistent_snapshot_support=support,
                 source_share_group_snapshot_id=source.snapshot_id if source is not None else None,
@@ -145,6 +150,8 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
         )
         if source is not None and not lacking:
             source.create_shares(tx, deployment, context, identifier)
+        if needs_server and not lacking:
+            submit(tx, deployment, context, "create_share_group", "share_group", identifier, {"server": True})
         if lacking:
             write_message(
                 tx,
@@ -157,7 +164,7 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 error=f"The share group type asks for {CONSISTENT_SNAPSHOTS} = {asked}, which no backend offers.",
             )
         record = _complete(tx, [find(tx, context, identifier)])[0]
-    if source is not None:
+    if being_made:
         deployment.wake()
     return record
 
@@ -195,6 +202,7 @@ def delete(deployment: Deployment, context: RequestContext, identifier: str, *, 
                 f"Cannot delete share group {identifier}: it has {number} share(s).", hint="Delete them first."
             )
         tx.execute(share_groups.delete().where(share_groups.c.id == identifier))
+        leave_server(tx, found["share_server_id"])
         release(tx, project_id=found["project_id"], user_id=found["user_id"], amounts={"share_groups": 1})
 
 

@@ -197,6 +197,8 @@ def _check(
         raise Conflict(f"Share server {identifier} has a share that is soft deleted.", hint="Restore or delete it.")
     if server["status"] != ServerStatus.ACTIVE:
         raise Conflict(f"Share server {identifier} is in status '{server['status']}'; it must be active.")
+    if share_servers.has_groups(tx, identifier):
+        raise Conflict(f"Share server {identifier} cannot be migrated: it is related to a share group.")
     if server["host"] == values["host"] and network_id == server["share_network_id"]:
         raise Conflict("Neither the backend nor the share network would be another one.")
     if _made_for(tx, identifier, ServerStatus.MIGRATING_TO) is not None:

@@ -18,6 +18,7 @@ from sharewright.services.work import submit
 from sharewright.states import ServerStatus
 from sharewright.store.tables import (
     service_instances,
+    share_groups,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -73,7 +74,7 @@ def details(deployment: Deployment, context: RequestContext, identifier: str) ->
 
 
 def remove(deployment: Deployment, context: RequestContext, identifier: str) -> None:
-    """Accept the deletion of a server without shares."""
+    """Accept the deletion of a server without shares and share groups."""
     authorize(context, "share_server:delete")
     with deployment.store.begin() as tx:
         server = find(tx, identifier, lock=True)
@@ -81,6 +82,8 @@ def remove(deployment: Deployment, context: RequestContext, identifier: str) -> 
         used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
         if tx.execute(used).first() is not None:
             raise Conflict(f"Share server {identifier} is in use: it has shares.", hint="Delete them first.")
+        if has_groups(tx, identifier):
+            raise Conflict(f"Share server {identifier} is in use: it has share groups.", hint="Delete them first.")
         tx.execute(
             update(share_servers)
             .where(share_servers.c.id == identifier)
@@ -111,6 +114,12 @@ def reset_task_state(deployment: Deployment, context: RequestContext, identifier
     with deployment.store.begin() as tx:
         find(tx, identifier, lock=True)
         write(tx, identifier, task_state=state)
+
+
+def has_groups(tx: Connection, identifier: str) -> bool:
+    """Whether the shares of a share group are to go to the server."""
+    columns = share_groups.c
+    return tx.execute(select(columns.id).where(columns.share_server_id == identifier).limit(1)).first() is not None
 
 
 def write(tx: Connection, identifier: str, **values: Any) -> None:

@@ -130,8 +130,12 @@ class GenericDriver:
 
     # ---- share servers ----
 
-    def choose_server(self, candidates: Sequence[str], share_instance_id: str, transaction: Connection) -> str | None:
-        size = transaction.execute(_SIZE, {"instance": share_instance_id}).scalar_one()
+    def choose_server(
+        self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
+    ) -> str | None:
+        size = 1  # of the smallest share
+        if share_instance_id is not None:
+            size = transaction.execute(_SIZE, {"instance": share_instance_id}).scalar_one()
         return least_loaded(
             transaction,
             candidates,

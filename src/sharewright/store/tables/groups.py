@@ -17,6 +17,8 @@ share_groups = Table(
     Column("status", STATE, nullable=False),
     Column("share_group_type_id", ID, ForeignKey("share_group_types.id"), nullable=False, index=True),
     Column("share_network_id", ID, ForeignKey("share_networks.id"), index=True),
+    # Which its shares go to, as long as there is room. Null: they make no servers, or that one is gone.
+    Column("share_server_id", ID, index=True),
     Column("availability_zone", NAME),  # null: its shares' own
     Column("consistent_snapshot_support", String(16)),  # only pools that report the same take its shares
     Column("source_share_group_snapshot_id", ID),  # that it was made from; the snapshot may be gone
