@@ -22,6 +22,7 @@ from sharewright.store.migrations import configuration, current_revision, migrat
 from sharewright.store.tables import (
     metadata,
     share_access_rules,
+    share_groups,
     share_instances,
     share_metadata,
     share_snapshot_instances,
@@ -77,16 +78,28 @@ def test_an_empty_database_has_no_revision_and_migrating_twice_is_harmless(empty
 @pytest.mark.parametrize("revision", ["0012", "0018"])
 def test_rows_survive_that_tables_are_made_anew(empty_url: str, revision: str) -> None:
     """SQLite changes most tables by making them again (0013, 0018, 0019), and rows refer to rows of these."""
-    store, ids = Store(empty_url), [new_id() for _ in range(7)]
-    share_type, share, rule, instance, snapshot, taken, other = ids
+    store, ids = Store(empty_url), [new_id() for _ in range(10)]
+    share_type, share, rule, instance, snapshot, taken, other, server, group_type, group = ids
     with store.begin() as tx:
         command.upgrade(configuration(tx), revision)
         now = "2026-01-01 00:00:00"
         for table, values in (
             ("share_types", {"id": share_type, "name": "t", "is_public": True}),
             (
+                "share_servers",
+                {"id": server, "project_id": "p", "backend": "b", "host": "n@b", "status": "active",
+                 "is_auto_deletable": True, "generation": 0},
+            ),
+            ("share_group_types", {"id": group_type, "name": "t", "is_public": True}),
+            (
+                "share_groups",
+                {"id": group, "project_id": "p", "user_id": "u", "status": "available",
+                 "share_group_type_id": group_type},
+            ),
+            (
                 "shares",
-                {"id": share, "project_id": "p", "user_id": "u", "size": 1, "protocol": "NFS", "is_public": False,
+                {"id": share, "share_group_id": group, "share_server_id": server,
+                 "project_id": "p", "user_id": "u", "size": 1, "protocol": "NFS", "is_public": False,
                  "share_type_id": share_type, "status": "available", "access_rules_status": "active",
                  "snapshot_support": True, "create_share_from_snapshot_support": True,
                  "revert_to_snapshot_support": True, "mount_snapshot_support": False},
@@ -123,6 +136,8 @@ def test_rows_survive_that_tables_are_made_anew(empty_url: str, revision: str) -
         assert tx.execute(select(share_metadata.c.key, share_metadata.c.value)).all() == [("color", "red")]
         assert tx.execute(select(share_access_rules.c.id)).scalars().all() == [rule]
         assert tx.execute(select(share_instances.c.id)).scalars().all() == [instance]
+        # 0026
+        assert tx.execute(select(share_groups.c.id, share_groups.c.share_server_id)).all() == [(group, server)]
         indexes = inspect(tx).get_indexes("share_snapshot_instances")
     assert (row.id, row.snapshot_id, row.provider_location, row.consistent) == (taken, snapshot, "in the cloud", True)
     (unsettled,) = [index for index in indexes if index["name"] == "ix_share_snapshot_instances_unsettled"]
