@@ -15,12 +15,14 @@ Check: TypeAlias = "Callable[[RequestContext, Mapping[str, str]], bool]"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
     """The authenticated caller. ``request_id`` follows the work from the API to the guest. ``checks`` are rules of the
-    deployment's own, in place of the defaults (services/policy.py)."""
+    deployment's own, in place of the defaults (services/policy.py). ``by_service``: a service asks for the user, with a
+    token of its own beside the user's; it may do what the user may."""
 
     project_id: str
     user_id: str
     roles: frozenset[str] = frozenset({"member"})
     request_id: str = field(default_factory=lambda: f"req-{new_id()}")
+    by_service: bool = False
     checks: Mapping[str, Check] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -274,6 +274,13 @@ def test_the_shares_of_a_group_are_on_one_backend(two_backends: Site) -> None:
         for share in shares
     }
     assert servers == {server}
+    action = f"/v2/share-servers/{server}/action"
+    refused = site.expect(400, "POST", action, {"unmanage": {"force": False}}, user="root")
+    assert "in use" in refused["badRequest"]["message"]
+    wishes = {"writable": False, "nondisruptive": False, "preserve_snapshots": False}
+    check = {"migration_check": {"host": "node1@two", **wishes}}
+    refused = site.expect(409, "POST", action, check, user="root", headers=EXPERIMENTAL)
+    assert "related to a share group" in refused["conflictingRequest"]["message"]
     (host,) = hosts
     elsewhere = site.share(network=network, scheduler_hints={"different_host": shares[0]["id"]})
     assert site.host_of(elsewhere) != host

@@ -289,6 +289,7 @@ class Front:
             user_id=caller.user_id,
             roles=caller.roles,
             request_id=request.context.request_id,
+            by_service=caller.by_service,
             checks=self._policy.checks if self._policy else {},
         )
         call = Call(

@@ -122,4 +122,8 @@ def check_manipulation(context: RequestContext, lock: Record, rule: str) -> None
 
 
 def context_of(context: RequestContext) -> str:
-    return "service" if context.is_service else "admin" if context.is_admin else "user"
+    """In which role the caller places a lock, or takes one away: also of a service that asks on a user's behalf. What
+    Nova locks for a user, that user cannot unlock."""
+    if context.is_service or context.by_service:
+        return "service"
+    return "admin" if context.is_admin else "user"

@@ -28,11 +28,13 @@ class IdentityUnavailable(SharewrightError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """An authenticated user in one project. ``roles`` include the implied ones (admin > member > reader)."""
+    """An authenticated user in one project. ``roles`` include the implied ones (admin > member > reader).
+    ``by_service``: another service asks on the user's behalf."""
 
     user_id: str
     project_id: str
     roles: frozenset[str] = field(default_factory=frozenset)
+    by_service: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ class KeystoneIdentity:
         roles = with_implied(token.role_names)
         if not token.is_admin_project:
             roles -= {"admin"}
-        return Caller(user_id=token.user.id, project_id=token.project.id, roles=roles)
+        return Caller(user_id=token.user.id, project_id=token.project.id, roles=roles, by_service=for_service)
 
     def _is_for_service(self, secret: str) -> bool:
         """Whether another service asks on behalf of the user. Raises Unauthorized for a token that is no service's."""
