@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -338,6 +339,30 @@ def test_a_service_asks_on_behalf_of_a_user(site: Site, keystone: FakeKeystone) 
     good = keystone.put_token()
     assert ask(site, good, X_Service_Token="made-up").status_code == 401
     assert ask(site, "", X_Service_Token=service).status_code == 401
+
+
+def test_what_a_service_locks_for_a_user(site: Site, keystone: FakeKeystone) -> None:
+    """As Nova does: the user may not take it away. In nobody's eyes may the service do more than the user."""
+    user, service = keystone.put_token(roles=roles("member")), keystone.put_token(roles=roles("service"))
+
+    def call(method: str, path: str, body: Any = None, **beside: str) -> requests.Response:
+        headers = {"X-Auth-Token": user, "X-OpenStack-Manila-API-Version": "2.82", **beside}
+        return requests.request(method, f"{site.url}/v2/{path}", json=body, headers=headers, timeout=60)
+
+    nova = {"X-Service-Token": service}
+    ids = {"neutron_net_id": str(uuid.uuid4()), "neutron_subnet_id": str(uuid.uuid4())}
+    network = call("POST", "share-networks", {"share_network": ids}).json()["share_network"]["id"]
+    body = {"share": {"size": 1, "share_proto": "NFS", "share_network_id": network}}
+    share = call("POST", "shares", body).json()["share"]["id"]
+    site.finish(share)
+    wanted = {"resource_lock": {"resource_id": share}}
+    lock = call("POST", "resource-locks", wanted, **nova).json()["resource_lock"]
+    assert lock["lock_context"] == "service"
+    assert call("DELETE", f"resource-locks/{lock['id']}").status_code == 403
+    assert call("DELETE", f"shares/{share}").status_code == 403
+    assert call("GET", "services", **nova).status_code == 403
+    assert call("DELETE", f"resource-locks/{lock['id']}", **nova).status_code == 204
+    assert call("POST", "resource-locks", wanted).json()["resource_lock"]["lock_context"] == "user"
 
 
 def test_application_credentials(site: Site, keystone: FakeKeystone) -> None:
