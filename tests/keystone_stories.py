@@ -290,12 +290,22 @@ class Identity:
             "password": names["OS_PASSWORD"],
             "user_domain_name": names["OS_USER_DOMAIN_NAME"],
         }
-        for scope in ({"system_scope": "all"}, {"unscoped": True}):
-            token = Session(auth=v3.Password(**user, **scope)).get_token()
-            assert token is not None
-            answer = world.ask(token)
-            assert answer.status_code == 403
-            assert "not scoped to a project" in answer.json()["forbidden"]["message"]
+        admin = world.identity.find_user(names["OS_USERNAME"], ignore_missing=False)
+        role = world.identity.find_role("admin", ignore_missing=False)
+        domain = world.identity.find_domain(names["OS_USER_DOMAIN_NAME"], ignore_missing=False)
+        had = world.identity.validate_user_has_domain_role(domain, admin, role)
+        if not had:
+            world.identity.assign_domain_role_to_user(domain, admin, role)
+        try:
+            for scope in ({"system_scope": "all"}, {"domain_name": domain.name}, {"unscoped": True}):
+                token = Session(auth=v3.Password(**user, **scope)).get_token()
+                assert token is not None
+                answer = world.ask(token)
+                assert answer.status_code == 403, scope
+                assert "not scoped to a project" in answer.json()["forbidden"]["message"]
+        finally:
+            if not had:
+                world.identity.unassign_domain_role_from_user(domain, admin, role)
 
     def test_service_tokens(self, world: World) -> None:
         """Of a service, and of somebody who is none."""
@@ -303,6 +313,21 @@ class Identity:
         assert world.ask(demo, X_Service_Token=world.token(world.service)).status_code == 200
         assert world.ask(demo, X_Service_Token=world.token(world.stranger)).status_code == 401
         assert world.ask(demo, X_Service_Token="made-up").status_code == 401
+
+    def test_what_a_service_locks(self, world: World) -> None:
+        """In its own name, or as Nova does with a user's token and its own: the user may not take it away."""
+        with world.somebody("member") as user, world.somebody("member", "service") as service:
+            member, other = world.token(user), world.token(service)
+            with things(world, member) as ids:
+                body = {"resource_lock": {"resource_id": ids["share"], "resource_type": "share"}}
+                for token, beside in ((other, {}), (member, {"X_Service_Token": world.token(world.service)})):
+                    answer = world.ask(token, "/v2/resource-locks", "POST", body, **beside)
+                    lock = answer.json()["resource_lock"]
+                    assert lock["lock_context"] == "service"
+                    path = f"/v2/resource-locks/{lock['id']}"
+                    assert world.ask(member, path, "DELETE").status_code == 403
+                    assert world.ask(member, f"/v2/shares/{ids['share']}", "DELETE").status_code == 403
+                    assert world.ask(token, path, "DELETE", **beside).status_code == 204
 
     def test_application_credentials(self, world: World) -> None:
         """With all of the user's roles, and with fewer; when it is deleted, its tokens end."""
