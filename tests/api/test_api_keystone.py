@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 import structlog
@@ -183,6 +184,13 @@ def test_no_answer_is_remembered_past_the_tokens_end() -> None:
         assert (cache.get(key) is not None) == found
     assert cache.key("a", allow_expired=False) != TokenCache(3600).key("a", allow_expired=False)
     assert cache.get(cache.key("c", allow_expired=False)) is None
+
+
+@pytest.mark.parametrize("zone", ["Z", ""])
+def test_a_token_that_ends_with_its_credential_may_have_a_time_without_zone(zone: str) -> None:
+    body = json.dumps({"user": {"id": "u"}, "expires_at": f"2030-01-02T03:04:05.000000{zone}"})
+    end = msgspec.json.decode(body, type=ValidToken).expires_at
+    assert end == datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_the_cache_has_a_limit() -> None:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import requests
@@ -24,7 +24,6 @@ import structlog
 from keystoneauth1 import exceptions as keystone_errors
 from keystoneauth1 import identity as keystone_identity
 from keystoneauth1.session import Session, TCPKeepAliveAdapter
-from msgspec import Meta
 
 from sharewright.api.identity.access_rules import AccessRule, allowed
 from sharewright.api.identity.contract import Caller, Credentials, IdentityUnavailable, Unauthorized, with_implied
@@ -64,11 +63,16 @@ class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
     (system, domain, none). ``is_admin_project`` is absent unless the cloud confines administrators to one project."""
 
     user: Identified
-    expires_at: Annotated[datetime, Meta(tz=True)]
+    expires_at: datetime  # with a zone, always; see __post_init__
     project: Identified | None = None
     roles: tuple[Named, ...] = ()
     is_admin_project: bool = True
     application_credential: ApplicationCredential | None = None
+
+    def __post_init__(self) -> None:
+        # Keystone leaves out the "Z" for a token that ends with the application credential it was issued for.
+        if self.expires_at.tzinfo is None:
+            msgspec.structs.force_setattr(self, "expires_at", self.expires_at.replace(tzinfo=UTC))
 
     @property
     def role_names(self) -> frozenset[str]:
