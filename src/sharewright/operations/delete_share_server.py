@@ -13,11 +13,12 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.create_share_server import remove_server
+from sharewright.operations.share_rows import has_groups
 from sharewright.operations.share_servers import give_back_server
 from sharewright.progress import Progress
 from sharewright.states import ServerStatus
 from sharewright.store.database import Store
-from sharewright.store.tables import share_groups, share_instances, share_network_subnets, share_servers
+from sharewright.store.tables import share_instances, share_network_subnets, share_servers
 
 
 class DeleteShareServer(BaseStory):
@@ -69,7 +70,7 @@ def begin_deletion(tx: Connection, server_id: str) -> str | None:
     )
     if tx.execute(select(share_instances.c.id).where(share_instances.c.share_server_id == server_id).limit(1)).first():
         raise Conflict(f"Share server {server_id} has shares.", hint="Delete them first.")
-    if tx.execute(select(share_groups.c.id).where(share_groups.c.share_server_id == server_id).limit(1)).first():
+    if has_groups(tx, server_id):
         raise Conflict(f"Share server {server_id} has share groups.", hint="Delete them first.")
     tx.execute(
         share_servers.update()

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
-from sharewright.errors import CloudUnavailable, NoValidBackend
 from sharewright.operations.scheduler import (
     Pool,
     Request,
     Scheduler,
+    best_of,
     kind_failure,
     read_pools,
     read_services,
     read_subnet_zones,
     service_failure,
-    weight,
 )
 from sharewright.operations.type_specs import instance_columns
 from sharewright.store.database import Store
@@ -76,19 +75,15 @@ def choose_group_pool(
     with store.read() as tx:
         candidates = read_pools(tx, list(drivers), without="")
         services = read_services(tx)
-    passed = []
-    for pool in candidates:
-        failure = service_failure(pool, services) or next(
-            (failure for each in request.shares if (failure := kind_failure(pool, each))), ""
-        )
-        if failure:
-            failures[pool.label] = failure
-        else:
-            passed.append(pool)
-    if passed:
-        return max(passed, key=weight)
-    reasons = "; ".join(f"{pool}: {failure}" for pool, failure in sorted(failures.items()))
-    message = f"No backend can take the share group. {reasons or 'No backend is configured'}."
-    if silent:  # one of these might have done; ask again later
-        raise CloudUnavailable(message, hint="The request is tried again.")
-    raise NoValidBackend(message, hint="See its share types and the pools.")
+
+    def failure_of(pool: Pool) -> str:
+        kinds = (kind_failure(pool, each) for each in request.shares)
+        return service_failure(pool, services) or next(filter(None, kinds), "")
+
+    def refusal() -> str:
+        reasons = "; ".join(f"{pool}: {failure}" for pool, failure in sorted(failures.items()))
+        return f"No backend can take the share group. {reasons or 'No backend is configured'}."
+
+    return best_of(
+        candidates, failure_of, failures, refusal=refusal, hint="See its share types and the pools.", silent=silent
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -162,20 +162,16 @@ class Scheduler:
                 request = replace(request, others=_read_replicas(tx, share_id))
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
             services = read_services(tx)
-        passed: list[Pool] = []
         if request.from_snapshot:
             candidates = [_with_reserve(pool, "reserved_snapshot_percentage") for pool in candidates]
-        for pool in candidates:
-            failure = service_failure(pool, services) or pool_failure(pool, request)
-            if failure:
-                failures[pool.label] = failure
-            else:
-                passed.append(pool)
-        if not passed and silent:  # one of these might have done; ask again later
-            raise CloudUnavailable(no_backend_message(request, failures), hint="The request is tried again.")
-        if not passed:
-            raise NoValidBackend(no_backend_message(request, failures), hint="See the share type and the pools.")
-        return max(passed, key=weight)
+        return best_of(
+            candidates,
+            lambda pool: service_failure(pool, services) or pool_failure(pool, request),
+            failures,
+            refusal=lambda: no_backend_message(request, failures),
+            hint="See the share type and the pools.",
+            silent=silent,
+        )
 
     def check_place(self, share_id: str) -> None:
         """Raise NoValidBackend when a share is not of the kind that the pool in its row is for. It is there already, so
@@ -255,6 +251,31 @@ class Scheduler:
             with self._store.begin() as tx:
                 write_pools(tx, self._settings, name, stats)
         return failures, silent
+
+
+def best_of(
+    candidates: Sequence[Pool],
+    failure_of: Callable[[Pool], str],
+    failures: dict[str, str],
+    *,
+    refusal: Callable[[], str],
+    hint: str,
+    silent: bool,
+) -> Pool:
+    """The heaviest of the pools that nothing speaks against. What does is added to ``failures``, of which ``refusal``
+    makes the message of NoValidBackend, or of CloudUnavailable when a backend was ``silent`` (Scheduler.refresh)."""
+    passed: list[Pool] = []
+    for pool in candidates:
+        failure = failure_of(pool)
+        if failure:
+            failures[pool.label] = failure
+        else:
+            passed.append(pool)
+    if passed:
+        return max(passed, key=weight)
+    if silent:  # one of these might have done; ask again later
+        raise CloudUnavailable(refusal(), hint="The request is tried again.")
+    raise NoValidBackend(refusal(), hint=hint)
 
 
 def _with_reserve(pool: Pool, name: str) -> Pool:

@@ -120,6 +120,12 @@ _LEAVE: Final = share_servers.update().where(
 )
 
 
+def has_groups(tx: Connection, server_id: str) -> bool:
+    """Whether the shares of a share group are to go to the server."""
+    columns = share_groups.c
+    return tx.execute(select(columns.id).where(columns.share_server_id == server_id).limit(1)).first() is not None
+
+
 def leave_server(tx: Connection, server_id: str | None) -> None:
     """Start the clock of a server that no share lives on any more, and that no share group has."""
     if server_id is None:

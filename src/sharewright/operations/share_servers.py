@@ -44,6 +44,17 @@ class Placement:
     operation_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where servers of one backend and flavor serve one share network subnet, which is locked. ``servers``: those that
+    may be chosen, id → status."""
+
+    network_id: str
+    subnet_id: str
+    flavor: str | None
+    servers: dict[str, str]
+
+
 _INSTANCE: Final = (
     select(
         share_instances.c.share_id,
@@ -100,26 +111,10 @@ def place(
         )
     host = instance.host if pool is None else pool.host
     zone = instance.availability_zone if pool is None else pool.availability_zone
-    subnet_id = lock_subnet(tx, instance.share_network_id, zone)
-    servers = {
-        row.id: row.status
-        for row in tx.execute(
-            _SERVERS, {"subnet": subnet_id, "backend": driver.backend, "flavor": instance.server_flavor}
-        )
-    }
+    site = _lock_site(tx, driver, instance.share_network_id, zone, instance.server_flavor)
     server_id = instance.share_server_id
-    if server_id not in servers or pool is not None:
-        server_id = _choose(tx, driver, share_instance_id, servers, before=instance.group_server_id)
-        if server_id is None:
-            server_id = _insert_server(
-                tx,
-                backend=driver.backend,
-                host=host.partition("#")[0],
-                share_network_id=instance.share_network_id,
-                share_network_subnet_id=subnet_id,
-                flavor=instance.server_flavor,
-            )
-            servers[server_id] = ServerStatus.CREATING
+    if server_id not in site.servers or pool is not None:
+        server_id = _choose_or_begin(tx, driver, site, host, share_instance_id, before=instance.group_server_id)
         if instance.is_main and instance.share_group_id is not None and instance.group_server_id is None:
             change_row(tx, share_groups, instance.share_group_id, share_server_id=server_id)
         values: dict[str, Any] = {"share_server_id": server_id}
@@ -131,9 +126,7 @@ def place(
         backend = {} if pool is None else {"backend": pool.backend}
         change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
         change_row(tx, share_servers, server_id, unused_since=None)
-    if servers[server_id] == ServerStatus.ACTIVE:
-        return Placement(server_id=server_id)
-    return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
+    return _placement(tx, site, server_id, seconds=seconds, context=context)
 
 
 def place_group(
@@ -150,25 +143,11 @@ def place_group(
     network_id = tx.execute(
         select(share_groups.c.share_network_id).where(share_groups.c.id == share_group_id)
     ).scalar_one()
-    subnet_id = lock_subnet(tx, network_id, pool.availability_zone)
-    found = tx.execute(_SERVERS, {"subnet": subnet_id, "backend": driver.backend, "flavor": flavor})
-    servers = {row.id: row.status for row in found}
-    server_id = _choose(tx, driver, None, servers)
-    if server_id is None:
-        server_id = _insert_server(
-            tx,
-            backend=driver.backend,
-            host=pool.host.partition("#")[0],
-            share_network_id=network_id,
-            share_network_subnet_id=subnet_id,
-            flavor=flavor,
-        )
-        servers[server_id] = ServerStatus.CREATING
+    site = _lock_site(tx, driver, network_id, pool.availability_zone, flavor)
+    server_id = _choose_or_begin(tx, driver, site, pool.host, None)
     change_row(tx, share_groups, share_group_id, share_server_id=server_id, updated_at=utcnow())
     change_row(tx, share_servers, server_id, unused_since=None)
-    if servers[server_id] == ServerStatus.ACTIVE:
-        return Placement(server_id=server_id)
-    return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
+    return _placement(tx, site, server_id, seconds=seconds, context=context)
 
 
 def place_on_named(tx: Connection, backend: str, share_instance_id: str) -> Placement:
@@ -222,13 +201,47 @@ def lock_subnet(tx: Connection, share_network_id: str, availability_zone: str | 
     return str(subnet_id)
 
 
-def _choose(
+def _lock_site(tx: Connection, driver: ShareDriver, network_id: str, zone: str | None, flavor: str | None) -> _Site:
+    subnet_id = lock_subnet(tx, network_id, zone)
+    found = tx.execute(_SERVERS, {"subnet": subnet_id, "backend": driver.backend, "flavor": flavor})
+    return _Site(network_id, subnet_id, flavor, {row.id: row.status for row in found})
+
+
+def _choose_or_begin(
     tx: Connection,
     driver: ShareDriver,
+    site: _Site,
+    host: str,
     share_instance_id: str | None,
-    servers: dict[str, str],
     *,
     before: str | None = None,
+) -> str:
+    """A server of the site for a share instance, or for a share group: ``before`` when that has room; else another one,
+    or the row of a new one on ``host``, a pool's name."""
+    chosen = _choose(tx, driver, share_instance_id, site.servers, before)
+    if chosen is None:
+        chosen = _insert_server(
+            tx,
+            backend=driver.backend,
+            host=host.partition("#")[0],
+            share_network_id=site.network_id,
+            share_network_subnet_id=site.subnet_id,
+            flavor=site.flavor,
+        )
+        site.servers[chosen] = ServerStatus.CREATING
+    return chosen
+
+
+def _placement(
+    tx: Connection, site: _Site, server_id: str, *, seconds: float, context: RequestContext | None
+) -> Placement:
+    if site.servers[server_id] == ServerStatus.ACTIVE:
+        return Placement(server_id=server_id)
+    return Placement(server_id=server_id, operation_id=creation(tx, server_id, seconds=seconds, context=context))
+
+
+def _choose(
+    tx: Connection, driver: ShareDriver, share_instance_id: str | None, servers: dict[str, str], before: str | None
 ) -> str | None:
     """That one ``before`` all others, then one that is ready before one that is being made."""
     if before in servers and driver.choose_server([before], share_instance_id, tx) == before:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, literal, or_, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput
 from sharewright.identifiers import is_id, new_id, utcnow
+from sharewright.operations.share_rows import has_groups
 from sharewright.services import share_servers as server_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.policy import authorize
@@ -71,7 +72,7 @@ def unmanage(deployment: Deployment, context: RequestContext, identifier: str) -
         used = select(share_instances.c.id).where(share_instances.c.share_server_id == identifier).limit(1)
         if tx.execute(used).first() is not None:
             raise InvalidInput(f"Share server {identifier} is in use: it has shares.", hint="Unmanage them first.")
-        if server_service.has_groups(tx, identifier):
+        if has_groups(tx, identifier):
             raise InvalidInput(f"Share server {identifier} is in use: it has share groups.", hint="Delete them first.")
         # When it fails, one that was not taken over still says so.
         failed = ServerStatus.MANAGE_ERROR if server["status"] == ServerStatus.MANAGE_ERROR else None

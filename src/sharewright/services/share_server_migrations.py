@@ -19,6 +19,7 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.migrate_share_server import CANCEL
 from sharewright.operations.migration_places import choose_pool
 from sharewright.operations.server_migration_rows import instances_of
+from sharewright.operations.share_rows import has_groups
 from sharewright.services import share_networks, share_servers
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.policy import authorize
@@ -197,7 +198,7 @@ def _check(
         raise Conflict(f"Share server {identifier} has a share that is soft deleted.", hint="Restore or delete it.")
     if server["status"] != ServerStatus.ACTIVE:
         raise Conflict(f"Share server {identifier} is in status '{server['status']}'; it must be active.")
-    if share_servers.has_groups(tx, identifier):
+    if has_groups(tx, identifier):
         raise Conflict(f"Share server {identifier} cannot be migrated: it is related to a share group.")
     if server["host"] == values["host"] and network_id == server["share_network_id"]:
         raise Conflict("Neither the backend nor the share network would be another one.")

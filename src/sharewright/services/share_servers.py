@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, func, or_, sel
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound
 from sharewright.identifiers import is_id, utcnow
+from sharewright.operations.share_rows import has_groups
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
@@ -18,7 +19,6 @@ from sharewright.services.work import submit
 from sharewright.states import ServerStatus
 from sharewright.store.tables import (
     service_instances,
-    share_groups,
     share_instances,
     share_network_subnets,
     share_networks,
@@ -114,12 +114,6 @@ def reset_task_state(deployment: Deployment, context: RequestContext, identifier
     with deployment.store.begin() as tx:
         find(tx, identifier, lock=True)
         write(tx, identifier, task_state=state)
-
-
-def has_groups(tx: Connection, identifier: str) -> bool:
-    """Whether the shares of a share group are to go to the server."""
-    columns = share_groups.c
-    return tx.execute(select(columns.id).where(columns.share_server_id == identifier).limit(1)).first() is not None
 
 
 def write(tx: Connection, identifier: str, **values: Any) -> None:
