@@ -16,8 +16,9 @@ from typing import cast
 
 from openstack.identity.v3._proxy import Proxy
 
-from deployment import free_port, wait_for
+from deployment import wait_for
 from keystone_world import answers, clean, connect
+from ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / "build/keystone/venv/bin/python"

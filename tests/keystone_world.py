@@ -23,7 +23,8 @@ from openstack.connection import Connection
 from openstack.identity.v3._proxy import Proxy
 from site_for_tests import OpenStackClient
 
-from deployment import SHAREWRIGHT, free_port, wait_for
+from deployment import SHAREWRIGHT, wait_for
+from ports import free_port
 
 CACHE_SECONDS = 1
 # A role of this cloud's own, which the policy file lets see the pools, and what the file takes from everybody else.

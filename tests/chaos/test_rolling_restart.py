@@ -21,6 +21,7 @@ from rolling import Proxy, Service, ask, clients
 from sqlalchemy import select
 
 from databases import PostgresCluster
+from ports import free_port
 from sharewright.states import OperationState
 from sharewright.store.database import Store
 from sharewright.store.tables import operations, shares
@@ -107,8 +108,7 @@ def check_outcome(url: str, accepted: set[str], log: Callable[[], str]) -> None:
 
 
 def test_behind_a_proxy_no_request_fails(tmp_path: Path, url: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = [one.getsockname()[1], two.getsockname()[1]]
+    ports = [free_port(), free_port()]
     with closing(Installation(tmp_path, url, ports, None)) as installation, closing(Proxy(ports)) as proxy:
         proxy.wait_healthy(2)
         network = installation.share_network(proxy.port)

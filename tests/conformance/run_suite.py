@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import comparing
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from operators_machine import make_machine
+from ports import free_port
 from sharewright.api.identity.users import User, Users, hash_password, write_users
 from sharewright.api.versions import MAXIMUM
 from sharewright.settings import Settings
@@ -245,9 +245,7 @@ def parse_arguments() -> argparse.Namespace:
 def serving(directory: Path, users: Users, configuration: str, log: Path, *, head: str = "") -> Iterator[str]:
     """A Sharewright of its own on a free port; ``head`` and ``configuration`` are before and after what every run has.
     Yields where it is."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     write_users(directory / "users.json", users)
     path = directory / "sharewright.toml"
     path.write_text(head + SERVICE.format(directory=directory, port=port) + configuration)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import openstack
 from openstack.connection import Connection
 
+from ports import free_port
 from scrapes import Scrape, scrape
 from sharewright.settings import load
 from sharewright.store.database import Store
@@ -27,13 +27,6 @@ OPENSTACK = Path(sys.executable).parent / "openstack"
 PASSWORD = "a password for tests"
 # So many times as long do the tests wait for machines, on a host that has other things to do.
 PATIENCE = float(os.environ.get("SHAREWRIGHT_TEST_PATIENCE", "1"))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(what: str, condition: Callable[[], Any], *, seconds: float = 120, interval: float = 0.25) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from deployment import free_port
+from ports import free_port
 from sharewright.cli.quickstart import source_stamp
 
 pytestmark = pytest.mark.e2e

@@ -18,16 +18,10 @@ from typing import Any
 
 import pytest
 
+from ports import free_port
 from scrapes import scrape
 
 NOBODY = 65534
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
