@@ -7,7 +7,7 @@ operations that the API writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -437,7 +437,7 @@ class World:
             )  # fmt: skip
         return group_id, [self.request_share(size, share_group_id=group_id) for _ in range(count)]
 
-    def request_new_group(self, *, share_type_id: str = "") -> str:
+    def request_new_group(self, *, share_type_ids: Sequence[str] = ()) -> str:
         """An accepted POST /share-groups, where shares are on share servers."""
         group_id, type_id = new_id(), new_id()
         with self.store.begin() as tx:
@@ -448,11 +448,8 @@ class World:
                     share_network_id=self.share_network_id, created_at=utcnow(),
                 )
             )  # fmt: skip
-            tx.execute(
-                share_group_share_types.insert().values(
-                    share_group_id=group_id, share_type_id=share_type_id or self.share_type_id
-                )
-            )
+            for each in share_type_ids or (self.share_type_id,):
+                tx.execute(share_group_share_types.insert().values(share_group_id=group_id, share_type_id=each))
             self._enqueue(tx, "create_share_group", group_id, {"server": True}, resource_type="share_group")
         return group_id
 

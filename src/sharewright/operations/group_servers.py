@@ -69,7 +69,8 @@ def read_group_request(tx: Connection, share_group_id: str) -> GroupRequest:
 def choose_group_pool(
     store: Store, scheduler: Scheduler, drivers: Mapping[str, ShareDriver], request: GroupRequest
 ) -> Pool:
-    """The pool with the most free capacity among those that take shares of all the group's types. Raises as
+    """The pool with the most free capacity among those that take shares of one of the group's types at least, and whose
+    backend takes those of the others, too: a server has shares of all pools of its backend. Raises as
     Scheduler.choose()."""
     failures, silent = scheduler.refresh()
     with store.read() as tx:
@@ -77,8 +78,16 @@ def choose_group_pool(
         services = read_services(tx)
 
     def failure_of(pool: Pool) -> str:
-        kinds = (kind_failure(pool, each) for each in request.shares)
-        return service_failure(pool, services) or next(filter(None, kinds), "")
+        kinds = [kind_failure(pool, each) for each in request.shares]
+        if kinds and all(kinds):
+            return service_failure(pool, services) or kinds[0]
+        siblings = [other for other in candidates if other.backend == pool.backend]
+        nowhere = (
+            kind
+            for kind, each in zip(kinds, request.shares, strict=True)
+            if kind and all(kind_failure(other, each) for other in siblings)
+        )
+        return service_failure(pool, services) or next(nowhere, "")
 
     def refusal() -> str:
         reasons = "; ".join(f"{pool}: {failure}" for pool, failure in sorted(failures.items()))

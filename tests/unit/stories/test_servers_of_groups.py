@@ -111,12 +111,33 @@ def test_a_server_that_cannot_be_made(world: World) -> None:
 
 
 def test_no_backend_takes_it(world: World) -> None:
-    group = world.request_new_group(share_type_id=world.add_share_type("odd", vendor_name="somebody"))
+    group = world.request_new_group(share_type_ids=[world.add_share_type("odd", vendor_name="somebody")])
     world.run()
     assert (world.group(group).status, server_of(world, group)) == ("error", None)
     (message,) = world.rows(messages, resource_id=group)
     assert (message.action_id, message.detail_id) == ("001", "002")
     assert "extra spec vendor_name = somebody" in message.detail
+
+
+def test_share_types_of_several_pools_of_one_backend(sqlite_store: Store, tmp_path: Path) -> None:
+    """A server has shares of all of its backend's pools, and so has a group."""
+    with make_world(sqlite_store, tmp_path / "state", volume_types=("fast",)) as world:
+        fast, slow = (world.add_share_type(name, sharewright__volume_type=name) for name in ("fast", "slow"))
+        group = world.request_new_group(share_type_ids=[world.share_type_id, fast])
+        world.run()
+        assert world.group(group).status == "available"
+        types = (world.share_type_id, fast)
+        members = [world.request_share(share_group_id=group, share_type_id=each) for each in types]
+        world.run()
+        assert {world.share(share).share_server_id for share in members} == {server_of(world, group)}
+        assert len({world.share(share).host for share in members}) == 2
+        for impossible in ([slow], [world.share_type_id, slow]):
+            group = world.request_new_group(share_type_ids=impossible)
+            world.run()
+            assert world.group(group).status == "error"
+            (message,) = world.rows(messages, resource_id=group)
+            assert "sharewright:volume_type = slow" in message.detail
+        world.check_consistent()
 
 
 def test_a_group_without_a_server_gets_that_of_its_next_share(world: World) -> None:
