@@ -327,6 +327,23 @@ def with_group(world: World) -> str:
     return group
 
 
+def test_killed_while_making_a_share_group_and_its_server(sqlite_template: Path) -> None:
+    """One server, whoever chose its pool and whoever made it; the group has it and no other."""
+
+    def act(world: World, _: str) -> None:
+        world.request_new_group()
+
+    def examine(ruin: Ruin) -> None:
+        (group,) = ruin.world.rows(share_groups)
+        (server,) = ruin.world.rows(share_servers)
+        assert (group.status, group.share_server_id, server.status) == ("available", server.id, "active")
+        assert ruin.made() == {"instance": 1, "port": 2, "subnet": 1}
+        assert ruin.world.cloud.state.violations() == []
+        assert ruin.world.messages(group.id) == []
+
+    assert kill_everywhere(sqlite_template, fresh, act, examine) > 40
+
+
 def snapshot_group(world: World, group: str) -> None:
     world.request_group_snapshot(group)
 
