@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from client_vm import ClientVm
-from deployment import Deployment
+from deployment import Deployment, purge_leftovers
 from domains import domain
 from sharewright.clouds.libvirt.network_documents import first_subnet_id
 from sharewright.clouds.open import open_cloud
@@ -99,6 +99,7 @@ def image() -> Path:
 @pytest.fixture(scope="session")
 def deployment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     assert os.geteuid() == 0, "The e2e tests need root."
+    purge_leftovers("sharewright-e2e")
     directory = Path("/var/tmp") / f"sharewright-e2e-{os.getpid()}"
     directory.mkdir(mode=0o711)
     volumes = directory / VOLUME_TYPE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,8 +213,34 @@ class Deployment:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     def purge(self) -> None:
-        self.stop()
-        self.command("purge", "--yes")
+        """Stop it, and delete everything of it, even when it does not stop in good order."""
+        try:
+            self.stop()
+        finally:
+            for process in self.processes.values():  # those that do not stop
+                process.kill()
+                process.wait(30)
+            self.processes.clear()
+            self.command("purge", "--yes")
+
+
+def purge_leftovers(kind: str) -> None:
+    """Delete what test processes that are no more left behind: deployments in directories ``KIND-<pid>``. They would
+    hold the addresses and names that the next ones need."""
+    for directory in Path("/var/tmp").glob(f"{kind}-*"):
+        with contextlib.ExitStack() as stack:
+            try:  # several test processes look at the same time
+                folder = os.open(directory, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            stack.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not directory.exists() or Path("/proc", directory.name.rpartition("-")[2]).exists():
+                continue
+            config = directory / "sharewright.toml"
+            if config.exists():
+                subprocess.run([SHAREWRIGHT, "--config", config, "purge", "--yes"], check=True)
+            shutil.rmtree(directory)
 
 
 def without_openstack(variables: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client_vm import ClientVm, CommandFailed
-from deployment import Deployment, wait_for
+from deployment import Deployment, purge_leftovers, wait_for
 from domains import domain
 from sharewright.clouds.open import open_cloud
 from sharewright.image.additions import read_additions
@@ -42,6 +42,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def deployment() -> Iterator[Deployment]:
     build_image(IMAGE, additions=read_additions(EXAMPLE / "image.toml"), progress=print)
+    purge_leftovers("sharewright-rsync")
     directory = Path("/var/tmp") / f"sharewright-rsync-{os.getpid()}"
     directory.mkdir(mode=0o711)
     made = Deployment(
@@ -95,6 +96,15 @@ def share(green: Shares) -> Iterator[str]:
     green.delete(share_id)
 
 
+@pytest.fixture
+def admitted(green: Shares, share: str) -> str:
+    """The share, with a rule for the client and data, whichever tests were run before."""
+    if not any(rule.access_to == green.client.address for rule in green.api.access_rules(green.api.get_share(share))):
+        green.allow(share, green.client.address)
+        synchronise(green, share)
+    return share
+
+
 REFUSED = r"Unknown module|access denied|Connection refused"  # the last: no share of the server admits anybody
 
 
@@ -114,7 +124,7 @@ def test_a_client_writes_and_reads_back(green: Shares, share: str) -> None:
     assert "rsync" not in green.client.run(f"rsync {green.export(share).rpartition('/')[0]}/")  # modules are not listed
 
 
-def test_only_who_is_allowed(green: Shares, share: str) -> None:
+def test_only_who_is_allowed(green: Shares, admitted: str) -> None:
     other = green.create("other", share_type="default")
     green.wait(other)
     green.allow(other, "10.77.9.250")
@@ -122,15 +132,15 @@ def test_only_who_is_allowed(green: Shares, share: str) -> None:
         synchronise(green, other)
     rule = green.allow(other, NETWORK)
     synchronise(green, other, to="x")
-    assert "b" not in green.client.run(f"rsync {green.export(share)}/x || true").split()  # the shares are separate
+    assert "b" not in green.client.run(f"rsync {green.export(admitted)}/x || true").split()  # the shares are separate
     green.deny(rule, other)
     with pytest.raises(CommandFailed, match=REFUSED):
         synchronise(green, other)
-    assert "file" in green.client.run(f"rsync {green.export(share)}/")  # the neighbour is served as before
+    assert "file" in green.client.run(f"rsync {green.export(admitted)}/")  # the neighbour is served as before
     green.delete(other)
 
 
-def test_a_transfer_ends_with_its_rule(green: Shares, share: str) -> None:
+def test_a_transfer_ends_with_its_rule(green: Shares, admitted: str) -> None:
     """Who is denied loses the connection that is open, too; a share that is deleted meanwhile goes."""
     other = green.create("running", share_type="default")
     green.wait(other)
@@ -145,17 +155,17 @@ def test_a_transfer_ends_with_its_rule(green: Shares, share: str) -> None:
     green.delete(other)
 
 
-def test_a_read_only_rule_errors_alone(green: Shares, share: str) -> None:
-    rule = green.allow(share, "10.77.9.99", "ro", wait=False)
+def test_a_read_only_rule_errors_alone(green: Shares, admitted: str) -> None:
+    rule = green.allow(admitted, "10.77.9.99", "ro", wait=False)
     wait_for("the rule to be refused", lambda: green.api.get_access_rule(rule).state == "error", seconds=60)
-    synchronise(green, share)
-    green.deny(rule, share)
+    synchronise(green, admitted)
+    green.deny(rule, admitted)
 
 
-def test_a_reboot_with_the_controller_down(green: Shares, share: str, deployment: Deployment) -> None:
-    synchronise(green, share)
-    export = green.export(share)
-    server_id = str(share_instance(deployment, share).share_server_id)
+def test_a_reboot_with_the_controller_down(green: Shares, admitted: str, deployment: Deployment) -> None:
+    synchronise(green, admitted)
+    export = green.export(admitted)
+    server_id = str(share_instance(deployment, admitted).share_server_id)
     deployment.stop()
     try:
         with domain(server_id) as found:
@@ -163,15 +173,15 @@ def test_a_reboot_with_the_controller_down(green: Shares, share: str, deployment
         wait_for("the share to be served again", lambda: "file" in listing(green, export), seconds=180)
     finally:
         deployment.start()
-    assert "file" in listing(green, green.export(share))
+    assert "file" in listing(green, green.export(admitted))
 
 
 def listing(green: Shares, export: str) -> str:
     return green.client.run(f"rsync --contimeout=5 {export}/", check=False)
 
 
-def test_ssh_is_for_the_controller_only(green: Shares, share: str, deployment: Deployment) -> None:
-    server_id = str(share_instance(deployment, share).share_server_id)
+def test_ssh_is_for_the_controller_only(green: Shares, admitted: str, deployment: Deployment) -> None:
+    server_id = str(share_instance(deployment, admitted).share_server_id)
     with deployment.store() as store, store.read() as tx:
         row = tx.execute(service_instances.select().where(service_instances.c.id == server_id)).one()
     address = row.export_addresses[0]
