@@ -78,16 +78,15 @@ def choose_group_pool(
         services = read_services(tx)
 
     def failure_of(pool: Pool) -> str:
-        kinds = [kind_failure(pool, each) for each in request.shares]
-        if kinds and all(kinds):
-            return service_failure(pool, services) or kinds[0]
         siblings = [other for other in candidates if other.backend == pool.backend]
+        kinds = [kind_failure(pool, each) for each in request.shares]
         nowhere = (
             kind
             for kind, each in zip(kinds, request.shares, strict=True)
             if kind and all(kind_failure(other, each) for other in siblings)
         )
-        return service_failure(pool, services) or next(nowhere, "")
+        takes_none = kinds[0] if kinds and all(kinds) else ""
+        return service_failure(pool, services) or takes_none or next(nowhere, "")
 
     def refusal() -> str:
         reasons = "; ".join(f"{pool}: {failure}" for pool, failure in sorted(failures.items()))
