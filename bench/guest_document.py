@@ -45,13 +45,15 @@ def main() -> None:
             shares.append(share(number, rule("10.0.0.0/24")))
             if number not in MEASURED:
                 continue
-            plain = json.loads(msgspec.json.encode(document(number, *shares)))
-            apply(host, parse_document(plain))
+            text = msgspec.json.encode(document(number, *shares))
+            plain = json.loads(text)
+            apply(host, parse_document(plain, host.memory))
             seconds = []
             for _ in range(RUNS):
                 host.reads = 0
+                plain = json.loads(text)  # as every call has it
                 begun = time.process_time()
-                state = apply(host, parse_document(plain))
+                state = apply(host, parse_document(plain, host.memory))
                 seconds.append(time.process_time() - begun)
                 assert state["changed"] == [], state["changed"]
             milliseconds = min(seconds) * 1000

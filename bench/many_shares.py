@@ -2,9 +2,10 @@
 
     sudo .venv/bin/python bench/many_shares.py [--shares 100] [--at-once 10] [--runs 3]
 
-The server is there already, without a share. Each share that is measured is made alone, and gets one rule; those in
-between are asked for at once. Every number is measured ``--runs`` times: the last share is deleted and made again.
-Prints Markdown tables. A time is: API request sent → state seen. "Guest" is the step with the one guest round trip.
+There are two servers. Each share that is measured is made alone, and gets one rule, when both VMs are at rest: number n
+on one server, right after a first share on the other, which is what it is compared with; both are deleted again, all
+this ``--runs`` times. Shares in between are asked for at once. Prints Markdown tables of medians. A time is: API call
+sent → state seen. "Guest" is the step with the one guest round trip.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from typing import Any
 
 from spine import IMAGE, Bench, installed
@@ -22,6 +24,7 @@ from spine import IMAGE, Bench, installed
 from deployment import Deployment
 from domains import domain
 from scrapes import Scrape, scrape
+from sharewright.clouds.contract import Cloud
 from sharewright.clouds.open import open_cloud
 from sharewright.image.build import build_image
 from sharewright.settings import load
@@ -29,6 +32,7 @@ from sharewright.store.tables import share_servers
 
 UNLIMITED = "[quotas]\nshares = -1\ngigabytes = -1\n"
 MEASURED = (1, 25, 50, 100, 200, 300)
+SETTLE_SECONDS, SETTLE_LOOKS, QUIET = 2.0, 60, 0.1  # a tenth of a processor
 PHASES = "sharewright_guest_phase_seconds_total"
 CALLS = "sharewright_guest_call_duration_seconds_count"
 
@@ -63,6 +67,45 @@ def words(phases: dict[str, float], shares: int) -> str:
     return ", ".join(f"{name} {seconds / shares:.3f}" for name, seconds in largest if seconds / shares >= 0.0005)
 
 
+class Server:
+    """A share server of its own, made and without a share."""
+
+    def __init__(self, bench: Bench, cloud: Cloud, name: str, cidr: str) -> None:
+        self.bench = bench
+        network_id = bench.deployment.command("network", "create", name, cidr, "--id-only").strip()
+        subnet = cloud.networks.find_subnet(network_id, None)
+        assert subnet is not None
+        self.network = bench.api.create_share_network(neutron_net_id=network_id, neutron_subnet_id=subnet.id).id
+        self.client = str(ip_network(cidr)[9])
+        before = self._all()
+        bench.delete(bench.create(self.network)[0])
+        (self.id,) = self._all() - before
+        self.phases = Phases(bench.deployment, self.id)
+
+    def _all(self) -> set[str]:
+        with self.bench.store.read() as tx:
+            return {row.id for row in tx.execute(share_servers.select())}
+
+    def settle(self) -> None:
+        """Wait until the VM does next to nothing: after many new shares its kernel goes on writing their inode tables
+        (ext4's lazy initialisation), which is not what one more share costs."""
+        with domain(self.id) as vm:
+            for _ in range(SETTLE_LOOKS):
+                before = vm.getCPUStats(True)[0]["cpu_time"]
+                time.sleep(SETTLE_SECONDS)
+                if vm.getCPUStats(True)[0]["cpu_time"] - before < QUIET * SETTLE_SECONDS * 1e9:
+                    return
+        print(f"the VM of {self.id} does not come to rest", file=sys.stderr)
+
+    def measure(self) -> tuple[str, dict[str, Any]]:
+        """One more share with one rule: its id, and what it cost."""
+        self.phases.since()
+        share, seconds = self.bench.create(self.network)
+        inside = words(self.phases.since(), 1)
+        made = self.bench.operation("create_share", share)
+        return share, {**made, "total": seconds, "inside": inside, "rule": self.bench.allow(share, self.client)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shares", type=int, default=100)
@@ -74,65 +117,60 @@ def main() -> None:
         bench = Bench(deployment)
         settings = load(deployment.config)
         cloud = open_cloud(settings, settings.backends["bench"])
-        network_id = deployment.command("network", "create", "bench", "10.79.0.0/24", "--id-only").strip()
-        subnet = cloud.networks.find_subnet(network_id, None)
-        assert subnet is not None
-        network = bench.api.create_share_network(neutron_net_id=network_id, neutron_subnet_id=subnet.id).id
-        bench.delete(bench.create(network)[0])  # makes the server
-        with bench.store.read() as tx:
-            server_id = tx.execute(share_servers.select()).one().id
-        phases = Phases(deployment, server_id)
+        small = Server(bench, cloud, "small", "10.79.0.0/24")
+        large = Server(bench, cloud, "large", "10.80.0.0/24")
         shares: list[str] = []
         bursts = []
-        print("| share | seconds | guest | one rule | cloud calls | round trips | SQL | load | in the guest, s |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        medians: dict[int, float] = {}
+        print("| share | seconds | ÷ first | guest | ÷ first | rule | ÷ first |", end="")
+        print(" cloud calls | round trips | SQL | load | in the guest, s |\n" + "|---" * 12 + "|")
         for number in [each for each in MEASURED if each <= arguments.shares]:
             fillers = number - 1 - len(shares)
             if fillers > 0:
+                large.phases.since()
                 begun = time.monotonic()
-                shares += [share for share, _ in pool.map(lambda _: bench.create(network), range(fillers))]
+                shares += [share for share, _ in pool.map(lambda _: bench.create(large.network), range(fillers))]
                 seconds = time.monotonic() - begun
-                bursts.append((fillers, len(shares), seconds, words(phases.since(), fillers), os.getloadavg()[0]))
-            rows: list[dict[str, Any]] = []
-            inside: list[str] = []
-            for run in range(arguments.runs):
-                if run:
-                    bench.delete(shares.pop())
-                phases.since()
-                share, seconds = bench.create(network)
-                inside.append(words(phases.since(), 1))
-                shares.append(share)
-                made = bench.operation("create_share", share)
-                rows.append({**made, "total": seconds, "rule": bench.allow(share, "10.79.0.9")})
-            medians[number] = statistics.median(row["total"] for row in rows)
-            guest = statistics.median(row["steps"]["guest"] for row in rows)
-            rule = statistics.median(row["rule"] for row in rows)
-            last = rows[-1]
-            print(
-                f"| {number} | {medians[number]:.2f} | {guest:.2f} | {rule:.2f} | {last['cloud_calls']} |"
-                f" {last['guest_round_trips']} | {last['sql_statements']} | {os.getloadavg()[0]:.1f} | {inside[-1]} |",
-                flush=True,
-            )
-        first = medians[1]
-        print("\n" + ", ".join(f"n = {number}: {value / first:.2f}" for number, value in medians.items()) + " of n = 1")
-        with bench.store.read() as tx:
-            servers = len(tx.execute(share_servers.select()).all())
-        print(f"{len(shares)} shares on {servers} server\n")
+                told = words(large.phases.since(), fillers)
+                bursts.append((fillers, len(shares), seconds, told, os.getloadavg()[0]))
+            rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
+            for _ in range(arguments.runs):
+                measured = []
+                for server in (small, large):
+                    server.settle()
+                    share, row = server.measure()
+                    bench.delete(share)
+                    measured.append(row)
+                rows.append((measured[0], measured[1]))
+            last = rows[-1][1]
+            counts = [f"{last[key]}" for key in ("cloud_calls", "guest_round_trips", "sql_statements")]
+            compared = [text for key in ("total", "guest", "rule") for text in compare(key, rows)]
+            cells = [str(number), *compared, *counts, f"{os.getloadavg()[0]:.1f}", last["inside"]]
+            print(f"| {' | '.join(cells)} |", flush=True)
+        print(f"\n{len(shares)} shares stay on the server\n")
         print(
             "| at once | then there | seconds | per share | load | in the guest, per share |\n|---|---|---|---|---|---|"
         )
         for fillers, there, seconds, told, busy in bursts:
             print(f"| {fillers} | {there} | {seconds:.1f} | {seconds / fillers:.2f} | {busy:.1f} | {told} |")
-        begun = time.monotonic()
-        phases.since()
-        list(pool.map(bench.delete, shares))
-        seconds = time.monotonic() - begun
-        print(
-            f"| deleted: {len(shares)} | 0 | {seconds:.1f} | {seconds / len(shares):.2f} | {os.getloadavg()[0]:.1f} |"
-            f" {words(phases.since(), len(shares))} |"
-        )
+        if shares:
+            begun = time.monotonic()
+            large.phases.since()
+            list(pool.map(bench.delete, shares))
+            seconds = time.monotonic() - begun
+            told = words(large.phases.since(), len(shares))
+            each = seconds / len(shares)
+            print(f"| deleted: {len(shares)} | 0 | {seconds:.1f} | {each:.2f} | {os.getloadavg()[0]:.1f} | {told} |")
         cloud.close()
+
+
+def compare(key: str, rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[str, str]:
+    """Median seconds of share n, and the median of its ratios to a first share made right before."""
+
+    def of(row: dict[str, Any]) -> float:
+        return float(row["steps"]["guest"] if key == "guest" else row[key])
+
+    ratios = [of(large) / of(small) for small, large in rows]
+    return f"{statistics.median(of(large) for _, large in rows):.2f}", f"{statistics.median(ratios):.2f}"
 
 
 if __name__ == "__main__":

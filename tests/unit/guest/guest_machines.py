@@ -152,9 +152,11 @@ class Machine:
         self._list_disks()
 
     def hide_disk(self, index: int) -> None:
-        """Unplug a SCSI disk; its file stays."""
+        """Unplug a SCSI disk; its file stays. Its entry's inode is never used again, as in sysfs."""
         name = f"sd{chr(ord('a') + index)}"
-        shutil.rmtree(self.root / "sys/block" / name)
+        gone = self.root / "gone"
+        gone.mkdir(exist_ok=True)
+        (self.root / "sys/block" / name).rename(gone / str(len(list(gone.iterdir()))))
         (self.root / f"sys/dev/block/8:{16 * index}").unlink()
         self._list_disks()
 

@@ -120,7 +120,7 @@ def test_serials(machine: Machine) -> None:
     machine.write("sys/block/nvme0n1/device/serial", "nvme-serial  \n")
     machine.write("sys/block/sdq/dev", "65:0\n")
     machine.write("run/udev/data/b65:0", "S:disk/by-id/x\nE:ID_SCSI_SERIAL=from-udev\n")
-    serials = disk_serials(host_of(machine), {})
+    serials = disk_serials(host_of(machine))
     assert serials == {"sdb": serial(1), "vdc": serial(2)[:20], "nvme0n1": "nvme-serial", "sdq": "from-udev"}
     assert match(serials, [serial(1)]) == {serial(1): ["sdb"]}
     assert match(serials, [serial(2)]) == {serial(2): ["vdc"]}

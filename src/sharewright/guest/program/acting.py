@@ -10,7 +10,7 @@ from . import borrowed, extension, network, usage
 from . import facts as observing
 from .cloning import give_identity
 from .desired import Desired, Share, mount_path
-from .exports import found_entries, wanted_entries
+from .exports import entries_of, found_entries
 from .filesystems import MARKS, finish_format, make_filesystem, mount_options
 from .firewall import SAVED, forbid_forwarding, load
 from .growing import grow
@@ -265,7 +265,7 @@ def state(host: Host, desired: Desired, plan: Plan, outcome: Outcome) -> dict[st
             served = is_served(samba, share, smb)
             reason = samba.error or outcome.smb_error or "Samba did not take all its rules over."
         else:
-            wanted = wanted_entries([share])
+            wanted = entries_of(share)
             admits = bool(wanted)
             served = all(exported.get(entry) == options for entry, options in wanted.items())
             reason = outcome.export_error or "The NFS server did not take all its rules over."
@@ -317,6 +317,8 @@ def _move(host: Host, share: Share, outcome: Outcome) -> tuple[str, str]:
 def _act_on_share(host: Host, action: Action, plan: Plan, outcome: Outcome) -> None:
     started = time.monotonic()
     share, disk = action.share, action.disk
+    if disk is not None:
+        host.memory.forget_superblock(disk.device)
     try:
         if action.kind == "format" and share and disk:
             make_filesystem(host, share, disk)

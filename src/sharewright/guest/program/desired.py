@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from . import extension
 from .host import SHARES, Refusal
@@ -15,6 +16,8 @@ from .network import macs_of, placements
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from .memory import Memory
 
 FORMAT_VERSION = 1
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -65,6 +68,7 @@ class Share:
         "clone_of",
         "create",
         "encryption",
+        "entries",
         "filesystem",
         "id",
         "judged",
@@ -105,6 +109,7 @@ class Share:
         self.create = create
         self.rules = rules
         self.clients: tuple[list[tuple[str, str]], dict[str, str]] | None = None  # exports.clients of the rules
+        self.entries: dict[tuple[str, str], frozenset[str]] | None = None  # exports.entries_of
         self.squash = squash
         self.size = size
         self.successor = successor
@@ -229,14 +234,16 @@ def mount_path(share_id: str) -> str:
     return f"{SHARES}/share-{share_id}"
 
 
+@lru_cache(maxsize=4096)
 def share_of(path: str) -> str | None:
     """The id of the share whose mount point ``path`` is, or None."""
     match = MOUNT_PATH.fullmatch(path)
     return match.group(1) if match else None
 
 
-def parse_document(value: object) -> Desired:
-    """Refusal (invalid) names the first field that is wrong."""
+def parse_document(value: object, memory: Memory | None = None) -> Desired:
+    """Refusal (invalid) names the first field that is wrong. A share that came just so in the document before is not
+    read again."""
     document = _table(
         value,
         "document",
@@ -245,7 +252,10 @@ def parse_document(value: object) -> Desired:
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
-    shares = tuple(_share(item) for item in _list(document["shares"], "shares"))
+    items = _list(document["shares"], "shares")
+    shares = tuple(_share_or_known(item, memory) for item in items)
+    if memory is not None:
+        memory.shares = {share.id: (item, share) for item, share in zip(items, shares, strict=True)}
     successors = [share.moved() for share in shares if share.successor is not None]
     for name in ("id", "serial", "uuid"):
         seen: set[str] = set()
@@ -357,6 +367,12 @@ def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
     except ValueError as error:
         _wrong(name, value, f"an address or CIDR without host bits ({error})")
     return parsed
+
+
+def _share_or_known(item: object, memory: Memory | None) -> Share:
+    """It is never changed once it is parsed, but for what is worked out of it once."""
+    kept = memory.shares.get(str(item.get("id"))) if memory is not None and isinstance(item, dict) else None
+    return kept[1] if kept is not None and kept[0] == item else _share(item)
 
 
 def _share(value: object) -> Share:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from .desired import Rule, Share, network
 from .host import Refusal
@@ -12,7 +13,9 @@ HEADER = "# Written by sharewright-guest as a whole; changes made by hand are lo
 # The options that exports_text gives and the kernel was told, fsid aside.
 COMPARED = frozenset({"rw", "ro", "all_squash", "no_all_squash", "root_squash", "no_root_squash"})
 
-Networks = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def clients_of(share: Share) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -80,14 +83,24 @@ def wanted_entries(shares: list[Share]) -> dict[tuple[str, str], frozenset[str]]
     """What etab has to hold: (path, client) → the options that matter."""
     entries = {}
     for share in shares:
-        squash = "all_squash" if share.squash == "all_squash" else "no_all_squash"
-        root = "no_root_squash" if share.squash == "no_root_squash" else "root_squash"
-        for client, level in clients_of(share)[0]:
-            entries[share.path, client] = frozenset({level, squash, root, f"fsid={share.id}"})
+        entries.update(entries_of(share))
     return entries
 
 
-def found_entries(etab: str) -> dict[tuple[str, str], frozenset[str]]:
+def entries_of(share: Share) -> dict[tuple[str, str], frozenset[str]]:
+    """:func:`wanted_entries` of one share, made once."""
+    if share.entries is None:
+        squash = "all_squash" if share.squash == "all_squash" else "no_all_squash"
+        root = "no_root_squash" if share.squash == "no_root_squash" else "root_squash"
+        share.entries = {
+            (share.path, client): frozenset({level, squash, root, f"fsid={share.id}"})
+            for client, level in clients_of(share)[0]
+        }
+    return share.entries
+
+
+@lru_cache(maxsize=2)
+def found_entries(etab: str) -> Mapping[tuple[str, str], frozenset[str]]:
     """/var/lib/nfs/etab → the same; lines that cannot be read are entries without options, which match nothing."""
     entries = {}
     for line in etab.splitlines():

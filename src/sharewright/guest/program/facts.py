@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from . import borrowed
-from .desired import Desired, share_of
+from .desired import Desired, Share, share_of
 from .filesystems import (
     Device,
     Disk,
@@ -31,15 +32,16 @@ MISSED_SECONDS = 3.0
 
 def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
     """The facts that planning needs. ``wait``: up to the document's device_timeout for disks to appear."""
-    disks = find_disks(host, desired, wait=wait)
+    serials, devices = await_disks(host, desired, wait=wait)
+    mounts = find_mounts(host)
     places = {share_id for name in host.listing(SHARES) if (share_id := share_of(f"{SHARES}/{name}")) is not None}
     etab = host.read(ETAB)
     if desired.borrowed:
         places &= borrowed.known_shares(host, desired)
         etab = "".join(line for line in etab.splitlines(keepends=True) if share_of(line.partition("\t")[0]))
     return Facts(
-        disks=disks,
-        mounts=find_mounts(host),
+        disks=look_at_disks(host, desired, serials, devices, mounts),
+        mounts=mounts,
         directories=frozenset(places),
         fstab=host.read("/etc/fstab"),
         exports=host.read(borrowed.exports_file(desired)),
@@ -68,13 +70,13 @@ def _needs_samba(host: Host, desired: Desired) -> bool:
     return used or any(share.protocol == "CIFS" for share in desired.shares)
 
 
-def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Disk]]:
-    """Serial → disks, with what a format would destroy where the document asks for one.
+def await_disks(host: Host, desired: Desired, *, wait: bool) -> tuple[dict[str, str], dict[str, Device]]:
+    """Disk name → serial, and what the kernel knows of each, once all are there or the time is over.
 
     A disk that a whole wait already missed in this boot, or its growth, is waited for only shortly, or one lost volume
     would delay every change to the other shares.
     """
-    shares = [*desired.shares, *(share.moved() for share in desired.shares if share.successor is not None)]
+    shares = _with_moved(desired)
     wanted = [*(share.serial for share in shares), *desired.look]
     sizes = dict.fromkeys(desired.look, 0) | {share.serial: share.size for share in shares}
     seconds = desired.device_timeout if wait else 0.0
@@ -92,19 +94,31 @@ def find_disks(host: Host, desired: Desired, *, wait: bool) -> dict[str, list[Di
         still = sorted(serial for serial, names in match(serials, wanted).items() if not names or serial in small)
         if still != missed:
             host.replace(MISSED, json.dumps(still), 0o600)
+    return serials, devices
+
+
+def look_at_disks(
+    host: Host, desired: Desired, serials: dict[str, str], devices: dict[str, Device], mounts: dict[str, Mount]
+) -> dict[str, list[Disk]]:
+    """Serial → disks, with what a format would destroy where the document asks for one."""
     found = {}
-    names = match(serials, [*wanted, *(share.replaces for share in shares if share.replaces)])
+    shares = _with_moved(desired)
+    names = match(serials, [each for share in shares for each in (share.serial, share.replaces) if each])
     for share in shares:
-        found[share.serial] = [
-            _disk(host, name, devices[name], share.create, share.uuid) for name in names[share.serial]
-        ]
+        mount = mounts.get(share.id)
+        found[share.serial] = [_disk(host, name, devices[name], share, mount) for name in names[share.serial]]
         if share.replaces:
-            found[share.replaces] = [_disk(host, name, devices[name], False, "") for name in names[share.replaces]]
+            found[share.replaces] = [_any_disk(host, name, devices[name]) for name in names[share.replaces]]
         for disk in found[share.serial]:
             disk.filesystem_size = filesystem_size(host, share, disk)
             if share.by_serial:
                 disk.link = find_link(host, disk.device, share.serial)
     return found
+
+
+def _with_moved(desired: Desired) -> list[Share]:
+    """All shares, those that move to another disk also as they will be there."""
+    return [*desired.shares, *(share.moved() for share in desired.shares if share.successor is not None)]
 
 
 def _missed(host: Host) -> list[str]:
@@ -114,11 +128,21 @@ def _missed(host: Host) -> list[str]:
         return []
 
 
-def _disk(host: Host, name: str, known: Device, create: bool, uuid: str) -> Disk:
+def _any_disk(host: Host, name: str, known: Device) -> Disk:
+    return Disk(f"/dev/{name}", known.number, read_superblock(host, f"/dev/{name}"), size=known.size)
+
+
+def _disk(host: Host, name: str, known: Device, share: Share, mount: Mount | None) -> Disk:
+    """The disk of a share; that of a share that is served is read once, and again when it has grown."""
     device = f"/dev/{name}"
-    superblock = read_superblock(host, device)
+    line = mount.line if mount is not None and mount.alive and mount.number == known.number else ""
+    superblock = host.memory.superblock(name, share.uuid, known.size, line) if line else None
+    if superblock is None:
+        superblock = read_superblock(host, device)
+        if line and superblock is not None and superblock.complete:
+            host.memory.keep_superblock(name, known.size, line, superblock)
     content = None
-    if create and (superblock is None or superblock.uuid != uuid):
+    if share.create and (superblock is None or superblock.uuid != share.uuid):
         content = content_of(host, device)
     return Disk(device, known.number, superblock, content, size=known.size)
 
@@ -126,13 +150,21 @@ def _disk(host: Host, name: str, known: Device, create: bool, uuid: str) -> Disk
 def find_mounts(host: Host) -> dict[str, Mount]:
     """Share id → what is mounted at its place; of several on top of each other the uppermost."""
     mounts = {}
+    alive = host.entries("/sys/dev/block")
     for line in host.read("/proc/self/mountinfo").splitlines():
-        fields = line.split(" ")
-        share_id = share_of(fields[4]) if len(fields) > 5 else None
-        if share_id is not None:
-            alive = host.exists(f"/sys/dev/block/{fields[2]}")
-            mounts[share_id] = Mount(fields[2], alive=alive, read_only="ro" in fields[5].split(","))
+        read = _read_mount(line)
+        if read is not None:
+            share_id, number, read_only = read
+            mounts[share_id] = Mount(number, alive=number in alive, read_only=read_only, line=line)
     return mounts
+
+
+@lru_cache(maxsize=4096)  # the lines of other shares stay as they are from one call to the next
+def _read_mount(line: str) -> tuple[str, str, bool] | None:
+    """Of a share's mount: its id, major:minor, and whether it is read-only (proc(5))."""
+    fields = line.split(" ")
+    share_id = share_of(fields[4]) if len(fields) > 5 else None
+    return (share_id, fields[2], "ro" in fields[5].split(",")) if share_id is not None else None
 
 
 def find_mount(host: Host, share_id: str) -> Mount | None:

@@ -85,15 +85,18 @@ def mount_options(share: Share) -> str:
 # ---- finding ---------------------------------------------------------------------------------------------------------
 
 
-def disk_serials(host: Host, known: dict[str, str]) -> dict[str, str]:
-    """Disk name → serial as the kernel knows it, of all disks that have one. ``known`` spares reading again."""
+def disk_serials(host: Host) -> dict[str, str]:
+    """Disk name → serial as the kernel knows it, of all disks that have one. A disk is asked once."""
+    known = host.memory.serials
     found = {}
-    for name in host.listing("/sys/block"):
+    for name, inode in host.entries("/sys/block").items():
         if not name.startswith(NEITHER_DISK):
-            serial = known.get(name) or _serial(host, name)
+            kept = known.get(name)
+            serial = kept[1] if kept is not None and kept[0] == inode else _serial(host, name)
             if serial:
-                found[name] = serial
-    return found
+                found[name] = (inode, serial)
+    host.memory.serials = found
+    return {name: serial for name, (_, serial) in found.items()}
 
 
 def _serial(host: Host, name: str) -> str:
@@ -168,7 +171,7 @@ def wait_for_disks(
     rescanned = False
     for left in polls(seconds, 0.1):
         devices = block_devices(host)
-        serials = {name: serial for name, serial in disk_serials(host, serials).items() if name in devices}
+        serials = {name: serial for name, serial in disk_serials(host).items() if name in devices}
         small = small_disks(serials, sizes or {}, devices)
         if not small and all(match(serials, wanted).values()):
             break

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from .desired import Share, share_of
 from .filesystems import mount_options
 from .host import Host
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 LINKS = "/dev/disk/by-id"
 
@@ -21,7 +26,8 @@ def fstab_line(share: Share, source: str = "") -> str:
     return f"{source or f'UUID={share.uuid}'} {share.path} {share.filesystem} {mount_options(share)},{boot} 0 0"
 
 
-def split_fstab(text: str) -> tuple[list[str], dict[str, str]]:
+@lru_cache(maxsize=2)
+def split_fstab(text: str) -> tuple[Sequence[str], Mapping[str, str]]:
     """Foreign lines as they are, and share id → our line. Ours are those whose mount point is a share's."""
     foreign, ours = [], {}
     for line in text.splitlines():

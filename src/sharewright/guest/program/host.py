@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from .memory import Memory
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
@@ -61,6 +63,7 @@ class Host:
 
     def __init__(self, root: str = "") -> None:
         self.root = root.rstrip("/")
+        self.memory = Memory()
 
     def at(self, path: str) -> str:
         """Where an absolute path really is."""
@@ -89,6 +92,15 @@ class Host:
             return sorted(os.listdir(self.at(path)))
         except OSError:
             return []
+
+    def entries(self, path: str) -> dict[str, int]:
+        """Names in a directory, sorted, each with its entry's own inode (a link's, not its target's); empty when there
+        is none."""
+        try:
+            with os.scandir(self.at(path)) as found:
+                return dict(sorted((entry.name, entry.inode()) for entry in found))
+        except OSError:
+            return {}
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(self.at(path))

@@ -15,7 +15,7 @@ HOLDERS = "holders"
 
 def look(host: Host, serials: Sequence[str]) -> dict[str, dict[str, str]]:
     """Serial → guest/document.py's Found."""
-    names = match(disk_serials(host, {}), serials)
+    names = match(disk_serials(host), serials)
     return {serial: _look(host, serial, names[serial]) for serial in serials}
 
 

@@ -261,8 +261,8 @@ def _switch_disks(host: Host, share: Share, new: Successor, old_disk: Disk, new_
     check_free(host, old_disk.device)
     left()
     foreign, ours = split_fstab(host.read("/etc/fstab"))
-    ours[share.id] = fstab_line(share.moved())
-    host.replace("/etc/fstab", "".join(f"{line}\n" for line in [*foreign, *ours.values()]))
+    lines = {**ours, share.id: fstab_line(share.moved())}
+    host.replace("/etc/fstab", "".join(f"{line}\n" for line in [*foreign, *lines.values()]))
     write_uuid(host, device, new.uuid, seconds=30.0)
 
 

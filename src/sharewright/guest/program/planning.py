@@ -16,14 +16,15 @@ STILL_SERVED = ("disk_small", "grow_failed")
 
 class Mount:
     """A mount at a share's place. ``number`` is its device's major:minor; ``alive``: that device still exists;
-    ``read_only``: nothing can be written through it."""
+    ``read_only``: nothing can be written through it; ``line``: its line of /proc/self/mountinfo."""
 
-    __slots__ = ("alive", "number", "read_only")
+    __slots__ = ("alive", "line", "number", "read_only")
 
-    def __init__(self, number: str, *, alive: bool = True, read_only: bool = False) -> None:
+    def __init__(self, number: str, *, alive: bool = True, read_only: bool = False, line: str = "") -> None:
         self.number = number
         self.alive = alive
         self.read_only = read_only
+        self.line = line
 
 
 class Facts:

@@ -102,7 +102,7 @@ def handle(host: Host, request: dict[str, object]) -> tuple[dict[str, object], b
         from . import acting
         from .desired import parse_document
 
-        desired = parse_document(request.get("document"))
+        desired = parse_document(request.get("document"), host.memory)
         if call == "observe":
             last = last_generation(host)
             if desired.generation < last:
