@@ -124,22 +124,25 @@ def claim_several(
     lease_seconds: float,
     kinds: Iterable[str],
     least_priority: int | None = None,
+    abandoned: bool = True,
 ) -> list[Claim]:
-    """The most urgent operations that may run now, now this worker's, ``number`` at most: one transaction for all.
+    """The most urgent operations that may run now, now this worker's, ``number`` at most: one transaction for all. When
+    they are fewer, there were no more; what becomes eligible later rings the bell.
 
-    Eligible is a running operation whose lease has run out, which goes first: somebody has begun to wait for it; then a
-    queued one whose ``not_before`` has passed, whose awaited operation is finished and which is the oldest open one of
-    its key. ``least_priority`` leaves out what is less urgent.
+    Eligible is a running operation whose lease has run out (unless not ``abandoned``), which goes first: somebody has
+    begun to wait for it; then a queued one whose ``not_before`` has passed, whose awaited operation is finished and
+    which is the oldest open one of its key. ``least_priority`` leaves out what is less urgent.
     """
     wanted = tuple(sorted(kinds))
     for _ in range(10):
         try:
-            return _claim(store, worker_id, number, lease_seconds, wanted, least_priority)
+            return _claim(store, worker_id, number, lease_seconds, wanted, least_priority, abandoned)
         except IntegrityError:
             # Another worker began an operation of the same key at this moment (the unique index on running keys):
             # enqueuing transactions can become visible in another order than their sequence numbers. Look again, for
             # one, so that others do not suffer from it.
             number = 1
+            store.bell.ring()  # and then for the rest
     return []
 
 
@@ -206,13 +209,14 @@ def _claim(
     lease_seconds: float,
     kinds: tuple[str, ...],
     least_priority: int | None,
+    abandoned: bool,
 ) -> list[Claim]:
     before = statements.count
     with store.begin() as tx:
-        for query in _claim_queries(tx.dialect.name, kinds, least_priority):
-            rows = tx.execute(query, {"number": number, **_now_parameter(tx)}).all()
-            if rows:
-                break
+        rows: list[Any] = []
+        for query in _claim_queries(tx.dialect.name, kinds, least_priority)[0 if abandoned else 1 :]:
+            if len(rows) < number:
+                rows += tx.execute(query, {"number": number - len(rows), **_now_parameter(tx)}).all()
         asking, claims = statements.count - before, []
         for row in rows:
             before = statements.count

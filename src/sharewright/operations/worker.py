@@ -83,6 +83,7 @@ class Worker:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._service_ids: Sequence[str] = ()
+        self._next_look = 0.0  # by clock(): when operations whose lease has run out are asked for again
 
     # ---- life ----
 
@@ -157,35 +158,42 @@ class Worker:
             while self._slots.acquire(blocking=False):
                 free += 1
             claims: list[Claim] = []
+            nothing_left = True
             try:
                 if not self._stopping.is_set():
-                    claims = self._claim(free)
+                    claims, nothing_left = self._claim(free)
             except DATABASE_FAULTS as fault:
                 log.warning("no work can be claimed", fault=type(fault).__name__)
             except Exception as error:
                 log.error("defect in the dispatcher", exc_info=error)
             if len(claims) < free:
                 self._slots.release(free - len(claims))
-            if not claims:
+            if nothing_left:
                 self._store.bell.wait(rings, self._options.poll_seconds)
 
-    def _claim(self, free: int) -> list[Claim]:
-        """Claim as many operations as there are free threads, and begin them."""
+    def _claim(self, free: int) -> tuple[list[Claim], bool]:
+        """Claim as many operations as there are free threads, and begin them. Also whether no more could be
+        claimed, so that there is nothing to do before somebody rings."""
         before = clock()
         # Work that nobody waits for has half of the threads at most: many servers that do not answer, each for its
         # time, must not keep users waiting.
         room = max(1, self._options.threads // 2) - len(self._background)
+        number = min(free, room) if room > 0 else free
+        look = before >= self._next_look  # for what dead workers left; nobody rings for it
+        if look:
+            self._next_look = before + self._options.poll_seconds
         claims = leases.claim_several(
             self._store,
             self.worker_id,
-            min(free, room) if room > 0 else free,
+            number,
             lease_seconds=self._options.lease_seconds,
             kinds=self._stories,
             least_priority=None if room > 0 else 0,
+            abandoned=look,
         )
         for claim in claims:
             self._begin(claim, before)
-        return claims
+        return claims, len(claims) < number
 
     def _begin(self, claim: Claim, before: float) -> None:
         """Run an operation, claimed after ``before``, on a thread of its own."""
@@ -235,7 +243,8 @@ class Worker:
                     del self._running[operation.id]
                     self._background.discard(operation.id)
             self._slots.release()
-            self._store.bell.ring()
+            if claim.priority < 0:  # others of the background may have waited for this one's thread
+                self._store.bell.ring()
 
     # ---- leases ----
 
