@@ -7,7 +7,7 @@ that run work outside an operation use :class:`NoProgress`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from sharewright.errors import DeadlineExceeded
 class Progress(Protocol):
     """The running operation as seen by the code that does the work."""
 
-    def step(self, name: str, *, harmless: bool = False) -> AbstractContextManager[None]:
-        """Journal a step: its start before the first side effect, its end after the last one. ``harmless``: it has no
-        side effect, so its start may be written with what comes next.
+    def step(self, name: str, *, brief: bool = False) -> AbstractContextManager[None]:
+        """Journal a step: its start before the first side effect, its end after the last one. ``brief``: it has no side
+        effect, or one that needs nothing that is still to be written and follows so soon on a fenced transaction that
+        another would tell no more. Its start is then written with what comes next, or when it takes longer than that.
 
         Steps are *ensure X*: running one again after a crash must find what the first run made.
         Raises LeaseLost or DeadlineExceeded on entry when the work must stop.
@@ -34,10 +35,11 @@ class Progress(Protocol):
         """A fact recorded earlier by this or a previous attempt of the same operation, or None."""
         ...
 
-    def later(self, store: Any, write: Callable[[Any], None]) -> None:
-        """Let ``write`` have a fenced write transaction (sqlalchemy.Connection) of ``store``: that of whatever this
-        operation writes next, be it the start of a step or the attempt's end. For what a next attempt finds out again
-        when a crash comes first, and nobody reads before: one transaction less. Called again when that is rolled back.
+    def later(self, store: Any, table: Any, identifier: str, values: Mapping[str, Any]) -> None:
+        """Set columns of the row of ``table`` (sqlalchemy.Table) with that ``id`` in the fenced write transaction of
+        ``store`` in which this operation writes next, be it the start of a step (that is not brief) or the attempt's
+        end. For what a next attempt finds out again when a crash comes first, and nobody reads before: one transaction
+        less, and one statement for all that is learned of a row until then.
         """
         ...
 
@@ -65,8 +67,8 @@ class PartOfWork:
         self._whole = whole
         self._name = name
 
-    def step(self, name: str, *, harmless: bool = False) -> AbstractContextManager[None]:
-        return self._whole.step(name, harmless=harmless)
+    def step(self, name: str, *, brief: bool = False) -> AbstractContextManager[None]:
+        return self._whole.step(name, brief=brief)
 
     def record(self, **facts: Any) -> None:
         self._whole.record(**{f"{self._name}.{key}": value for key, value in facts.items()})
@@ -74,8 +76,8 @@ class PartOfWork:
     def recall(self, key: str) -> Any:
         return self._whole.recall(f"{self._name}.{key}")
 
-    def later(self, store: Any, write: Callable[[Any], None]) -> None:
-        self._whole.later(store, write)
+    def later(self, store: Any, table: Any, identifier: str, values: Mapping[str, Any]) -> None:
+        self._whole.later(store, table, identifier, values)
 
     def check(self) -> None:
         self._whole.check()
@@ -96,7 +98,7 @@ class NoProgress:
         self._facts: dict[str, Any] = {}
 
     @contextmanager
-    def step(self, name: str, *, harmless: bool = False) -> Iterator[None]:
+    def step(self, name: str, *, brief: bool = False) -> Iterator[None]:
         self.check()
         yield
 
@@ -106,9 +108,9 @@ class NoProgress:
     def recall(self, key: str) -> Any:
         return self._facts.get(key)
 
-    def later(self, store: Any, write: Callable[[Any], None]) -> None:
+    def later(self, store: Any, table: Any, identifier: str, values: Mapping[str, Any]) -> None:
         with store.begin() as tx:
-            write(tx)
+            tx.execute(table.update().where(table.c.id == identifier), values)
 
     def check(self) -> None:
         if self.remaining <= 0:

@@ -37,7 +37,7 @@ class Told(NoProgress):
         self._say = say
 
     @contextmanager
-    def step(self, name: str, *, harmless: bool = False) -> Iterator[None]:
+    def step(self, name: str, *, brief: bool = False) -> Iterator[None]:
         self._say(name)
         yield
 

@@ -20,7 +20,7 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome,
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Pool, Scheduler
 from sharewright.operations.share_groups import fits_group
-from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server, read_share, write_status
+from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_share_to_make, write_status
 from sharewright.operations.share_servers import Placement, place, place_on_named
 from sharewright.progress import Progress
 from sharewright.settings import Settings
@@ -94,8 +94,8 @@ class CreateShare(BaseStory):
     def _read(self, operation: Operation) -> ShareRow | None:
         """The share; an error when somebody wants it deleted by now, which ends this work and undoes it."""
         with self._store.read() as tx:
-            share = read_share(tx, operation.resource_id)
-            if share is not None and is_delete_queued(tx, share.id):
+            share, is_delete_queued = read_share_to_make(tx, operation.resource_id)
+            if is_delete_queued:
                 raise SharewrightError("The share was deleted while it was being created.")
         return share
 
@@ -104,7 +104,7 @@ class CreateShare(BaseStory):
         while True:
             pool = None
             if share.backend is None:
-                with progress.step("schedule", harmless=True):
+                with progress.step("schedule", brief=True):
                     pool = self._scheduler.choose(
                         share.id,
                         operation.payload.get("scheduler_hints"),

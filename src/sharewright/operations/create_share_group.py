@@ -74,7 +74,7 @@ class CreateShareGroup(BaseStory):
             return Done()
         if group.server_status == ServerStatus.ACTIVE:
             return Done(lambda tx: _end(tx, operation, ""))
-        with progress.step("schedule", harmless=True):
+        with progress.step("schedule", brief=True):
             pool = choose_group_pool(self._store, self._scheduler, self._drivers, request)
         with self._store.begin() as tx:
             progress.fence(tx)

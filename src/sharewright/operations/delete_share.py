@@ -19,8 +19,7 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome,
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.migration_rows import release_other_types
-from sharewright.operations.server_migration_rows import is_moving
-from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_shares, write_status
+from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_shares_to_delete, write_status
 from sharewright.progress import Progress
 from sharewright.states import ShareStatus
 from sharewright.store.database import Store
@@ -39,8 +38,8 @@ class DeleteShare(BaseStory):
 
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         with self._store.read() as tx:
-            instances = read_shares(tx, operation.resource_id)
-            if is_moving(tx, {each.server_id for each in instances if each.server_id is not None}):
+            instances, is_moving = read_shares_to_delete(tx, operation.resource_id)
+            if is_moving:
                 return RetryLater("The share's server is giving its shares to another one.", seconds=LOOK_SECONDS)
         force = bool(operation.payload.get("force"))
         for instance in instances:

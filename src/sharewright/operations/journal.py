@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Table, bindparam, select, update
 
 from sharewright.errors import DeadlineExceeded, LeaseLost
 from sharewright.identifiers import utcnow
 from sharewright.operations import leases
 from sharewright.operations.contract import Operation
+from sharewright.operations.steps import Step, write_steps
 from sharewright.store.database import Store, after_commit
-from sharewright.store.kept import add_row
+from sharewright.store.kept import change_row
 from sharewright.store.tables import operation_steps, operations
+
+LONG: Final = timedelta(seconds=1)  # of a step whose start is not written yet; then the worker's heartbeat does that
 
 
 class HandBack(LeaseLost):
@@ -52,9 +56,10 @@ class Journal:
         self._end = clock() + (operation.deadline - utcnow()).total_seconds()
         self._facts = dict(operation.facts)
         self._position = steps
-        self._ended: list[tuple[int, datetime, float]] = []
-        self._begun: list[dict[str, Any]] = []  # rows of steps that are not written yet
-        self._notes: list[Callable[[Connection], None]] = []
+        self._begun: list[Step] = []  # those that are not written yet, ended or not
+        self._ended: list[Step] = []  # those that are, without their end
+        self._shown: set[int] = set()  # positions
+        self._notes: dict[tuple[Table, str], dict[str, Any]] = {}
         self._at_once = False
         self._lock = threading.RLock()
         self._lost = threading.Event()
@@ -63,37 +68,27 @@ class Journal:
     # ---- what stories see ----
 
     @contextmanager
-    def step(self, name: str, *, harmless: bool = False) -> Iterator[None]:
+    def step(self, name: str, *, brief: bool = False) -> Iterator[None]:
         self.check()
-        if harmless:
-            with self._lock:
-                position = self._position
-                self._position += 1
-                self._begun.append(
-                    {
-                        "operation_id": self.operation.id,
-                        "position": position,
-                        "name": name,
-                        "epoch": self.operation.epoch,
-                        "started_at": utcnow(),
-                    }
-                )
-        else:
-            with self._store.begin() as tx, self._lock:
-                position = self._position
-                leases.begin_step(tx, self.operation, position, name)
-                self._position += 1
-                self.flush(tx)
+        with self._lock:
+            step = Step(position=self._position, name=name, started_at=utcnow())
+            self._position += 1
+            self._begun.append(step)
+        if not brief or self._at_once:
+            with self._store.begin() as tx:
+                self.fence(tx)
         started = time.monotonic()
         yield
         # A step's end goes into the next transaction: the end only informs, while the start is a promise kept before
         # the first side effect. A step without an end failed, or its worker died, or it was the last one before that.
         with self._lock:
-            self._ended.append((position, utcnow(), time.monotonic() - started))
+            step.finished_at, step.seconds = utcnow(), time.monotonic() - started
+            if step not in self._begun:
+                self._ended.append(step)
 
-    def later(self, store: Store, write: Callable[[Connection], None]) -> None:
+    def later(self, store: Store, table: Table, identifier: str, values: Mapping[str, Any]) -> None:
         with self._lock:
-            self._notes.append(write)
+            self._notes.setdefault((table, identifier), {}).update(values)
         if self._at_once:
             with store.begin() as tx:
                 self.fence(tx)
@@ -124,8 +119,11 @@ class Journal:
 
     def fence(self, transaction: Any) -> None:
         with self._lock:
-            leases.fenced(transaction, self.operation)
-            self.flush(transaction)
+            if self._begun:
+                write_steps(transaction, self.operation, self._begun)
+            else:
+                leases.fenced(transaction, self.operation)
+            self._flush_rest(transaction, len(self._begun))
 
     @property
     def remaining(self) -> float:
@@ -167,29 +165,47 @@ class Journal:
         """The worker stops: the next check hands the operation back."""
         self._stopping.set()
 
+    def show(self) -> None:
+        """Write the start of a step that goes on for long, for those who look; from any thread."""
+        with self._lock:
+            long = utcnow() - LONG
+            steps = [replace(each) for each in self._begun if each.finished_at is None and each.started_at < long]
+            steps = [each for each in steps if each.position not in self._shown]
+        if steps:
+            with self._store.begin() as tx:
+                write_steps(tx, self.operation, steps)
+            self._shown.update(each.position for each in steps)
+
     def flush(self, tx: Connection) -> None:
         """Write what is still pending, in a transaction that is fenced already. It is forgotten after the commit."""
         with self._lock:
-            begun, ended, notes = list(self._begun), list(self._ended), list(self._notes)
-            if not (begun or ended or notes):
-                return
-            for row in begun:
-                add_row(tx, operation_steps, **row)
-            if ended:
-                tx.execute(
-                    _END,
-                    [
-                        {"operation": self.operation.id, "step": position, "finished_at": moment, "seconds": seconds}
-                        for position, moment, seconds in ended
-                    ],
-                )
-            for write in notes:
-                write(tx)
-        after_commit(tx, lambda: self._forget(len(begun), len(ended), len(notes)))
+            if self._begun:
+                write_steps(tx, self.operation, self._begun, is_ours=True)
+            self._flush_rest(tx, len(self._begun))
 
-    def _forget(self, begun: int, ended: int, notes: int) -> None:
+    def _flush_rest(self, tx: Connection, begun: int) -> None:
+        ended, notes = len(self._ended), list(self._notes)
+        if ended:
+            ends = [
+                {
+                    "operation": self.operation.id,
+                    "step": each.position,
+                    "finished_at": each.finished_at,
+                    "seconds": each.seconds,
+                }
+                for each in self._ended
+            ]
+            tx.execute(_END, ends)
+        for table, identifier in notes:
+            change_row(tx, table, identifier, **self._notes[table, identifier])
+        if begun or ended or notes:
+            after_commit(tx, lambda: self._forget(begun, ended, notes))
+
+    def _forget(self, begun: int, ended: int, notes: Sequence[tuple[Table, str]]) -> None:
         with self._lock:
-            del self._begun[:begun], self._ended[:ended], self._notes[:notes]
+            del self._begun[:begun], self._ended[:ended]
+            for note in notes:
+                self._notes.pop(note, None)
 
 
 _END: Final = (

@@ -315,7 +315,7 @@ def renew(store: Store, worker_id: str, held: Mapping[str, int], *, lease_second
     return frozenset(row.id for row in rows if held[row.id] == row.epoch)
 
 
-_OURS: Final = and_(
+IS_OURS: Final = and_(
     operations.c.id == bindparam("claim_id"),
     operations.c.epoch == bindparam("claim_epoch"),
     operations.c.worker_id == bindparam("claim_worker_id"),
@@ -323,8 +323,8 @@ _OURS: Final = and_(
 )
 
 
-def _claim_of(operation: Operation) -> dict[str, Any]:
-    """The parameters of _OURS."""
+def claim_of(operation: Operation) -> dict[str, Any]:
+    """The parameters of IS_OURS."""
     return {
         "claim_id": operation.id,
         "claim_epoch": operation.epoch,
@@ -333,44 +333,19 @@ def _claim_of(operation: Operation) -> dict[str, Any]:
 
 
 # The row lock makes a worker that wants to take over wait (it skips the row) until the transaction is over.
-_FENCE: Final = select(literal(1)).where(_OURS).with_for_update(read=True)
-_WRITE: Final = update(operations).where(_OURS)
+_FENCE: Final = select(literal(1)).where(IS_OURS).with_for_update(read=True)
+_WRITE: Final = update(operations).where(IS_OURS)
 
 
 def fenced(tx: Connection, operation: Operation) -> None:
     """Raise LeaseLost unless this claim is still the operation's last, and keep it so until ``tx`` ends."""
-    if tx.execute(_FENCE, _claim_of(operation)).first() is None:
-        raise lease_lost(operation)
-
-
-_BEGIN_STEP: Final = (
-    operation_steps.insert()
-    .from_select(
-        ["operation_id", "position", "name", "epoch", "started_at"],
-        select(
-            operations.c.id,
-            bindparam("position", type_=operation_steps.c.position.type),
-            bindparam("name", type_=operation_steps.c.name.type),
-            operations.c.epoch,
-            bindparam("started_at", type_=operation_steps.c.started_at.type),
-        )
-        .where(_OURS)
-        .with_for_update(read=True),
-    )
-    .execution_options(preserve_rowcount=True)
-)
-
-
-def begin_step(tx: Connection, operation: Operation, position: int, name: str) -> None:
-    """Journal a step and be :func:`fenced`, in one statement."""
-    step = {"position": position, "name": name, "started_at": utcnow()}
-    if tx.execute(_BEGIN_STEP, {**_claim_of(operation), **step}).rowcount != 1:
+    if tx.execute(_FENCE, claim_of(operation)).first() is None:
         raise lease_lost(operation)
 
 
 def write(tx: Connection, operation: Operation, values: Mapping[Any, Any]) -> None:
     """Change the operation's row, or raise LeaseLost when the claim is not the last."""
-    if tx.execute(_WRITE.values(dict(values)), _claim_of(operation)).rowcount == 0:
+    if tx.execute(_WRITE.values(dict(values)), claim_of(operation)).rowcount == 0:
         raise lease_lost(operation)
 
 
@@ -379,16 +354,6 @@ def lease_lost(operation: Operation) -> LeaseLost:
 
 
 # ---- ending an attempt -----------------------------------------------------------------------------------------------
-
-
-_WAITING: Final = (
-    select(literal(1))
-    .where(
-        is_queued(operations.c),
-        or_(operations.c.waits_for == bindparam("id"), operations.c.key == bindparam("key")),
-    )
-    .limit(1)
-)
 
 
 _SUMS: Final = {
@@ -401,13 +366,20 @@ _SUMS: Final = {
     )
 }
 _END: Final = _WRITE.values(_SUMS)
+_other: Final = operations.alias("other").c
+# With it, in the same statement: whether something waits for this operation's end.
+_FINISH: Final = _END.returning(
+    exists()
+    .where(is_queued(_other), or_(_other.waits_for == bindparam("claim_id"), _other.key == bindparam("claim_key")))
+    .label("awaited")
+)
 
 
 def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | None = None) -> None:
     """End the operation, first thing in the transaction that also writes the resource's final state."""
     now = utcnow()
     values = {
-        **_claim_of(operation),
+        **claim_of(operation),
         **usage.amounts(),
         "state": OperationState.SUCCEEDED if error is None else OperationState.FAILED,
         "error": error,
@@ -415,10 +387,11 @@ def finish(tx: Connection, operation: Operation, usage: Usage, *, error: str | N
         "finished_at": now,
         "updated_at": now,
     }
-    if tx.execute(_END, values).rowcount == 0:
+    row = tx.execute(_FINISH, {**values, "claim_key": operation.key}).one_or_none()
+    if row is None:
         raise lease_lost(operation)
     # The others are woken only if something waits for this: each that wakes asks the database.
-    if tx.execute(_WAITING, {"id": operation.id, "key": operation.key}).first() is not None:
+    if row.awaited:
         ring_after_commit(tx)
 
 
@@ -435,7 +408,7 @@ def park(
     """Give the claim up in good order: queued again, until another operation is finished or ``seconds`` have passed."""
     now = database_now(tx)
     values: dict[str, Any] = {
-        **_claim_of(operation),
+        **claim_of(operation),
         **usage.amounts(),
         "state": OperationState.QUEUED,
         "worker_id": None,

@@ -87,17 +87,6 @@ def is_worked_on(tx: Connection, *server_ids: str) -> str:
     return f"A share on the share server is being worked on ({kind})." if kind is not None else ""
 
 
-def is_moving(tx: Connection, server_ids: set[str]) -> bool:
-    """Whether shares on one of these servers are just being given to another."""
-    columns = share_servers.c
-    query = select(columns.id).where(
-        columns.source_share_server_id.in_(server_ids) | columns.id.in_(server_ids),
-        columns.source_share_server_id.is_not(None),
-        columns.task_state == TaskState.COMPLETING,
-    )
-    return tx.execute(query.limit(1)).first() is not None
-
-
 def write_server(tx: Connection, server_id: str, **values: object) -> None:
     tx.execute(share_servers.update().where(share_servers.c.id == server_id).values(**values, updated_at=utcnow()))
 

@@ -6,16 +6,16 @@ groups, share network subnets, shares, share instances, access rules, share serv
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exists, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations.queue import enqueue
-from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus
-from sharewright.store.kept import change_row
+from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus, TaskState
 from sharewright.store.tables import (
     operations,
     share_access_rules,
@@ -86,6 +86,51 @@ def read_share(tx: Connection, share_id: str) -> ShareRow | None:
     return rows[0] if rows else None
 
 
+_SHARES_AND_DELETION: Final = _SHARES.add_columns(
+    exists()
+    .where(
+        operations.c.resource_id == shares.c.id,
+        operations.c.kind == "delete_share",
+        operations.c.state == OperationState.QUEUED,
+    )
+    .label("asked")
+)
+
+
+def read_share_to_make(tx: Connection, share_id: str) -> tuple[ShareRow | None, bool]:
+    """The share with its main instance, and whether :func:`is_delete_queued`; one statement."""
+    rows = _read_with(tx, _SHARES_AND_DELETION, share_id)
+    return rows[0] if rows else (None, False)
+
+
+# Whether a share's server gives its shares to another one just now, or takes them.
+_SHARES_AND_MOVING: Final = _SHARES.add_columns(
+    exists()
+    .where(
+        or_(
+            share_servers.c.id == share_instances.c.share_server_id,
+            share_servers.c.source_share_server_id == share_instances.c.share_server_id,
+        ),
+        share_servers.c.source_share_server_id.is_not(None),
+        share_servers.c.task_state == TaskState.COMPLETING,
+    )
+    .label("asked")
+)
+
+
+def read_shares_to_delete(tx: Connection, share_id: str) -> tuple[list[ShareRow], bool]:
+    """As :func:`read_shares`, and whether one of its servers is giving its shares to another one; one statement."""
+    rows = _read_with(tx, _SHARES_AND_MOVING, share_id)
+    return [share for share, _ in rows], any(is_moving for _, is_moving in rows)
+
+
+def _read_with(tx: Connection, statement: Select[Any], share_id: str) -> list[tuple[ShareRow, bool]]:
+    """Rows with one more column, ``asked``."""
+    rows = [dict(row._mapping) for row in tx.execute(statement, {"share_id": share_id})]
+    asked = [bool(row.pop("asked")) for row in rows]
+    return [(ShareRow(**row), answer) for row, answer in zip(rows, asked, strict=True)]
+
+
 _WRITE_SHARE: Final = shares.update().where(shares.c.id == bindparam("share"), shares.c.status != bindparam("spared"))
 _WRITE_INSTANCE: Final = share_instances.update().where(
     share_instances.c.share_id == bindparam("share"),
@@ -150,20 +195,28 @@ def is_delete_queued(tx: Connection, resource_id: str, kind: str = "delete_share
     return tx.execute(_QUEUED, {"resource": resource_id, "kind": kind}).first() is not None
 
 
-_STATES: Final = (
-    select(share_access_rules.c.state).where(share_access_rules.c.share_id == bindparam("share")).distinct()
+def _has_rules(states: Iterable[str]) -> ColumnElement[bool]:
+    return exists().where(
+        share_access_rules.c.share_id == bindparam("share"), share_access_rules.c.state.in_(sorted(states))
+    )
+
+
+_WRITE_RULES_STATUS: Final = (
+    shares.update()
+    .where(shares.c.id == bindparam("share"))
+    .values(
+        access_rules_status=case(
+            (_has_rules(AccessState.TRANSITIONAL), AccessRulesStatus.SYNCING),
+            (_has_rules([AccessState.ERROR]), AccessRulesStatus.ERROR),
+            else_=AccessRulesStatus.ACTIVE,
+        )
+    )
 )
 
 
 def write_access_rules_status(tx: Connection, share_id: str) -> None:
-    """Recompute the sum of a share's rules' states."""
-    states = set(tx.execute(_STATES, {"share": share_id}).scalars())
-    status = AccessRulesStatus.ACTIVE
-    if states & AccessState.TRANSITIONAL:
-        status = AccessRulesStatus.SYNCING
-    elif AccessState.ERROR in states:
-        status = AccessRulesStatus.ERROR
-    change_row(tx, shares, share_id, access_rules_status=status)
+    """Recompute the sum of a share's rules' states. The share's row must be locked."""
+    tx.execute(_WRITE_RULES_STATUS, {"share": share_id})
 
 
 def clean_up_server(tx: Connection, server_id: str, *, seconds: float, delay: float = 30.0) -> None:

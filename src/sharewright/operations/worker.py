@@ -2,7 +2,8 @@
 
 One dispatcher thread looks for work whenever the store's bell rings, a thread becomes free, a parked operation's time
 has come, or ``poll_seconds`` have passed; each claimed operation gets a thread of its own, ``threads`` at most. One
-heartbeat thread renews all leases in one statement every third of ``lease_seconds``. On PostgreSQL a third one listens
+heartbeat thread renews all leases in one statement every third of ``lease_seconds``, and shows the steps that take
+long. On PostgreSQL a third one listens
 for the bell of other processes; it is only a hint, polling finds everything too.
 """
 
@@ -13,12 +14,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
 from sharewright import settings as configuration
 from sharewright.clouds.contract import Cloud, cloud_requests
 from sharewright.drivers.contract import ShareDriver
+from sharewright.errors import LeaseLost
 from sharewright.instruments import (
     operation_attempt_duration,
     operation_claims,
@@ -35,7 +38,8 @@ from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.registration import beat, register_worker
 from sharewright.operations.runner import CRASH_LIMIT, DATABASE_FAULTS, GRACE_SECONDS, Runner
 from sharewright.states import OperationState
-from sharewright.store.database import CHANNEL, Store, ring_for
+from sharewright.store.crier import CHANNEL
+from sharewright.store.database import Store
 
 log = structlog.get_logger()
 
@@ -273,6 +277,8 @@ class Worker:
         for identifier, journal in journals.items():
             if identifier in held:
                 journal.extend(before + self._options.lease_seconds)
+                with suppress(LeaseLost):  # it has just come to its end
+                    journal.show()
             elif self._running.get(identifier) is journal:
                 journal.lose()
 
@@ -290,7 +296,7 @@ class Worker:
                     while not self._stopped.is_set():
                         heard = list(connection.notifies(timeout=1.0, stop_after=1))
                         for notification in heard:
-                            ring_for(self._store.bell, notification.payload)
+                            self._store.hear(notification.payload, notification.pid)
                         if heard:
                             self._stopped.wait(BETWEEN_RINGS)
             except psycopg.Error as fault:

@@ -207,8 +207,8 @@ class ServiceInstances(Protocol):
         """
         ...
 
-    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
-        """Hot-attach. NotFound when the server has no VM."""
+    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> ServiceInstance:
+        """Hot-attach, and return the server as it was then. NotFound when it has no VM."""
         ...
 
     def detach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:

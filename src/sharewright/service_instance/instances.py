@@ -429,12 +429,13 @@ class CloudServiceInstances:
 
     # ---- volumes ----
 
-    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> ServiceInstance:
         instance = self.find(server_id)
         if instance is None:
             raise NotFound(f"Share server {server_id} has no VM to attach a volume to.", hint="Make the server first.")
         progress.check()
         self._cloud.compute.attach_volume(instance.instance_id, volume_id, timeout=self._settings.attach_seconds)
+        return instance
 
     def detach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
         instance = self.find(server_id)

@@ -87,6 +87,9 @@ class NamedServer:
     def find(self, server_id: str) -> ServiceInstance | None:
         """What the configuration says; the cloud is asked only for addresses on a network. CloudObjectMissing when it
         does not know them."""
+        return self._found(server_id)
+
+    def _found(self, server_id: str) -> ServiceInstance:
         return ServiceInstance(
             id=server_id,
             backend=self._settings.backend,
@@ -201,12 +204,13 @@ class NamedServer:
 
     # ---- volumes ----
 
-    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
+    def attach_volume(self, server_id: str, volume_id: str, progress: Progress) -> ServiceInstance:
         progress.check()
         instance = self.look(server_id)
         if instance is None:
             raise self._missing()
         self._cloud.compute.attach_volume(instance.id, volume_id, timeout=self._settings.attach_seconds)
+        return self._found(server_id)
 
     def detach_volume(self, server_id: str, volume_id: str, progress: Progress) -> None:
         progress.check()

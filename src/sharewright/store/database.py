@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from sharewright.errors import ConfigurationError
 from sharewright.instruments import database_statements
+from sharewright.store.crier import Crier
 from sharewright.store.group_commit import GroupCommit
 
 # Statements that a connection to PostgreSQL keeps parsed and planned, from a statement's second use on: planning one
@@ -89,34 +90,18 @@ class Bell:
         return self._rings
 
 
-CHANNEL = "sharewright_operations"  # of PostgreSQL's NOTIFY: the bell between processes
-
-
 def ring_after_commit(tx: Connection, *, name: str = "", seconds: float = 0.0) -> None:
     """Wake workers once ``tx`` (from :meth:`Store.begin`) is committed, or ``seconds`` after that (see
     :meth:`Bell.ring_later`); not at all if it is rolled back."""
     wishes: dict[str, float] = tx.info.setdefault("after_commit", {})
     if seconds <= 0:
         name = ""
-    if name not in wishes:
-        wishes[name] = seconds
-        if tx.dialect.name == "postgresql":
-            payload = f"{seconds} {name}" if seconds > 0 else ""
-            tx.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
+    wishes.setdefault(name, seconds)
 
 
 def after_commit(tx: Connection, act: Callable[[], None]) -> None:
     """Do something once ``tx`` (from :meth:`Store.begin`) is committed; not at all if it is rolled back."""
     tx.info["acts"].append(act)
-
-
-def ring_for(bell: Bell, payload: str) -> None:
-    """Do here what :func:`ring_after_commit` asked for in another process."""
-    seconds, _, name = payload.partition(" ")
-    if name:
-        bell.ring_later(name, float(seconds))
-    else:
-        bell.ring()
 
 
 class Store:
@@ -128,6 +113,7 @@ class Store:
         self.bell = Bell()
         self._open = threading.local()
         self._begin: Callable[[], AbstractContextManager[Connection]]
+        self._crier: Crier | None = None  # the bell between processes
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if not parsed.database or parsed.database == ":memory:":
@@ -151,6 +137,7 @@ class Store:
             # a read needs no BEGIN and no ROLLBACK, which are two journeys to the server.
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
             self._begin = self._writer.begin
+            self._crier = Crier(self._reader)
         else:
             raise ConfigurationError(
                 f"database.url: {parsed.get_backend_name()} is not supported.", hint="Use sqlite or postgresql."
@@ -188,6 +175,18 @@ class Store:
                 self.bell.ring_later(name, seconds)
             else:
                 self.bell.ring()
+            if self._crier is not None:
+                self._crier.cry(f"{seconds} {name}" if seconds > 0 else "")
+
+    def hear(self, payload: str, sender: int) -> None:
+        """Do here what :func:`ring_after_commit` asked for in another process; ``sender``: its PostgreSQL process."""
+        if self._crier is not None and sender in self._crier.backends:
+            return  # it has been done
+        seconds, _, name = payload.partition(" ")
+        if name:
+            self.bell.ring_later(name, float(seconds))
+        else:
+            self.bell.ring()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -196,6 +195,8 @@ class Store:
             yield connection
 
     def close(self) -> None:
+        if self._crier is not None:
+            self._crier.close()
         self._writer.dispose()
         self._reader.dispose()
 

@@ -133,15 +133,11 @@ class GenericDriver:
     def choose_server(
         self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
     ) -> str | None:
-        size = 1  # of the smallest share
-        if share_instance_id is not None:
+        limit, size = self._settings.max_share_server_size, 1  # of the smallest share
+        if limit >= 0 and share_instance_id is not None:
             size = transaction.execute(_SIZE, {"instance": share_instance_id}).scalar_one()
         return least_loaded(
-            transaction,
-            candidates,
-            size,
-            max_shares=self._settings.max_shares_per_share_server,
-            max_size=self._settings.max_share_server_size,
+            transaction, candidates, size, max_shares=self._settings.max_shares_per_share_server, max_size=limit
         )
 
     def create_server(self, server_id: str, progress: Progress) -> None:
@@ -207,15 +203,16 @@ class GenericDriver:
     def create_share(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[ExportLocation]:
         record = read_instance(self._store, share_instance_id)
         volume_id = record.volume_id or self._volumes.ensure(record, progress, write=note).id
-        if not record.volume_attached:
+        if record.volume_attached:
+            server = self._servers.get(server_id)
+        else:
             if record.snapshot_id is not None or record.member_id is not None:
                 with progress.step("parent"):  # from here on a boot cannot take the copy for its parent
                     self._servers.converge(self._servers.get(server_id), progress)
-            with progress.step("attach"):
-                self._instances.attach_volume(server_id, volume_id, progress)
+            with progress.step("attach", brief=True):
+                server = self._instances.attach_volume(server_id, volume_id, progress)
                 # From the next step's start on every document of the server holds the share.
                 note(self._store, progress, share_instance_id, volume_attached=True)
-        server = self._servers.get(server_id)
         with progress.step("guest"):
             state = self._servers.serve(share_instance_id, server, volume_id, progress)
             note(self._store, progress, share_instance_id, filesystem_ready=True, **share_usage(state))
@@ -229,9 +226,11 @@ class GenericDriver:
             return
         volume = self._volumes.of(record)
         self._release(record, volume, server_id, progress, force=force)
-        if find_move(self._store, share_instance_id) is not None:  # whichever of the two has served: both go
+        moves, has_retired = self._retired.find_leftovers(share_instance_id)
+        if moves:  # whichever of the two has served: both go
             self._shrinker(record, server_id, progress).forget(share_instance_id, progress)
-        self._reverter(record, server_id or "", progress).drop_old(record, progress)
+        if moves or has_retired or record.old_volume_id is not None:
+            self._reverter(record, server_id or "", progress).drop_old(record, progress)
         self._volumes.remove_of(record, volume, progress)
 
     def extend_share(self, share_instance_id: str, server_id: str, size: int, progress: Progress) -> None:
@@ -294,7 +293,7 @@ class GenericDriver:
                 f"Share instance {share_instance_id} is not served by any server, so it has no access rules in force.",
                 hint="Create the share again.",
             )
-        with progress.step("guest"):
+        with progress.step("guest", brief=True):
             state = self._servers.serve(share_instance_id, self._servers.get(server_id), record.volume_id, progress)
         with self._store.read() as tx:
             rules = tx.execute(_RULES, {"share": record.share_id}).scalars()

@@ -58,7 +58,7 @@ class VolumeManager:
     cloud: Cloud
     tags: Mapping[str, str]
     seconds: float
-    attach: Callable[[str], None]
+    attach: Callable[[str], object]
     tell: Callable[[], State]
 
     def take(self, record: InstanceRecord, reference: str, name: str, holder: str | None, progress: Progress) -> int:

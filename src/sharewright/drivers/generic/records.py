@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, case, select
+from sqlalchemy import Row, Select, bindparam, case, select
 
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
@@ -110,9 +110,4 @@ def remember(store: Store, progress: Progress, share_instance_id: str, **values:
 
 def note(store: Store, progress: Progress, share_instance_id: str, **values: object) -> None:
     """The same with the next thing that the work writes: for what is found out again if a crash comes first."""
-    values["updated_at"] = utcnow()
-
-    def write(tx: Connection) -> None:
-        change_row(tx, share_instances, share_instance_id, **values)
-
-    progress.later(store, write)
+    progress.later(store, share_instances, share_instance_id, {**values, "updated_at": utcnow()})

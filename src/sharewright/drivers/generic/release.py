@@ -38,10 +38,10 @@ def remove_volume(
             return
         try:
             if volume.instance_id is not None:
-                with progress.step("detach"):
+                with progress.step("detach", brief=True):
                     timeout = within(attach_seconds, progress)
                     cloud.compute.detach_volume(volume.instance_id, volume.id, timeout=timeout)
-            with progress.step("delete volume"):
+            with progress.step("delete volume", brief=True):
                 cloud.volumes.delete_volume(volume.id, timeout=within(volume_seconds, progress))
             return
         except CloudUnavailable:

@@ -34,6 +34,14 @@ _OF_BACKEND: Final = (
     .order_by(retired_volumes.c.created_at)
 )
 _OF_SHARE: Final = _OF_BACKEND.where(retired_volumes.c.share_instance_id == bindparam("instance"))
+_LEFTOVERS: Final = select(
+    exists().where(share_instance_moves.c.share_instance_id == bindparam("instance")).label("moves"),
+    exists()
+    .where(
+        retired_volumes.c.backend == bindparam("backend"), retired_volumes.c.share_instance_id == bindparam("instance")
+    )
+    .label("retired"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,12 @@ class RetiredVolumes:
         """Whether there is anything that a share has left and that is not gone yet."""
         with self.store.read() as tx:
             return tx.execute(_OF_SHARE, {"backend": self.backend, "instance": share_instance_id}).first() is not None
+
+    def find_leftovers(self, share_instance_id: str) -> tuple[bool, bool]:
+        """Whether a share moves to another volume, and whether it :func:`has_some`; one statement, mostly twice no."""
+        with self.store.read() as tx:
+            row = tx.execute(_LEFTOVERS, {"backend": self.backend, "instance": share_instance_id}).one()
+        return bool(row.moves), bool(row.retired)
 
     def take_away(self, share_instance_id: str, progress: Progress, *, besides: str = "") -> None:
         """Detach what a share has left, and delete what has no snapshots, that of the instance ``besides`` aside. What

@@ -33,7 +33,7 @@ class Reverter:
     make: Callable[[str, int, Source], Volume]
     find: Callable[[str], Volume | None]
     tell: Callable[[], object]
-    attach: Callable[[str], None]
+    attach: Callable[[str], object]
     serve: Callable[[str], ShareState]
     retired: RetiredVolumes
     usage: Callable[[ShareState], dict[str, Any]]

@@ -63,7 +63,7 @@ class Shrinker:
     open_seconds: float
     look: Callable[[float], ShareState]
     make: Callable[[str, int], Volume]
-    attach: Callable[[str], None]
+    attach: Callable[[str], object]
     retired: RetiredVolumes
     find: Callable[[str], Volume | None]
     name: Callable[[Move], str]

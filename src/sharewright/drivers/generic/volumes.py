@@ -40,7 +40,7 @@ class ShareVolumes:
         """The volume that a share instance is to have, made if need be and recorded by ``write`` (remember or note)."""
         volume_type = record.volume_type or self._settings.volume_type or None
         source = self._snapshots.source_of(record)
-        with progress.step("volume"):
+        with progress.step("volume", brief=True):
             # As large as the snapshot's at least, which may be more than its share's: volumes do not shrink.
             size = max(record.size, source.size) if source is not None else record.size
             volume = self.make(record, self.name(record.id), size, volume_type, progress, source)
