@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, Table, Update, bindparam, select
+from sqlalchemy import Column, Connection, Table, Update, bindparam, case
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from sharewright.drivers.contract import RuleOutcome
 from sharewright.identifiers import utcnow
@@ -32,20 +33,21 @@ class Changes:
         return bool(self.applying or self.denying)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Statements:
-    """Those that are kept for a table of rules; ``owner``, and ``from``: the state before, are parameters."""
-
-    move: Update
-    in_passage: Select[Any]
-
-
 @cache
-def _statements(rules: Table, owner: Column[Any]) -> _Statements:
-    mine = owner == bindparam("owner")
-    return _Statements(
-        move=rules.update().where(mine, rules.c.state == bindparam("from")),
-        in_passage=select(rules.c.id, rules.c.state).where(mine, rules.c.state.in_(IN_PASSAGE)),
+def _begin(rules: Table, owner: Column[Any]) -> ReturningUpdate[Any]:
+    """The statement of :func:`begin`."""
+    state = rules.c.state
+    begun = case(
+        (state == AccessState.QUEUED_TO_APPLY, AccessState.APPLYING),
+        (state == AccessState.QUEUED_TO_DENY, AccessState.DENYING),
+        else_=state,
+    )
+    queued = (AccessState.QUEUED_TO_APPLY, AccessState.QUEUED_TO_DENY)
+    return (
+        rules.update()
+        .where(owner == bindparam("owner"), state.in_((*queued, *IN_PASSAGE)))
+        .values(state=begun)
+        .returning(rules.c.id, state)
     )
 
 
@@ -57,13 +59,7 @@ def _put_in_force(dialect: str, rules: Table) -> Update:
 
 def begin(tx: Connection, rules: Table, owner: Column[Any], owner_id: str) -> Changes:
     """Move queued rules on, and take up those that an earlier attempt had moved."""
-    kept, now = _statements(rules, owner), utcnow()
-    for queued, begun in (
-        (AccessState.QUEUED_TO_APPLY, AccessState.APPLYING),
-        (AccessState.QUEUED_TO_DENY, AccessState.DENYING),
-    ):
-        tx.execute(kept.move, {"owner": owner_id, "from": queued, "state": begun, "updated_at": now})
-    found = tx.execute(kept.in_passage, {"owner": owner_id}).all()
+    found = tx.execute(_begin(rules, owner), {"owner": owner_id, "updated_at": utcnow()}).all()
     return Changes(
         applying=frozenset(row.id for row in found if row.state == AccessState.APPLYING),
         denying=frozenset(row.id for row in found if row.state == AccessState.DENYING),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import NoResultFound
 
 from sharewright.drivers.contract import PoolStats, ShareDriver
 from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
@@ -84,7 +85,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """One row of ``pools``, with what was promised since it was reported (GiB). None is unknown."""
+    """One row of ``pools``, with what was promised since it was reported (GiB). None is unknown. ``reported_at``: UTC
+    without zone."""
 
     host: str
     backend: str
@@ -95,6 +97,7 @@ class Pool:
     reserved_percentage: int
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     promised: float = 0.0
+    reported_at: datetime = datetime.min
 
     @property
     def label(self) -> str:
@@ -130,9 +133,6 @@ class Pool:
         return min(limits, default=None)
 
 
-_FRESH: Final = select(pools.c.backend).where(pools.c.reported_at >= bindparam("oldest"))
-
-
 class Scheduler:
     """Chooses pools. Reads ``pools``; asks a driver itself when its report is missing or old."""
 
@@ -153,7 +153,8 @@ class Scheduler:
         different_host (lists of share ids), only_host (a pool's name). ``in_any_zone``: whatever the share type says
         about zones. Raises NoValidBackend, saying why for each backend; CloudUnavailable when one of them does not
         report just now."""
-        failures, silent = self.refresh()
+        failures: dict[str, str] = {}
+        silent = False
         with self._store.read() as tx:
             request = replace(read_request(tx, share_id, replica_id), in_any_zone=in_any_zone)
             if hints:
@@ -162,6 +163,10 @@ class Scheduler:
                 request = replace(request, others=_read_replicas(tx, share_id))
             candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
             services = read_services(tx)
+        if stale := self._stale(candidates):
+            failures, silent = self._report(stale)
+            with self._store.read() as tx:
+                candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
         if request.from_snapshot:
             candidates = [_with_reserve(pool, "reserved_snapshot_percentage") for pool in candidates]
         return best_of(
@@ -234,16 +239,22 @@ class Scheduler:
 
     def refresh(self) -> tuple[dict[str, str], bool]:
         """Bring missing and old reports up to date. Returns backend → why it has none, and whether that may pass."""
-        oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
         with self._store.read() as tx:
-            fresh = set(tx.execute(_FRESH, {"oldest": oldest}).scalars())
+            present = read_pools(tx, list(self._drivers), without="")
+        return self._report(self._stale(present))
+
+    def _stale(self, present: Sequence[Pool]) -> list[str]:
+        """The backends none of whose reports is of late."""
+        oldest = utcnow() - timedelta(seconds=3 * self._settings.worker.stats_seconds)
+        fresh = {pool.backend for pool in present if pool.reported_at >= oldest}
+        return [name for name in self._drivers if name not in fresh]
+
+    def _report(self, backends: Sequence[str]) -> tuple[dict[str, str], bool]:
         failures: dict[str, str] = {}
         silent = False
-        for name, driver in self._drivers.items():
-            if name in fresh:
-                continue
+        for name in backends:
             try:
-                stats = driver.pools()
+                stats = self._drivers[name].pools()
             except CloudError as error:
                 failures[name] = f"its cloud does not report: {error.message.rstrip('.')}"
                 silent = silent or isinstance(error, CloudUnavailable)
@@ -311,6 +322,7 @@ def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequenc
 # ---- what the checks look at -----------------------------------------------------------------------------------------
 
 
+# A row for each extra spec of its type and each subnet of its network.
 _OF_SHARE: Final = (
     select(
         shares.c.size,
@@ -326,17 +338,21 @@ _OF_SHARE: Final = (
         share_instances.c.is_main,
         share_instances.c.share_network_id,
         share_types.c.name.label("type_name"),
+        share_type_extra_specs.c.key.label("spec_key"),
+        share_type_extra_specs.c.value.label("spec_value"),
+        share_network_subnets.c.id.label("subnet_id"),
+        share_network_subnets.c.availability_zone.label("subnet_zone"),
     )
     .join(share_instances, share_instances.c.share_id == shares.c.id)
     .join(share_types, share_types.c.id == shares.c.share_type_id)
     .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
+    .outerjoin(share_type_extra_specs, share_type_extra_specs.c.share_type_id == share_types.c.id)
+    .outerjoin(share_network_subnets, share_network_subnets.c.share_network_id == share_instances.c.share_network_id)
     .where(shares.c.id == bindparam("share"))
 )
 _REQUEST: Final = _OF_SHARE.where(share_instances.c.is_main.is_(True))
 _REPLICA_REQUEST: Final = _OF_SHARE.where(share_instances.c.id == bindparam("replica"))
-_SPECS: Final = select(share_type_extra_specs.c.key, share_type_extra_specs.c.value).where(
-    share_type_extra_specs.c.share_type_id == bindparam("share_type")
-)
+
 _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
     share_network_subnets.c.share_network_id == bindparam("network")
 )
@@ -345,17 +361,21 @@ _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
 def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -> Request:
     """What a share asks for, or one of its replicas."""
     if replica_id is None:
-        row = tx.execute(_REQUEST, {"share": share_id}).one()
+        rows = tx.execute(_REQUEST, {"share": share_id}).all()
     else:
-        row = tx.execute(_REPLICA_REQUEST, {"share": share_id, "replica": replica_id}).one()
-    specs = tx.execute(_SPECS, {"share_type": row.share_type_id})
-    zones, zones_with_several = read_subnet_zones(tx, row.share_network_id)
+        rows = tx.execute(_REPLICA_REQUEST, {"share": share_id, "replica": replica_id}).all()
+    if not rows:
+        raise NoResultFound
+    row = rows[0]
+    zones, zones_with_several = _counted(
+        {each.subnet_id: each.subnet_zone for each in rows if each.subnet_id is not None}.values()
+    )
     return Request(
         share_instance_id=row.instance_id,
         size=row.size,
         protocol=row.protocol,
         share_type=row.type_name,
-        extra_specs={spec.key: spec.value for spec in specs},
+        extra_specs={each.spec_key: each.spec_value for each in rows if each.spec_key is not None},
         availability_zone=row.availability_zone,
         share_network_id=row.share_network_id,
         zones=zones,
@@ -368,9 +388,13 @@ def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -
 
 def read_subnet_zones(tx: Connection, network_id: str | None) -> tuple[frozenset[str | None], frozenset[str | None]]:
     """The zones that a share network has subnets in, and those with several; see Request."""
-    subnets: Counter[str | None] = Counter()
-    if network_id is not None:
-        subnets.update(tx.execute(_ZONES, {"network": network_id}).scalars())
+    if network_id is None:
+        return frozenset(), frozenset()
+    return _counted(tx.execute(_ZONES, {"network": network_id}).scalars())
+
+
+def _counted(of_subnets: Iterable[str | None]) -> tuple[frozenset[str | None], frozenset[str | None]]:
+    subnets = Counter(of_subnets)
     return frozenset(subnets), frozenset(zone for zone, count in subnets.items() if count > 1)
 
 
@@ -399,35 +423,24 @@ def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
     )
 
 
-_POOLS: Final = select(pools)
 _PROMISED: Final = (
-    select(share_instances.c.host, func.sum(share_instances.c.size).label("promised"))
-    .join(pools, pools.c.host == share_instances.c.host)
+    select(func.sum(share_instances.c.size))
     .where(
-        share_instances.c.host == bindparam("host"),
+        share_instances.c.host == pools.c.host,
         share_instances.c.id != bindparam("without"),
         share_instances.c.wanted.is_(True),
-        # Its volume was not there when the pool was reported. The first line says less than the second, and in a form
-        # that indexes serve.
-        or_(share_instances.c.created_at >= bindparam("oldest"), share_instances.c.volume_id.is_(None)),
+        # Its volume was not there when the pool was reported.
         or_(share_instances.c.created_at >= pools.c.reported_at, share_instances.c.volume_id.is_(None)),
     )
-    .group_by(share_instances.c.host)
+    .correlate(pools)
+    .scalar_subquery()
 )
+_POOLS: Final = select(pools, _PROMISED.label("promised"))
 
 
 def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
     """The pools of these backends, and what other shares were promised on each since its report."""
-    rows = [row for row in tx.execute(_POOLS) if row.backend in backends]
-    if not rows:
-        return []
-    oldest = min(row.reported_at for row in rows)
-    asked = {"without": without, "oldest": oldest}
-    promised = {
-        row.host: row.promised
-        for host in [row.host for row in rows]
-        for row in tx.execute(_PROMISED, {**asked, "host": host})
-    }
+    rows = [row for row in tx.execute(_POOLS, {"without": without}) if row.backend in backends]
     return [
         Pool(
             host=row.host,
@@ -438,7 +451,8 @@ def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list
             provisioned_capacity=row.provisioned_capacity,
             reserved_percentage=row.reserved_percentage,
             capabilities=row.capabilities,
-            promised=float(promised.get(row.host, 0)),
+            promised=float(row.promised or 0),
+            reported_at=row.reported_at,
         )
         for row in rows
     ]

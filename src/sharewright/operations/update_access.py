@@ -51,7 +51,7 @@ class UpdateAccess(BaseStory):
             return Done()
         share, *replicas = instances
         if not changes:
-            return Done(lambda tx: write_access_rules_status(tx, share_id))
+            return Done(lambda tx: finish(tx, share_id, changes, ()))
         if share.backend is None or share.server_id is None or not share.wanted:
             return Done(lambda tx: finish(tx, share_id, changes, _unserved(changes)))
         driver = find_driver(self._drivers, share.backend)

@@ -35,7 +35,7 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_access_level, check_access_type, check_address, check_metadata
 from sharewright.services.work import submit_together
 from sharewright.states import AccessRulesStatus, AccessState, ShareStatus
-from sharewright.store.kept import add_row, change_row
+from sharewright.store.kept import change_row, new_row
 from sharewright.store.tables import (
     share_access_metadata,
     share_access_rules,
@@ -85,7 +85,7 @@ def allow(
         key = sealed_key(tx, deployment, share, access_to) if kind == "user" else None
         if same is not None:
             tx.execute(share_access_rules.delete().where(share_access_rules.c.id == same))
-        add_row(
+        row = new_row(
             tx,
             share_access_rules,
             id=identifier,
@@ -100,7 +100,13 @@ def allow(
         write_map(tx, share_access_metadata, _OWNER, identifier, metadata, replace=False)
         insert_for_rule(tx, context, share_id, identifier, reason=values.get("lock_reason"), **locked)
         _begin_change(tx, deployment, context, share_id)
-        return _find(tx, deployment, context, identifier)
+        if locked["visibility"]:
+            return _find(tx, deployment, context, identifier)
+        authorize(context, "share_access_rule:get")
+        authorize(context, "share_access_rule:get", share["project_id"])
+        record = {**row, "project_id": share["project_id"], "metadata": dict(sorted(metadata.items()))}
+        show_keys(deployment, context, share["project_id"], [record])
+        return {**record, "restricted": False}
 
 
 def deny(

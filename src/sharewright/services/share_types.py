@@ -245,7 +245,8 @@ def _find(
     tx: Connection, deployment: Deployment, context: RequestContext, name_or_id: str, *, by_name: bool = True
 ) -> dict[str, Any]:
     """A type the caller may use; by id before by name."""
-    return _complete(tx, deployment, [_PROJECTS.find(tx, context, name_or_id, by_name=by_name)])[0]
+    record, specs = _PROJECTS.find_with_specs(tx, context, name_or_id, _OWNER, by_name=by_name)
+    return {**record, "extra_specs": specs, "is_default": record["name"] == deployment.settings.default_share_type}
 
 
 def _complete(tx: Connection, deployment: Deployment, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

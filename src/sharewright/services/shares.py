@@ -10,7 +10,10 @@ from sqlalchemy import (
     Connection,
     Select,
     bindparam,
+    exists,
     func,
+    literal,
+    or_,
     select,
     update,
 )
@@ -34,11 +37,12 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
-from sharewright.store.kept import add_row, change_row
+from sharewright.store.kept import add_row, change_row, new_row
 from sharewright.store.lookups import among
 from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
     availability_zones,
+    resource_locks,
     share_backups,
     share_export_locations,
     share_instances,
@@ -204,7 +208,7 @@ def create(
             seconds = COPY_SECONDS * values["size"]
             # Where its snapshot is.
             scheduling = {"scheduler_hints": {**hints, "only_host": source.host}}
-        identifier = insert(
+        record: Record = insert(
             tx,
             deployment,
             context,
@@ -215,9 +219,14 @@ def create(
             snapshot_id=source.snapshot_id if source is not None else None,
             more_seconds=seconds,
         )
-        write_map(tx, share_metadata, share_metadata.c.share_id, identifier, metadata, replace=False)
-        keep_affinities(tx, identifier, hints)
-        record = {**read(tx, context, identifier, paths=False), "export_location": None}
+        write_map(tx, share_metadata, share_metadata.c.share_id, record["id"], metadata, replace=False)
+        keep_affinities(tx, record["id"], hints)
+        if hints:  # some of them are metadata now
+            record = read(tx, context, record["id"], paths=False)
+        else:
+            told = {"share_type_name": share_type["name"], "has_replicas": False}
+            record = {**record, **told, "metadata": dict(sorted(metadata.items()))}
+        record = {**record, "export_location": None}
     deployment.wake()
     return record
 
@@ -233,15 +242,16 @@ def insert(
     *,
     more_seconds: float = 0.0,
     **columns: Any,
-) -> str:
-    """Write the rows of a new share with its quota and its operation, and return its id. ``values`` as of
-    :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's does."""
+) -> dict[str, Any]:
+    """Write the rows of a new share with its quota and its operation, and return its own.
+    ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's
+    does."""
     identifier, now = new_id(), utcnow()
     quotas, size = deployment.settings.quotas, values["size"]
     limits = read_limits(tx, quotas, context.project_id)
     check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
-    add_row(
+    share = new_row(
         tx,
         shares,
         id=identifier,
@@ -285,7 +295,7 @@ def insert(
         limits=limits,
     )
     submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
-    return identifier
+    return share
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
@@ -313,13 +323,16 @@ def delete(
     action = "force_delete" if force else "delete"
     with deployment.store.begin() as tx:
         share = find(tx, context, identifier, f"share:{action}", lock=True)
-        refuse_locked_share(tx, identifier)
+        kept = bool(tx.execute(_IS_KEPT, {"share": identifier}).scalar_one())  # by what is none of that, mostly
+        if kept:
+            refuse_locked_share(tx, identifier)
         SHARE[action].check("Share", identifier, share["status"])
         if not force:
             check_named_group(share, named_group)
         refuse_with_replicas(share, "delete it")
-        refuse_with_snapshots(tx, identifier)
-        refuse_with_backups(tx, identifier)
+        if kept:
+            refuse_with_snapshots(tx, identifier)
+            refuse_with_backups(tx, identifier)
         write_status(tx, identifier, ShareStatus.DELETING)
         submit(tx, deployment, context, "delete_share", "share", identifier, {"force": force})
     deployment.wake()
@@ -349,8 +362,7 @@ def refuse_with_replicas(share: Record, what: str) -> None:
 
 def refuse_with_backups(tx: Connection, identifier: str) -> None:
     """Forbidden for a share that has backups, in whatever state. Its row must be locked."""
-    query = select(func.count()).select_from(share_backups).where(share_backups.c.share_id == identifier)
-    number = tx.execute(query).scalar_one()
+    number = tx.execute(_BACKUPS, {"share": identifier}).scalar_one()
     if number:
         raise Forbidden(f"Share still has {number} dependent backups.", hint="Delete them first.")
 
@@ -436,7 +448,22 @@ _MEMBERS: Final = (
         share_snapshot_instances.c.share_group_snapshot_id.is_not(None),
     )
 )
-_NETWORK: Final = select(share_networks).where(share_networks.c.id == bindparam("network")).with_for_update(read=True)
+_BACKUPS: Final = select(func.count()).select_from(share_backups).where(share_backups.c.share_id == bindparam("share"))
+# Whether anything of what forbids to delete a share is there: locks, snapshots, group snapshots, backups.
+_IS_KEPT: Final = select(
+    or_(
+        exists().where(
+            resource_locks.c.resource_id == bindparam("share"), resource_locks.c.resource_action == "delete"
+        ),
+        *(query.with_only_columns(literal(1)).exists() for query in (_SNAPSHOTS, _MEMBERS, _BACKUPS)),
+    )
+)
+_NETWORK: Final = (
+    select(share_networks.c.project_id, share_networks.c.status)
+    .where(share_networks.c.id == bindparam("network"))
+    .with_for_update(read=True)
+)
+# A statement of its own: whoever changes subnets locks the network, and what the first one waited for is in the second.
 _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
     share_network_subnets.c.share_network_id == bindparam("network")
 )
@@ -484,11 +511,11 @@ def choose_network(
         return None
     if not handles_servers:
         raise InvalidInput("Share network must not be set when the driver_handles_share_servers extra spec is false.")
-    network = fetch_one(tx, _NETWORK, {"network": identifier})
-    if network is None or not can_see(context, network["project_id"]):
+    network = tx.execute(_NETWORK, {"network": identifier}).one_or_none()
+    if network is None or not can_see(context, network.project_id):
         raise NotFound(f"Share network {identifier[:64]} could not be found.")
-    if network["status"] != "active":
-        raise InvalidInput(f"Share network {identifier} is in status '{network['status']}', not 'active'.")
+    if network.status != "active":
+        raise InvalidInput(f"Share network {identifier} is in status '{network.status}', not 'active'.")
     zones = set(tx.execute(_ZONES, {"network": identifier}).scalars())
     if not zones or (zone is not None and not zones & {zone, None}):
         raise InvalidInput(

@@ -39,6 +39,17 @@ def _find(types: Table, table: Table, owner: Column[Any], *, by_name: bool) -> S
     return select(types).where(named, or_(everything, types.c.is_public.is_(True), granted))
 
 
+@cache
+def _find_with_specs(
+    types: Table, table: Table, owner: Column[Any], of_specs: Column[Any], *, by_name: bool
+) -> Select[Any]:
+    """The same with the extra specs: a row for each of them, of a type without any one with nulls."""
+    specs = of_specs.table
+    joined = types.outerjoin(specs, of_specs == types.c.id)
+    found = _find(types, table, owner, by_name=by_name).select_from(joined)
+    return found.add_columns(specs.c.key.label("spec_key"), specs.c.value.label("spec_value")).order_by(specs.c.key)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeProjects:
     """``types`` with id and is_public; ``table`` with project_id and ``owner``, the type's id. ``what``: the kind of
@@ -69,13 +80,33 @@ class TypeProjects:
         own = exists().where(self.owner == self.types.c.id, self.table.c.project_id == context.project_id)
         return [or_(self.types.c.is_public.is_(True), own)]
 
+    @staticmethod
+    def _wanted(context: RequestContext, name_or_id: str) -> dict[str, Any]:
+        return {"wanted": name_or_id, "project": context.project_id, "everything": context.is_admin}
+
+    def _missing(self, name_or_id: str) -> NotFound:
+        return NotFound(f"{self.what.capitalize()} {name_or_id[:64]} could not be found.")
+
     def find(self, tx: Connection, context: RequestContext, name_or_id: str, *, by_name: bool = True) -> dict[str, Any]:
         """The row of a type that the caller may use; by id before by name. NotFound when there is none."""
         kept = _find(self.types, self.table, self.owner, by_name=by_name)
-        rows = fetch(tx, kept, {"wanted": name_or_id, "project": context.project_id, "everything": context.is_admin})
+        rows = fetch(tx, kept, self._wanted(context, name_or_id))
         if not rows:
-            raise NotFound(f"{self.what.capitalize()} {name_or_id[:64]} could not be found.")
+            raise self._missing(name_or_id)
         return next((row for row in rows if row["id"] == name_or_id), rows[0])
+
+    def find_with_specs(
+        self, tx: Connection, context: RequestContext, name_or_id: str, of_specs: Column[Any], *, by_name: bool = True
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The same with its extra specs, by key; ``of_specs``: the type's id in their table. One statement."""
+        kept = _find_with_specs(self.types, self.table, self.owner, of_specs, by_name=by_name)
+        rows = fetch(tx, kept, self._wanted(context, name_or_id))
+        if not rows:
+            raise self._missing(name_or_id)
+        chosen = next((row for row in rows if row["id"] == name_or_id), rows[0])
+        specs = {row["spec_key"]: row["spec_value"] for row in rows if row["id"] == chosen["id"]}
+        specs.pop(None, None)
+        return {column.name: chosen[column.name] for column in self.types.c}, specs
 
     def read(self, tx: Connection, of_type: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The projects of a private type. NotFound for a public one."""

@@ -11,11 +11,17 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Insert, Table, Update, bindparam
+from sqlalchemy.sql.dml import ReturningInsert
 
 
 def add_row(tx: Connection, table: Table, **values: Any) -> None:
     """Insert one row. ``values`` are plain values, not SQL expressions; a column that is not named gets its default."""
     tx.execute(_insert(table), values)
+
+
+def new_row(tx: Connection, table: Table, **values: Any) -> dict[str, Any]:
+    """The same; return all columns of the row."""
+    return dict(tx.execute(_insert_and_read(table), values).one()._mapping)
 
 
 def change_row(tx: Connection, table: Table, identifier: str, **values: Any) -> int:
@@ -27,6 +33,11 @@ def change_row(tx: Connection, table: Table, identifier: str, **values: Any) -> 
 @cache
 def _insert(table: Table) -> Insert:
     return table.insert()
+
+
+@cache
+def _insert_and_read(table: Table) -> ReturningInsert[Any]:
+    return table.insert().returning(*table.c)
 
 
 @cache
