@@ -132,10 +132,11 @@ def measure(number: int, store: Store, directory: str, profile: bool) -> dict[st
             here = time.process_time() - here
             figures = {
                 "processor ms": 1000 * used,
-                "of the database, ms": 1000 * max(0.0, used - here) if store.url.startswith("postgresql") else 0.0,
                 "until it was accepted, ms": 1000 * accepted,
                 **dict(sent),
             }
+            if not store.is_sqlite:
+                figures["of the database, ms"] = 1000 * max(0.0, used - here)
             return {key: value / number for key, value in figures.items()} | {"seconds": seconds}
 
         def create(each: int) -> None:

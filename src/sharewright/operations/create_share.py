@@ -20,7 +20,14 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome,
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.scheduler import Pool, Scheduler
 from sharewright.operations.share_groups import fits_group
-from sharewright.operations.share_rows import ShareRow, leave_server, read_share, read_share_to_make, write_status
+from sharewright.operations.share_rows import (
+    ShareRow,
+    leave_server,
+    read_share,
+    read_share_to_make,
+    write_share_status,
+    write_status,
+)
 from sharewright.operations.share_servers import Placement, place, place_on_named
 from sharewright.progress import Progress
 from sharewright.settings import Settings
@@ -49,7 +56,7 @@ class CreateShare(BaseStory):
             driver.prepare_share(share.instance_id, progress)
             return WaitFor(placement.operation_id)
         locations = driver.create_share(share.instance_id, placement.server_id, progress)
-        return Done(lambda tx: finish(tx, share, locations))
+        return Done(lambda tx: self._finish(tx, share, locations, progress))
 
     def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
         with self._store.read() as tx:
@@ -90,6 +97,15 @@ class CreateShare(BaseStory):
         )
 
     # ---- parts ----
+
+    def _finish(self, tx: Connection, share: ShareRow, locations: Sequence[ExportLocation], progress: Progress) -> None:
+        """Write the end of a successful creation. The instance's status goes with what else was learned of it."""
+        write_locations(tx, share.instance_id, locations)
+        status = ShareStatus.AVAILABLE
+        if not write_share_status(tx, share.id, status, progress="100%"):
+            status = ShareStatus.DELETING  # both have it
+        values = {"status": status, "updated_at": utcnow()}
+        progress.later(self._store, share_instances, share.instance_id, values)
 
     def _read(self, operation: Operation) -> ShareRow | None:
         """The share; an error when somebody wants it deleted by now, which ends this work and undoes it."""
@@ -158,9 +174,3 @@ def find_driver(drivers: Mapping[str, ShareDriver], backend: str) -> ShareDriver
             hint="Add it again under [backends], or run a worker that has it.",
         )
     return driver
-
-
-def finish(tx: Connection, share: ShareRow, locations: Sequence[ExportLocation]) -> None:
-    """Write the end of a successful creation."""
-    write_locations(tx, share.instance_id, locations)
-    write_status(tx, share.id, ShareStatus.AVAILABLE, progress="100%")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, CursorResult, Select, bindparam, case, exists, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations.queue import enqueue
@@ -141,10 +141,19 @@ _WRITE_INSTANCE: Final = share_instances.update().where(
 
 def write_status(tx: Connection, share_id: str, status: str, **values: object) -> None:
     """Set the status of a share and its main instance, except of one that is being deleted."""
+    write_share_status(tx, share_id, status, **values)
+    tx.execute(_WRITE_INSTANCE, _changed(share_id, status))
+
+
+def write_share_status(tx: Connection, share_id: str, status: str, **values: object) -> bool:
+    """The same without the instance; False when the share is being deleted, or gone."""
+    written: CursorResult[Any] = tx.execute(_WRITE_SHARE, {**_changed(share_id, status), **values})
+    return bool(written.rowcount)
+
+
+def _changed(share_id: str, status: str) -> dict[str, object]:
     spared = "" if status in (ShareStatus.DELETING, ShareStatus.ERROR_DELETING) else ShareStatus.DELETING
-    changed = {"share": share_id, "spared": spared, "status": status, "updated_at": utcnow()}
-    tx.execute(_WRITE_SHARE, {**changed, **values})
-    tx.execute(_WRITE_INSTANCE, changed)
+    return {"share": share_id, "spared": spared, "status": status, "updated_at": utcnow()}
 
 
 def write_replica(tx: Connection, replica_id: str, **values: object) -> None:
