@@ -423,24 +423,35 @@ def read_hints(tx: Connection, hints: Mapping[str, Any]) -> Hints:
     )
 
 
+_POOLS: Final = select(pools)
 _PROMISED: Final = (
-    select(func.sum(share_instances.c.size))
+    select(share_instances.c.host, func.sum(share_instances.c.size).label("promised"))
+    .join(pools, pools.c.host == share_instances.c.host)
     .where(
-        share_instances.c.host == pools.c.host,
+        share_instances.c.host == bindparam("host"),
         share_instances.c.id != bindparam("without"),
         share_instances.c.wanted.is_(True),
-        # Its volume was not there when the pool was reported.
+        # Its volume was not there when the pool was reported. The first line says less than the second, and in a form
+        # that indexes serve.
+        or_(share_instances.c.created_at >= bindparam("oldest"), share_instances.c.volume_id.is_(None)),
         or_(share_instances.c.created_at >= pools.c.reported_at, share_instances.c.volume_id.is_(None)),
     )
-    .correlate(pools)
-    .scalar_subquery()
+    .group_by(share_instances.c.host)
 )
-_POOLS: Final = select(pools, _PROMISED.label("promised"))
 
 
 def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list[Pool]:
     """The pools of these backends, and what other shares were promised on each since its report."""
-    rows = [row for row in tx.execute(_POOLS, {"without": without}) if row.backend in backends]
+    rows = [row for row in tx.execute(_POOLS) if row.backend in backends]
+    if not rows:
+        return []
+    oldest = min(row.reported_at for row in rows)
+    asked = {"without": without, "oldest": oldest}
+    promised = {
+        row.host: row.promised
+        for host in [row.host for row in rows]
+        for row in tx.execute(_PROMISED, {**asked, "host": host})
+    }
     return [
         Pool(
             host=row.host,
@@ -451,7 +462,7 @@ def read_pools(tx: Connection, backends: Sequence[str], *, without: str) -> list
             provisioned_capacity=row.provisioned_capacity,
             reserved_percentage=row.reserved_percentage,
             capabilities=row.capabilities,
-            promised=float(row.promised or 0),
+            promised=float(promised.get(row.host, 0)),
             reported_at=row.reported_at,
         )
         for row in rows
