@@ -106,8 +106,8 @@ def measure(number: int, store: Store, directory: str, profile: bool) -> dict[st
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent["SQL statements"] += not statement.startswith("BEGIN")
 
-    def count_commit(_connection: Any) -> None:
-        sent["transactions"] += 1
+    def count_commit(connection: Any) -> None:
+        sent["transactions"] += connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT"
 
     event.listen(Engine, "before_cursor_execute", count)
     event.listen(store.engine, "commit", count_commit)

@@ -642,7 +642,7 @@ def test_killed_while_deleting_a_share(sqlite_template: Path) -> None:
         (server,) = ruin.world.rows(share_servers)
         assert (server.status, server.unused_since is None) == ("active", False)
 
-    assert kill_everywhere(sqlite_template, with_share, World.request_delete, examine) > 20
+    assert kill_everywhere(sqlite_template, with_share, World.request_delete, examine) > 16
 
 
 def test_killed_while_the_recycle_bin_is_emptied(sqlite_template: Path) -> None:
