@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -88,7 +88,7 @@ class Journal:
 
     def later(self, store: Store, table: Table, identifier: str, values: Mapping[str, Any]) -> None:
         with self._lock:
-            self._notes.setdefault((table, identifier), {}).update(values)
+            self._notes[table, identifier] = {**self._notes.get((table, identifier), {}), **values}
         if self._at_once:
             with store.begin() as tx:
                 self.fence(tx)
@@ -123,7 +123,7 @@ class Journal:
                 write_steps(transaction, self.operation, self._begun)
             else:
                 leases.fenced(transaction, self.operation)
-            self._flush_rest(transaction, len(self._begun))
+            self._flush_rest(transaction)
 
     @property
     def remaining(self) -> float:
@@ -181,10 +181,11 @@ class Journal:
         with self._lock:
             if self._begun:
                 write_steps(tx, self.operation, self._begun, is_ours=True)
-            self._flush_rest(tx, len(self._begun))
+            self._flush_rest(tx)
 
-    def _flush_rest(self, tx: Connection, begun: int) -> None:
-        ended, notes = len(self._ended), list(self._notes)
+    def _flush_rest(self, tx: Connection) -> None:
+        begun = {each.position: each.finished_at is not None for each in self._begun}
+        ended, notes = len(self._ended), dict(self._notes)
         if ended:
             ends = [
                 {
@@ -196,16 +197,23 @@ class Journal:
                 for each in self._ended
             ]
             tx.execute(_END, ends)
-        for table, identifier in notes:
-            change_row(tx, table, identifier, **self._notes[table, identifier])
+        for (table, identifier), values in notes.items():
+            change_row(tx, table, identifier, **values)
         if begun or ended or notes:
             after_commit(tx, lambda: self._forget(begun, ended, notes))
 
-    def _forget(self, begun: int, ended: int, notes: Sequence[tuple[Table, str]]) -> None:
+    def _forget(
+        self, begun: Mapping[int, bool], ended: int, notes: Mapping[tuple[Table, str], Mapping[str, Any]]
+    ) -> None:
+        """What a transaction wrote; not what another thread of the story has added since. ``begun``: whether each step
+        was written with its end."""
         with self._lock:
-            del self._begun[:begun], self._ended[:ended]
-            for note in notes:
-                self._notes.pop(note, None)
+            del self._ended[:ended]
+            self._ended += [each for each in self._begun if each.finished_at and not begun.get(each.position, True)]
+            self._begun = [each for each in self._begun if each.position not in begun]
+            for row, values in notes.items():
+                if self._notes.get(row) is values:
+                    del self._notes[row]
 
 
 _END: Final = (

@@ -147,6 +147,29 @@ def test_what_is_rolled_back_is_written_again(store: Store) -> None:
     assert steps(store, identifier) == [(0, "volume", True)]
 
 
+def test_what_comes_before_the_commit_is_written_with_the_next(store: Store) -> None:
+    """A story has several threads: one of them goes on while another one's transaction is not yet at its end."""
+    identifier = add(store)
+    journal = journal_of(store, must_claim(store))
+    server: dict[str, Any] = {"id": "s1", "project_id": "", "backend": "b", "host": "h", "status": "creating"}
+    with store.begin() as tx:
+        tx.execute(share_servers.insert().values(**server, created_at=utcnow()))
+    journal.later(store, share_servers, "s1", {"status": "active"})
+    step = journal.step("volume", brief=True)
+    step.__enter__()
+    with store.begin() as tx:
+        journal.fence(tx)
+        step.__exit__(None, None, None)
+        journal.later(store, share_servers, "s1", {"healthy": False})
+    assert steps(store, identifier) == [(0, "volume", False)]
+    with store.begin() as tx:
+        journal.fence(tx)
+    assert steps(store, identifier) == [(0, "volume", True)]
+    with store.read() as tx:
+        row = tx.execute(share_servers.select()).one()
+    assert (row.status, row.healthy) == ("active", False)
+
+
 def test_abandoned_and_queued_operations_are_claimed_together(store: Store) -> None:
     left = add(store, resource="a")
     must_claim(store, "dead")
