@@ -2,7 +2,7 @@
 
 Modules log with ``structlog.get_logger()`` and keyword arguments. ``bound(request_id=…)`` adds its values to every line
 logged inside the block, by whatever layer, so that one request id leads from the API to the guest. Python's own
-``logging`` (waitress, paramiko, SQLAlchemy) comes out in the same form.
+``logging`` (uvicorn, paramiko, SQLAlchemy) comes out in the same form.
 """
 
 from __future__ import annotations
@@ -151,6 +151,6 @@ def configure(
     root.addHandler(handler)
     root.setLevel(number)
     # Chatty at information level, and paramiko logs every passing connection failure as an error with a traceback.
-    for name in ("paramiko", "sqlalchemy", "alembic", "waitress", "urllib3", "keystoneauth"):
+    for name in ("paramiko", "sqlalchemy", "alembic", "uvicorn", "urllib3", "keystoneauth"):
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL if number > logging.DEBUG else logging.DEBUG)

@@ -21,7 +21,7 @@ from sharewright.store.database import Store
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    logging.getLogger("waitress").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 @pytest.fixture

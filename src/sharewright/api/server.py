@@ -1,4 +1,4 @@
-"""The HTTP server: waitress with threads, blocking or in a thread of its own, stopped without failing a request.
+"""The HTTP server: uvicorn and threads, blocking or in a thread of its own, stopped without failing a request.
 
 Stopping has three phases. *Draining* (``drain_seconds``): everything is answered as before, but each answer closes its
 connection, so that no client is left with one that is about to end; and the health check says 503, so that a proxy
@@ -9,29 +9,26 @@ why the health check does not change then). Then the requests that run are *fini
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-import structlog
-from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.server import create_server
-from waitress.task import WSGITask
+import uvicorn
+import uvloop
 
-from sharewright.api.routing import MAXIMUM_BODY
+from sharewright.api.connections import PATIENCE, Connection, look_at_all
+from sharewright.api.gateway import Gateway
 from sharewright.errors import ConfigurationError
 from sharewright.settings import Settings
 
-log = structlog.get_logger()
-
 HEALTH_CHECK: Final = "/healthcheck"
-_TURN: Final = 0.5  # seconds between looks at whether to stop, when nothing happens on the sockets
-_LAST_TURN: Final = 0.05  # without anything to do for so long, all requests are finished
+_BACKLOG: Final = 1024
+_LOOKS: Final = 50  # of uvicorn's ticks of 0.1 s, from one look at slow clients to the next
+_LAST_TURN: Final = 0.05  # seconds in which what has been sent on the last connections is read
 
 
 class Server:
@@ -44,7 +41,7 @@ class Server:
 
     def __init__(
         self,
-        app: Callable[..., Any],
+        app: Callable[..., Iterable[bytes]],
         settings: Settings,
         *,
         port: int | None = None,
@@ -55,64 +52,58 @@ class Server:
         self._app = app
         self._inherited = listening is not None
         self._drain_seconds = drain_seconds
-        where: dict[str, Any] = (
-            {"host": api.listen, "port": api.port if port is None else port}
-            if listening is None
-            else {"sockets": [listening]}
+        self._listening = listening or listen(api.listen, api.port if port is None else port)
+        self._address = self._listening.getsockname()[:2]
+        self._gateway = Gateway(self._answer, threads=api.threads, trust_forwarded=api.enable_forwarded_headers)
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                self._gateway,
+                http=Connection,
+                loop="uvloop",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                headers=[("server", "sharewright")],
+                proxy_headers=False,  # the application reads them
+                timeout_keep_alive=int(PATIENCE),
+                backlog=_BACKLOG,
+            ),
+            None if self._inherited else self._listening,
         )
-        try:
-            self._server = create_server(
-                self._answer,
-                **where,
-                threads=api.threads,
-                ident="sharewright",
-                # Above the API's own limit, so that the usual oversized body gets the API's answer; this one bounds
-                # what is buffered at all.
-                max_request_body_size=16 * MAXIMUM_BODY,
-                max_request_header_size=65_536,
-                connection_limit=1000,
-                # A list of 1,000 shares is larger than waitress's limit of 1 MiB, and not worth a temporary file.
-                outbuf_overflow=16 * 2**20,
-                channel_timeout=75,
-                clear_untrusted_proxy_headers=not api.enable_forwarded_headers,
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"api: {api.listen} port {api.port} cannot be listened on: {error}.",
-                hint="Is another service there? Set api.listen or api.port.",
-            ) from error
-        self._server.channel_class = _Channel
-        self._server.draining = False
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a short queue is no news
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of what clients send: no news
         self._stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = asyncio.Event()  # to stop, in the loop
         self._thread: threading.Thread | None = None
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that it listens on."""
-        return str(self._server.effective_host), int(self._server.effective_port)
+        return str(self._address[0]), int(self._address[1])
 
     @property
     def url(self) -> str:
         host, port = self.address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._uvicorn.server_state.connections)
+
     def run(self, *, grace_seconds: float = 10.0) -> None:
         """Answer until ``stop``; then drain, and finish the requests that run within the grace time."""
-        while not self._stopping.is_set():
-            self._turn(_TURN)
-        self._server.draining = True
-        end = time.monotonic() + self._drain_seconds
-        while (left := end - time.monotonic()) > 0:
-            self._turn(min(_TURN, left))
-        self._stop_listening()
-        end = time.monotonic() + grace_seconds
-        while time.monotonic() < end:
-            self._turn(_LAST_TURN)
-            if not self._busy():
-                break
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
-        wasyncore.close_all(self._server._map, ignore_all=True)
+        self._uvicorn.config.timeout_graceful_shutdown = int(grace_seconds)
+        self._gateway.start()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self._gateway.stop()
+            self._listening.close()
 
     def start(self) -> None:
         """Run in a thread of its own."""
@@ -123,57 +114,86 @@ class Server:
         """Stop, and wait for the thread if ``start`` made one, ``timeout`` seconds longer than it drains. May be called
         from any thread or a signal handler."""
         self._stopping.set()
-        with suppress(OSError):  # it has ended in this moment
-            self._server.pull_trigger()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended in this moment
+                self._loop.call_soon_threadsafe(self._asked.set)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self._drain_seconds + timeout)
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._stopping.is_set():  # before there was a loop to tell
+            self._asked.set()
+        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listening.dup()]))
+        asked = asyncio.create_task(self._asked.wait())
+        await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            self._gateway.draining = True
+            await asyncio.sleep(self._drain_seconds)
+        self._uvicorn.should_exit = True
+        await serving
+
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The application; in its place, the news that this process is going away."""
-        if self._server.draining and not self._inherited and environ.get("PATH_INFO") == HEALTH_CHECK:
+        if self._gateway.draining and not self._inherited and environ["PATH_INFO"] == HEALTH_CHECK:
             body = b"draining"
             headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
             start_response("503 Service Unavailable", headers)
-            return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
-        answer: Iterable[bytes] = self._app(environ, start_response)
-        return answer
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return self._app(environ, start_response)
 
-    def _turn(self, seconds: float) -> None:
-        """Wait so long for something to happen on the sockets, and handle it."""
-        wasyncore.loop(timeout=seconds, map=self._server._map, use_poll=True, count=1)
 
-    def _stop_listening(self) -> None:
-        listening = getattr(self._server, "socket", None)
-        if not isinstance(listening, socket.socket):
+class _Uvicorn(uvicorn.Server):
+    """uvicorn's server, without its signals. ``listening``: the socket that is closed last, if it is ours to close."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket | None) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they are the business of the command
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOKS == 0:
+            look_at_all(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._take_in_the_last()
+        await asyncio.sleep(_LAST_TURN)  # uvicorn would close a connection whose request it has not read yet
+        await super().shutdown(sockets)
+
+    async def _take_in_the_last(self) -> None:
+        """A connection that the kernel has accepted would be reset, not refused."""
+        if self._listening is None:
             return
-        while not self._inherited:  # a connection that the kernel has accepted would be reset, not refused
-            before = len(self._server.active_channels)
-            self._server.handle_accept()
-            if len(self._server.active_channels) == before:
+        loop = asyncio.get_running_loop()
+        self._listening.setblocking(False)
+        while True:
+            try:
+                accepted, _ = self._listening.accept()
+            except OSError:  # there is none
                 break
-        self._server.accepting = False
-        self._server.del_channel()
-        listening.close()
+            accepted.setblocking(False)
+            await loop.connect_accepted_socket(self._make_connection, accepted)
+        self._listening.close()
 
-    def _busy(self) -> bool:
-        """Whether a request runs, is being received, or has an answer not yet sent."""
-        return any(
-            channel.requests or channel.request is not None or channel.total_outbufs_len
-            for channel in list(self._server.active_channels.values())
-        )
+    def _make_connection(self) -> asyncio.Protocol:
+        return Connection(config=self.config, server_state=self.server_state, app_state={})
 
 
-class _Task(WSGITask):  # type: ignore[misc]
-    """One answer. While the server drains, its connection ends with it, as if the client had asked for that."""
-
-    def build_response_header(self) -> bytes:
-        if self.channel.server.draining:
-            self.request.headers["CONNECTION"] = "close"
-        header: bytes = super().build_response_header()
-        return header
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]
-    task_class = _Task
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigurationError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError, ValueError) as error:
+        raise ConfigurationError(
+            f"api: {host} port {port} cannot be listened on: {error}.",
+            hint="Is another service there? Set api.listen or api.port.",
+        ) from error
