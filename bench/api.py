@@ -88,6 +88,7 @@ def running(database: str, arguments: argparse.Namespace) -> Iterator[Deployment
             f'state_dir = "{directory}"\nlog_level = "warning"\n[database]\nurl = "{url}"\n'
             '[identity]\nmode = "http_basic"\n[quotas]\nshares = -1\ngigabytes = -1\n'
             "[worker]\nunused_server_seconds = 36000\nreconcile_seconds = 600\n"
+            f"{'' if arguments.processes is None else f'[api]{chr(10)}processes = {arguments.processes}{chr(10)}'}"
             '[simulated]\nany_network = true\ncapacity = 10000000.0\n[backends.bench]\ncloud = "simulated"\n'
         )
         user = User(name="bench", password_hash=hash_password(PASSWORD), roles={PROJECT: ("admin", "member", "reader")})
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[4])
     parser.add_argument("--apis", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--processes", type=int, help="of serve for the API (api.processes)")
     parser.add_argument("--only", default="", help="of the figures, those whose name holds this, or: burst")
     parser.add_argument("--many", type=int, default=0, metavar="SHARES", help="compare pages instead")
     parser.add_argument("--repeats", type=int, default=31, help="of each page")

@@ -31,7 +31,10 @@ DESCRIPTIONS: dict[str, str] = {
         "before you open it to a network."
     ),
     "api.port": "TCP port of the API. 8786 is Manila's.",
-    "api.threads": "Requests handled at the same time.",
+    "api.threads": "Requests handled at the same time, by each process.",
+    "api.processes": "Processes of `sharewright serve` that answer requests, beside one for the worker "
+    "(docs/install.md). 0: one process does both. -1: one for each processor, 4 at most, or 0 where there is only one. "
+    "`sharewright api` is always one.",
     "api.max_limit": "Most items on one page of a list. Upstream: `osapi_max_limit`.",
     "api.max_access_rules": (
         "Access rules that one share may have. All rules of a share server go to it in one document of 16 MiB at most, "

@@ -65,6 +65,7 @@ class Api(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     listen: str = "127.0.0.1"
     port: Port = 8786
     threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    processes: Annotated[int, Meta(ge=-1, le=64)] = 0
     max_limit: Annotated[int, Meta(ge=1, le=10000)] = 1000
     max_access_rules: Annotated[int, Meta(ge=1)] = 2000
     base_url: str = ""

@@ -33,7 +33,8 @@ _LAST_TURN: Final = 0.05  # seconds in which what has been sent on the last conn
 
 class Server:
     """Serves a WSGI application at the configured address, or on ``listening``, a socket that another process keeps
-    open. Listens from its creation, answers once it runs.
+    open, if it is not ``last``: one of the last processes that have it. Listens from its creation, answers once it
+    runs.
 
     ``port`` replaces the configured one; 0 takes any free one. Raises ConfigurationError when the address cannot be
     used.
@@ -46,11 +47,12 @@ class Server:
         *,
         port: int | None = None,
         listening: socket.socket | None = None,
+        last: bool = False,
         drain_seconds: float = 0.0,
     ) -> None:
         api = settings.api
         self._app = app
-        self._inherited = listening is not None
+        self._inherited = listening is not None and not last
         self._drain_seconds = drain_seconds
         self._listening = listening or listen(api.listen, api.port if port is None else port)
         self._address = self._listening.getsockname()[:2]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -137,8 +137,9 @@ def state_dir_for_purge(settings: Settings) -> Iterator[None]:
         yield
 
 
-def open_store(settings: Settings) -> Store:
-    """The configured database, its directory made and its file private. The caller closes it."""
+def open_store(settings: Settings, **shared: Any) -> Store:
+    """The configured database, its directory made and its file private. The caller closes it. ``shared``: what the
+    store shares with other processes, see Store."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -163,7 +164,7 @@ def open_store(settings: Settings) -> Store:
             ) from error
     if settings.database.password_file:
         url = url.set(password=read_secret("database.password_file", settings.database.password_file))
-    return Store(url.render_as_string(hide_password=False), pool_size=settings.database.pool_size)
+    return Store(url.render_as_string(hide_password=False), pool_size=settings.database.pool_size, **shared)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

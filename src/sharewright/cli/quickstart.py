@@ -24,8 +24,8 @@ from typing import Any
 
 from sharewright.cli import processes
 from sharewright.cli.client_machine import ClientMachine
+from sharewright.cli.complaints import complain
 from sharewright.cli.image import image_path
-from sharewright.cli.main import complain
 from sharewright.cli.options import prepare_state_dir, state_dir_for_purge, state_dir_in_use
 from sharewright.cli.purge import power_off, purge_deployment
 from sharewright.cli.steps import Steps

@@ -10,6 +10,7 @@ import argparse
 import faulthandler
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,12 +18,14 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
 from sharewright import logging
+from sharewright.cli.complaints import report
+from sharewright.cli.family import Family, Part
 from sharewright.cli.options import (
     Commands,
     add_command,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from sharewright.store.database import Store
 
 log = structlog.get_logger()
+
+MOST_API_PROCESSES: Final = 4  # unless more are asked for
 
 SIMULATED_BANNER = """\
   ****************************************************************
@@ -86,7 +91,18 @@ def add(commands: Commands) -> None:
 
 def serve(arguments: argparse.Namespace) -> int:
     with settings_to_serve(arguments) as settings:
+        processes = api_processes(settings)
+        if processes:
+            return run_family(arguments, settings, processes)
         return run(arguments, settings, run_worker, run_api)
+
+
+def api_processes(settings: Settings) -> int:
+    """How many processes of ``serve`` answer requests; 0: the one that works does that, too."""
+    if settings.api.processes >= 0:
+        return settings.api.processes
+    usable = len(os.sched_getaffinity(0))
+    return min(usable, MOST_API_PROCESSES) if usable > 1 else 0
 
 
 def api(arguments: argparse.Namespace) -> int:
@@ -102,8 +118,7 @@ def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[Exi
     """Start the parts in order and run until a signal; they end in the other order."""
     with ExitStack() as stack:
         stopping = stack.enter_context(running(arguments, settings))
-        if getattr(arguments, "cloud", None) == "simulated":
-            log.warning("SIMULATED: nothing behind this API is real")
+        warn_of_simulation(arguments)
         store = stack.enter_context(closing(open_store(settings)))
         prepare(store, settings)
         serve_metrics(stack, store, settings, arguments.metrics_port)
@@ -114,6 +129,69 @@ def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[Exi
         notify("STOPPING=1")
         log.info("stopping")
     return 0
+
+
+def run_family(arguments: argparse.Namespace, settings: Settings, api_processes: int) -> int:
+    """The same with processes of their own for the worker and the API, until a signal. Number n of the API has its
+    metrics n ports above the worker's."""
+    import sharewright.api.app  # here, what the children need, so that they have it at once, and its memory in common
+    import sharewright.operations.assembly
+    import sharewright.operations.worker  # noqa: F401
+    from sharewright.api.server import listen
+    from sharewright.store.distant_bell import DistantBell
+    from sharewright.store.turns import Turns
+
+    with ExitStack() as stack:
+        stopping = stack.enter_context(running(arguments, settings))
+        warn_of_simulation(arguments)
+        inherited = inherited_socket()
+        listening = stack.enter_context(inherited or listen(settings.api.listen, settings.api.port))
+        with closing(open_store(settings)) as store:
+            prepare(store, settings)
+        bell, turns = stack.enter_context(closing(DistantBell())), Turns()
+        metrics_port = settings.metrics.port if arguments.metrics_port is None else arguments.metrics_port
+
+        def live(ready: Callable[[], None], number: int) -> int:
+            """A child: the worker is number 0."""
+            stop = stop_at_sigterm()
+            try:
+                turns.join()
+                with ExitStack() as own:
+                    store = own.enter_context(closing(open_store(settings, turns=turns, ring_elsewhere=bell.ring)))
+                    serve_metrics(own, store, settings, metrics_port and metrics_port + number)
+                    if number == 0:
+                        bell.listen(store.bell)
+                        run_worker(own, store, settings)
+                    else:
+                        run_api(own, store, settings, listening=listening, last=inherited is None)
+                    ready()
+                    stop.wait()
+            except Exception as error:
+                return report(error, debug=arguments.debug)
+            return 0
+
+        names = ["worker", *(f"api-{number}" for number in range(1, api_processes + 1))]
+        family = Family([Part(name, partial(live, number=number)) for number, name in enumerate(names)])
+
+        def ending() -> None:
+            notify("STOPPING=1")
+            log.info("stopping")
+            listening.close()  # the last child that closes it, too, refuses connections
+
+        return family.run(stopping, ready=lambda: notify("READY=1"), ending=ending)
+
+
+def stop_at_sigterm() -> threading.Event:
+    """For a child: what it is to wait for. A terminal's SIGINT goes to all processes, and is the parent's business."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return stop
+
+
+def warn_of_simulation(arguments: argparse.Namespace) -> None:
+    if getattr(arguments, "cloud", None) == "simulated":
+        log.warning("SIMULATED: nothing behind this API is real")
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -154,15 +232,25 @@ def run_worker(stack: ExitStack, store: Store, settings: Settings) -> None:
     stack.enter_context(Worker(store, assembly.stories, settings, drivers=assembly.drivers, clouds=assembly.clouds))
 
 
-def run_api(stack: ExitStack, store: Store, settings: Settings, *, drain: bool = False) -> None:
-    """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices."""
+def run_api(
+    stack: ExitStack,
+    store: Store,
+    settings: Settings,
+    *,
+    drain: bool = False,
+    listening: socket.socket | None = None,
+    last: bool = False,
+) -> None:
+    """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices. ``listening``, and
+    whether it is the ``last``: as for Server, instead of a socket that systemd holds."""
     from sharewright.api.app import create_app
     from sharewright.api.server import Server
 
     server = Server(
         create_app(store, settings, wake=store.bell.ring),
         settings,
-        listening=inherited_socket(),
+        listening=listening or inherited_socket(),
+        last=last,
         drain_seconds=settings.api.drain_seconds if drain else 0.0,
     )
     stack.callback(server.stop)

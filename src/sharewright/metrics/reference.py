@@ -19,6 +19,7 @@ Sharewright tells Prometheus what it does and how the shares and their servers a
 their own (`metrics.listen`, loopback by default), which the API's users cannot reach, because they are about all
 tenants. Nobody is asked for a password there. They are off until a port is set: `metrics.port` in the configuration, or
 `--metrics-port` of `sharewright serve`, `api` and `worker`, since every process on a host needs a port of its own.
+With `api.processes`, `serve` has its worker's there, and those of the API's processes on the ports that follow.
 
 | path | tells | scrape it from |
 |---|---|---|

@@ -24,6 +24,7 @@ from sharewright.errors import ConfigurationError
 from sharewright.instruments import database_statements
 from sharewright.store.crier import Crier
 from sharewright.store.group_commit import GroupCommit
+from sharewright.store.turns import Turns
 
 # Statements that a connection to PostgreSQL keeps parsed and planned, from a statement's second use on: planning one
 # takes longer than running it. As many as our stories and requests have, several times over.
@@ -104,10 +105,28 @@ def after_commit(tx: Connection, act: Callable[[], None]) -> None:
     tx.info["acts"].append(act)
 
 
+def ring_for(bell: Bell, payload: str) -> None:
+    """Do here what :func:`ring_after_commit` asked for in another process."""
+    seconds, _, name = payload.partition(" ")
+    if name:
+        bell.ring_later(name, float(seconds))
+    else:
+        bell.ring()
+
+
 class Store:
     """Access to the database named by a SQLAlchemy URL."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        turns: Turns | None = None,
+        ring_elsewhere: Callable[[str], None] | None = None,
+    ) -> None:
+        """``turns`` and ``ring_elsewhere`` are for several processes on SQLite: how they write in turn, and how one
+        tells another that work may have become runnable (see :func:`ring_for`)."""
         parsed = make_url(url)
         self.url = url
         self.bell = Bell()
@@ -115,6 +134,7 @@ class Store:
         self._begin: Callable[[], AbstractContextManager[Connection]]
         self._crier: Crier | None = None  # the bell between processes
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._ring_elsewhere = ring_elsewhere
         if self.is_sqlite:
             if not parsed.database or parsed.database == ":memory:":
                 raise ConfigurationError(
@@ -123,7 +143,7 @@ class Store:
                 )
             # A writer pool of one is the queue for SQLite's single writer: no busy-waiting between our threads.
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
-            self._begin = GroupCommit(self._writer).begin
+            self._begin = GroupCommit(self._writer, turns).begin
             self._reader = _sqlite_engine(url, pool_size=pool_size, begin="BEGIN")
         elif parsed.get_backend_name() == "postgresql":
             self._writer = create_engine(
@@ -138,6 +158,7 @@ class Store:
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
             self._begin = self._writer.begin
             self._crier = Crier(self._reader)
+            self._ring_elsewhere = self._crier.cry
         else:
             raise ConfigurationError(
                 f"database.url: {parsed.get_backend_name()} is not supported.", hint="Use sqlite or postgresql."
@@ -175,18 +196,13 @@ class Store:
                 self.bell.ring_later(name, seconds)
             else:
                 self.bell.ring()
-            if self._crier is not None:
-                self._crier.cry(f"{seconds} {name}" if seconds > 0 else "")
+            if self._ring_elsewhere is not None:
+                self._ring_elsewhere(f"{seconds} {name}" if seconds > 0 else "")
 
     def hear(self, payload: str, sender: int) -> None:
         """Do here what :func:`ring_after_commit` asked for in another process; ``sender``: its PostgreSQL process."""
-        if self._crier is not None and sender in self._crier.backends:
-            return  # it has been done
-        seconds, _, name = payload.partition(" ")
-        if name:
-            self.bell.ring_later(name, float(seconds))
-        else:
-            self.bell.ring()
+        if self._crier is None or sender not in self._crier.backends:  # else it has been done
+            ring_for(self.bell, payload)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

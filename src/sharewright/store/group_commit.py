@@ -21,6 +21,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from sharewright.store.turns import Turns
+
 LARGEST: Final = 64  # transactions in a group
 LONGEST: Final = 0.05  # seconds from a group's first transaction on; other processes wait for the writer, too
 _LOOK: Final = 0.5  # seconds after which a waiting transaction looks whether somebody is left to commit it
@@ -47,9 +49,10 @@ class _Group:
 class GroupCommit:
     """The write transactions of one process on one SQLite database."""
 
-    def __init__(self, engine: Engine) -> None:
-        """``engine`` begins a transaction with BEGIN IMMEDIATE."""
+    def __init__(self, engine: Engine, turns: Turns | None = None) -> None:
+        """``engine`` begins a transaction with BEGIN IMMEDIATE. ``turns``: with other processes, a turn is a group."""
         self._engine = engine
+        self._turns = turns
         self._turn = threading.Lock()  # held by the one that writes
         self._counting = threading.Lock()
         self._queued = 0
@@ -92,18 +95,31 @@ class GroupCommit:
         try:
             group = self._group
             if group is None:
-                connection = self._engine.connect()
-                try:
-                    connection.begin()
-                except BaseException:
-                    connection.close()
-                    raise
-                group = self._group = _Group(connection)
+                group = self._group = _Group(self._begin())
             group.run("SAVEPOINT one")
         except BaseException:
             self._turn.release()
             raise
         return group
+
+    def _begin(self) -> Connection:
+        if self._turns is not None:
+            self._turns.take()
+        try:
+            connection = self._engine.connect()
+            try:
+                connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            self._end_turn()
+            raise
+        return connection
+
+    def _end_turn(self) -> None:
+        if self._turns is not None:
+            self._turns.give_up()
 
     def _undo(self, group: _Group) -> None:
         try:
@@ -129,14 +145,18 @@ class GroupCommit:
             self._lose(group, error)
         else:
             self._group = None
+            self._end_turn()
             group.committed.set_result(None)
 
     def _lose(self, group: _Group, error: BaseException) -> None:
         """The group's transaction is gone, for all that are in it; so is the connection, whatever state it is in."""
         self._group = None
         group.committed.set_exception(error)
-        group.connection.invalidate(error)
-        group.connection.close()
+        try:
+            group.connection.invalidate(error)
+            group.connection.close()
+        finally:
+            self._end_turn()
 
     def _wait(self, group: _Group) -> None:
         """Until the group is committed. Raises what the commit raised."""

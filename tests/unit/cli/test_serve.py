@@ -45,7 +45,7 @@ def answering(process: subprocess.Popen[str], port: int, tmp_path: Path) -> Iter
     """The base URL, once the API answers; the process is gone afterwards."""
     base = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < end, (tmp_path / "log").read_text()
@@ -76,7 +76,7 @@ def create_share(base: str, network_id: str, subnet_id: str) -> dict[str, Any]:
     network = call(base, "POST", "/share-networks", body)["share_network"]
     wanted = {"share": {"share_proto": "NFS", "size": 1, "share_network_id": network["id"], "name": "one"}}
     share: dict[str, Any] = call(base, "POST", "/shares", wanted)["share"]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while share["status"] == "creating" and time.monotonic() < end:
         time.sleep(0.2)
         share = call(base, "GET", f"/shares/{share['id']}")["share"]
