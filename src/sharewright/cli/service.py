@@ -244,10 +244,12 @@ def run_api(
     """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices. ``listening``, and
     whether it is the ``last``: as for Server, instead of a socket that systemd holds."""
     from sharewright.api.app import create_app
+    from sharewright.api.one_reader import OneReader
     from sharewright.api.server import Server
 
+    app = create_app(store, settings, wake=store.bell.ring)
     server = Server(
-        create_app(store, settings, wake=store.bell.ring),
+        OneReader(app) if store.is_sqlite else app,
         settings,
         listening=listening or inherited_socket(),
         last=last,
