@@ -51,7 +51,8 @@ def things(world: World, token: str) -> Iterator[dict[str, str]]:
     admin = world.token(world.admin)
     specs = {"driver_handles_share_servers": True, "snapshot_support": True}
     kind = make("types", {"share_type": {"name": "things", "extra_specs": specs}}, admin)["id"]
-    (network,) = json.loads(world.sharewright("network", "create", "things", "198.51.100.0/24", "--json"))
+    # Several tests of a world may want some; the network stays.
+    (network,) = json.loads(world.sharewright("network", "create", f"things-{kind}", "198.51.100.0/24", "--json"))
     ids = {}
     plugged = {"neutron_net_id": network["id"], "neutron_subnet_id": network["subnet_id"]}
     made = make("share-networks", {"share_network": plugged})

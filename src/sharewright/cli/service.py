@@ -178,7 +178,11 @@ def run_family(arguments: argparse.Namespace, settings: Settings, api_processes:
             log.info("stopping")
             listening.close()  # the last child that closes it, too, refuses connections
 
-        return family.run(stopping, ready=lambda: notify("READY=1"), ending=ending)
+        def all_ready() -> None:
+            notify("READY=1")
+            log.info("all processes are ready", processes=names)
+
+        return family.run(stopping, ready=all_ready, ending=ending)
 
 
 def stop_at_sigterm() -> threading.Event:

@@ -35,6 +35,8 @@ def serving(tmp_path: Path, processes: int, *arguments: str) -> Iterator[tuple[P
     process = start(tmp_path, "--config", str(configuration), "serve", *arguments)
     with answering(process, port, tmp_path) as base:
         wait(lambda: len(children(process.pid)) == (processes + 1 if processes else 0))
+        # Before that, a process that ends is no reason to start it again, but to give up.
+        wait(lambda: not processes or "all processes are ready" in (tmp_path / "log").read_text())
         yield process, base
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -93,9 +94,9 @@ class Sshd:
         """The guest programs that run."""
         found = []
         for pid in self.sessions():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"serve" in words:
-                found.append(pid)
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
         return found
 
     def cut(self) -> None:
