@@ -54,7 +54,7 @@ def administrator(shares: Shares, deployment: Deployment) -> Iterator[Administra
         yield Administrator(sdk.shared_file_system, own)
     # Servers that were managed stay until they are deleted; other tests' are not to.
     with deployment.store() as store, store.begin() as tx:
-        tx.execute(update(share_servers).values(is_auto_deletable=True))
+        tx.execute(update(share_servers).where(share_servers.c.named.is_(False)).values(is_auto_deletable=True))
 
 
 def written(shares: Shares, name: str) -> str:

@@ -38,6 +38,7 @@ from sharewright.cli.options import (
 )
 from sharewright.cli.processes import remove_pid, write_pid
 from sharewright.cli.reference import toml
+from sharewright.cli.signals import wait_for_signal
 from sharewright.cli.systemd import inherited_socket, notify
 from sharewright.clouds.contract import TenantNetworks
 from sharewright.clouds.open import open_cloud
@@ -125,7 +126,7 @@ def run(arguments: argparse.Namespace, settings: Settings, *parts: Callable[[Exi
         for part in parts:
             part(stack, store, settings)
         notify("READY=1")
-        stopping.wait()
+        wait_for_signal(stopping)
         notify("STOPPING=1")
         log.info("stopping")
     return 0
@@ -165,7 +166,7 @@ def run_family(arguments: argparse.Namespace, settings: Settings, api_processes:
                     else:
                         run_api(own, store, settings, listening=listening, last=inherited is None)
                     ready()
-                    stop.wait()
+                    wait_for_signal(stop)
             except Exception as error:
                 return report(error, debug=arguments.debug)
             return 0
