@@ -109,12 +109,13 @@ class Gateway:
         """A thread: one request after another."""
         while (job := self._jobs.get()) is not None:
             environ, answered = job
+            outcome: _Answer | Exception
             try:
-                settle: Callable[[], object] = _Settling(answered.set_result, self._run(environ))
+                outcome = self._run(environ)
             except Exception as error:
-                settle = _Settling(answered.set_exception, error)
+                outcome = error
             with suppress(RuntimeError):  # the loop has ended: the grace time is over
-                answered.get_loop().call_soon_threadsafe(_unless_cancelled, answered, settle)
+                answered.get_loop().call_soon_threadsafe(_settle, answered, outcome)
 
     def _run(self, environ: dict[str, Any]) -> _Answer:
         said: list[Any] = ["", []]
@@ -132,22 +133,13 @@ class Gateway:
         return int(said[0][:3]), headers, body
 
 
-class _Settling:
-    """functools.partial for one argument, in which mypy sees the types."""
-
-    __slots__ = ("_act", "_value")
-
-    def __init__(self, act: Callable[[Any], object], value: Any) -> None:
-        self._act = act
-        self._value = value
-
-    def __call__(self) -> None:
-        self._act(self._value)
-
-
-def _unless_cancelled(answered: asyncio.Future[_Answer], settle: Callable[[], object]) -> None:
-    if not answered.done():
-        settle()
+def _settle(answered: asyncio.Future[_Answer], outcome: _Answer | Exception) -> None:
+    if answered.done():  # cancelled
+        return
+    if isinstance(outcome, Exception):
+        answered.set_exception(outcome)
+    else:
+        answered.set_result(outcome)
 
 
 async def _read(receive: Callable[[], Any]) -> tuple[bytes | None, bool]:

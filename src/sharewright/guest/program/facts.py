@@ -32,7 +32,8 @@ MISSED_SECONDS = 3.0
 
 def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
     """The facts that planning needs. ``wait``: up to the document's device_timeout for disks to appear."""
-    serials, devices = await_disks(host, desired, wait=wait)
+    shares = _with_moved(desired)
+    serials, devices = await_disks(host, desired, shares, wait=wait)
     mounts = find_mounts(host)
     places = {share_id for name in host.listing(SHARES) if (share_id := share_of(f"{SHARES}/{name}")) is not None}
     etab = host.read(ETAB)
@@ -40,7 +41,7 @@ def gather(host: Host, desired: Desired, *, wait: bool) -> Facts:
         places &= borrowed.known_shares(host, desired)
         etab = "".join(line for line in etab.splitlines(keepends=True) if share_of(line.partition("\t")[0]))
     return Facts(
-        disks=look_at_disks(host, desired, serials, devices, mounts),
+        disks=look_at_disks(host, shares, serials, devices, mounts),
         mounts=mounts,
         directories=frozenset(places),
         fstab=host.read("/etc/fstab"),
@@ -70,13 +71,14 @@ def _needs_samba(host: Host, desired: Desired) -> bool:
     return used or any(share.protocol == "CIFS" for share in desired.shares)
 
 
-def await_disks(host: Host, desired: Desired, *, wait: bool) -> tuple[dict[str, str], dict[str, Device]]:
-    """Disk name → serial, and what the kernel knows of each, once all are there or the time is over.
+def await_disks(
+    host: Host, desired: Desired, shares: list[Share], *, wait: bool
+) -> tuple[dict[str, str], dict[str, Device]]:
+    """Disk name → serial, and what the kernel knows of each, once the shares' are all there or the time is over.
 
     A disk that a whole wait already missed in this boot, or its growth, is waited for only shortly, or one lost volume
     would delay every change to the other shares.
     """
-    shares = _with_moved(desired)
     wanted = [*(share.serial for share in shares), *desired.look]
     sizes = dict.fromkeys(desired.look, 0) | {share.serial: share.size for share in shares}
     seconds = desired.device_timeout if wait else 0.0
@@ -98,11 +100,10 @@ def await_disks(host: Host, desired: Desired, *, wait: bool) -> tuple[dict[str, 
 
 
 def look_at_disks(
-    host: Host, desired: Desired, serials: dict[str, str], devices: dict[str, Device], mounts: dict[str, Mount]
+    host: Host, shares: list[Share], serials: dict[str, str], devices: dict[str, Device], mounts: dict[str, Mount]
 ) -> dict[str, list[Disk]]:
     """Serial → disks, with what a format would destroy where the document asks for one."""
     found = {}
-    shares = _with_moved(desired)
     names = match(serials, [each for share in shares for each in (share.serial, share.replaces) if each])
     for share in shares:
         mount = mounts.get(share.id)
