@@ -4,7 +4,8 @@
 
 The deployment is one as users run it, on the simulated cloud: ``sharewright serve`` with SQLite (docs/install.md), and
 ``--apis`` and ``--workers`` processes behind one shared socket with PostgreSQL (docs/deployment.md), which is durable
-here as by default. Everything, this program included, shares the processors. Users authenticate (HTTP Basic).
+here as by default; with ``--processes``, ``serve`` on both. Everything, this program included, shares the processors.
+Users authenticate (HTTP Basic).
 
 A burst is sent on as many connections at once. Its time is: first request sent → the last object seen in its final
 state, by asking the API for one list every 20 ms. ``--many`` compares pages of a database with so many shares with
@@ -93,7 +94,9 @@ def running(database: str, arguments: argparse.Namespace) -> Iterator[Deployment
         )
         user = User(name="bench", password_hash=hash_password(PASSWORD), roles={PROJECT: ("admin", "member", "reader")})
         write_users(directory / "users.json", Users(users=(user,)))
-        commands = ["serve"] if database == "sqlite" else ["api"] * arguments.apis + ["worker"] * arguments.workers
+        commands = ["api"] * arguments.apis + ["worker"] * arguments.workers
+        if database == "sqlite" or arguments.processes is not None:
+            commands = ["serve"]
         for number, command in enumerate(commands):
             stack.enter_context(process(command, number, configuration, listening, arguments))
         token = base64.b64encode(f"bench:{PASSWORD}".encode()).decode()

@@ -25,8 +25,9 @@ from sharewright.instruments import (
     measured,
 )
 from sharewright.metrics.deployment import DeploymentCollector
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
 from sharewright.store.migrations import migrate
+from sharewright.store.statements import statements
 from sharewright.store.tables import share_instances, share_servers, share_types, shares
 
 SHARES_PER_SERVER = 10

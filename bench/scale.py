@@ -45,9 +45,10 @@ from sharewright.services import shares as share_service
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.services.deployment import Deployment
 from sharewright.states import OperationState
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
 from sharewright.store.migrations import migrate
 from sharewright.store.secrets import SecretBox
+from sharewright.store.statements import statements
 from sharewright.store.tables import operations
 from twin_cloud import TwinCloud
 
@@ -226,7 +227,7 @@ class Study:
                 found[table] = count - before[table]
 
     def _scans(self) -> dict[str, int]:
-        self.store.engine.dispose()  # sessions tell all they know when they end
+        self.store.hang_up()  # sessions tell all they know when they end
         time.sleep(0.5)
         with psycopg.connect(self.url, autocommit=True) as connection:
             rows = connection.execute("SELECT relname, seq_scan FROM pg_stat_user_tables").fetchall()

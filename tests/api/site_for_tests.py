@@ -191,8 +191,7 @@ class Site:
             if not statement.startswith(("BEGIN", "PRAGMA")):
                 seen.append(statement)
 
-        # On PostgreSQL the reader is the writer with another option, and what happens on it happens on both.
-        engines = [self.store._writer, self.store._reader] if self.store.is_sqlite else [self.store._writer]
+        engines = [self.store._writer, self.store._reader]
         for engine in engines:
             event.listen(engine, "before_cursor_execute", note)
         try:

@@ -39,8 +39,9 @@ from sharewright.errors import LeaseLost
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import Finished, Operation
 from sharewright.states import OperationState
-from sharewright.store.database import Store, ring_after_commit, statements
+from sharewright.store.database import Store, ring_after_commit
 from sharewright.store.kept import change_row
+from sharewright.store.statements import statements
 from sharewright.store.tables import leases, operation_steps, operations
 
 FIRST_BACK_OFF = 0.5  # seconds

@@ -35,7 +35,8 @@ from sharewright.operations.contract import Done, Outcome, RetryLater, Story, Wa
 from sharewright.operations.journal import HandBack, Journal
 from sharewright.operations.leases import Claim, Usage
 from sharewright.states import OperationState
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import operations
 
 log = structlog.get_logger()

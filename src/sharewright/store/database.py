@@ -2,44 +2,26 @@
 
 ``with store.begin() as tx`` is a write transaction, ``with store.read() as tx`` a consistent read. Transactions are
 short: no cloud or guest call ever happens inside one. On SQLite writers queue in the process for the single writer
-connection (BEGIN IMMEDIATE, WAL) and share commits (group_commit.py), readers never wait; on PostgreSQL both use one
+connection (BEGIN IMMEDIATE, WAL) and share commits (group_commit.py), readers never wait; on PostgreSQL both have a
 pool.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from sharewright.errors import ConfigurationError
-from sharewright.instruments import database_statements
+from sharewright.store import sqlite
 from sharewright.store.crier import Crier
 from sharewright.store.group_commit import GroupCommit
+from sharewright.store.statements import statements
 from sharewright.store.turns import Turns
-
-# Statements that a connection to PostgreSQL keeps parsed and planned, from a statement's second use on: planning one
-# takes longer than running it. As many as our stories and requests have, several times over.
-PREPARED = 500
-IDLE_SECONDS = 1.0  # after which a connection to PostgreSQL is not believed to stand any more
-BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
-
-
-class StatementCounter(threading.local):
-    """SQL statements sent by this thread, for measurements."""
-
-    count = 0
-
-
-statements = StatementCounter()
 
 
 class Bell:
@@ -142,20 +124,19 @@ class Store:
                     hint="Name a file: sqlite:////var/lib/sharewright/sharewright.db",
                 )
             # A writer pool of one is the queue for SQLite's single writer: no busy-waiting between our threads.
-            self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
+            self._writer = sqlite.engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
             self._begin = GroupCommit(self._writer, turns).begin
-            self._reader = _sqlite_engine(url, pool_size=pool_size, begin="BEGIN")
+            self._reader = sqlite.engine(url, pool_size=pool_size, begin="BEGIN")
         elif parsed.get_backend_name() == "postgresql":
-            self._writer = create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=pool_size,
-                isolation_level="READ COMMITTED", connect_args={"prepare_threshold": 1},
-                pool_use_lifo=True,  # few connections that know the statements before many that have to learn them
-            )  # fmt: skip
-            event.listen(self._writer, "connect", _keep_statements)
-            _ping_idle_connections(self._writer)
+            from sharewright.store import postgresql  # psycopg is an extra
+
+            self._writer = postgresql.engine(url, pool_size=pool_size, isolation_level="READ COMMITTED")
             # At READ COMMITTED each statement of a transaction sees what is committed by then, in one or on its own; so
-            # a read needs no BEGIN and no ROLLBACK, which are two journeys to the server.
-            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            # a read needs no BEGIN and no ROLLBACK, which are two journeys to the server. Its own pool, because to
+            # switch a connection there and back takes as long as a statement.
+            self._reader = postgresql.engine(
+                url, pool_size=pool_size, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True
+            )
             self._begin = self._writer.begin
             self._crier = Crier(self._reader)
             self._ring_elsewhere = self._crier.cry
@@ -163,8 +144,6 @@ class Store:
             raise ConfigurationError(
                 f"database.url: {parsed.get_backend_name()} is not supported.", hint="Use sqlite or postgresql."
             )
-        for engine in (self._writer, self._reader) if self.is_sqlite else (self._writer,):
-            event.listen(engine, "before_cursor_execute", _count_statement)
 
     @property
     def engine(self) -> Engine:
@@ -189,6 +168,7 @@ class Store:
                 yield connection
         finally:
             self._open.writing = False
+            statements.tell()
         for act in acts:
             act()
         for name, seconds in wishes.items():
@@ -207,74 +187,18 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A read transaction; writing in it is a programming error."""
-        with self._reader.begin() as connection:
-            yield connection
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        finally:
+            statements.tell()
 
     def close(self) -> None:
         if self._crier is not None:
             self._crier.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the connections that are not in use. Others are made when they are needed."""
         self._writer.dispose()
         self._reader.dispose()
-
-
-def _count_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-    if not statement.startswith("BEGIN"):  # explicit on SQLite only; the figures of both should compare
-        statements.count += 1
-        database_statements.inc()
-
-
-def _keep_statements(connection: Any, _: Any) -> None:
-    connection.prepared_max = PREPARED
-
-
-def _ping_idle_connections(engine: Engine) -> None:
-    """Ask a connection whether it still stands, before its first use after ``IDLE_SECONDS``. Asking each time
-    (pool_pre_ping) would be one journey to the server more for every transaction, and most have few."""
-
-    def returned(_connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info["returned"] = time.monotonic()
-
-    def taken(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
-        if time.monotonic() < record.info.get("returned", 0.0) + IDLE_SECONDS:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error  # the pool opens another
-
-    event.listen(engine, "checkin", returned)
-    event.listen(engine, "checkout", taken)
-
-
-def _use_wal(cursor: Any) -> None:
-    """Switch to write-ahead logging. SQLite does not wait for the lock that the switch of a new file needs (its busy
-    timeout does not apply there), so processes that start together have to try again."""
-    end = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-
-
-def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> Engine:
-    engine = create_engine(
-        url, pool_size=pool_size, max_overflow=0, pool_timeout=60,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
-    )  # fmt: skip
-
-    def connect(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        _use_wal(cursor)
-        # With WAL, NORMAL keeps the database consistent over power loss; FULL also keeps the last commits.
-        # An operation row that was acknowledged to a user must survive, so FULL.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
-    return engine

@@ -29,7 +29,8 @@ from sharewright.guest.document import Document, Firewall, Usage
 from sharewright.identifiers import new_id, utcnow
 from sharewright.progress import NoProgress
 from sharewright.settings import Backend
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import (
     service_instances,
     share_access_rules,

@@ -20,7 +20,8 @@ from sharewright.metrics.deployment import FAMILIES, DeploymentCollector
 from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.queue import enqueue
 from sharewright.operations.registration import register_worker
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import operations, share_servers
 from story_world import BACKEND, PROJECT, World, make_world
 

@@ -16,7 +16,8 @@ from sharewright.operations import journal as journals
 from sharewright.operations import leases
 from sharewright.operations.journal import read_steps
 from sharewright.operations.leases import Usage
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import operations, share_servers
 
 

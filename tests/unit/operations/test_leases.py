@@ -239,7 +239,7 @@ def test_a_fact_that_is_known_already_costs_nothing(store: Store) -> None:
     add(store)
     journal = journal_of(store, must_claim(store))
     journal.record(volume="v1", nothing=None)
-    from sharewright.store.database import statements
+    from sharewright.store.statements import statements
 
     before = statements.count
     journal.record(volume="v1", nothing=None)

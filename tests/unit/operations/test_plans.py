@@ -55,7 +55,7 @@ class Large:
         return done
 
     def scans(self) -> dict[str, int]:
-        self.store.engine.dispose()  # sessions tell all they know when they end
+        self.store.hang_up()  # sessions tell all they know when they end
         with psycopg.connect(self.url, autocommit=True) as connection:
             rows = connection.execute("SELECT relname, seq_scan FROM pg_stat_user_tables").fetchall()
         return {name: count for name, count in rows if name in LARGE}

@@ -25,7 +25,8 @@ from sharewright.identifiers import new_id
 from sharewright.progress import NoProgress
 from sharewright.service_instance.contract import TenantNetwork
 from sharewright.service_instance.layouts import ROLES
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import secrets, service_instances, service_subnets
 
 

@@ -11,7 +11,8 @@ from sqlalchemy import func, select, text
 from sharewright.context import RequestContext
 from sharewright.errors import ConfigurationError
 from sharewright.operations.queue import enqueue
-from sharewright.store.database import Store, statements
+from sharewright.store.database import Store
+from sharewright.store.statements import statements
 from sharewright.store.tables import operations
 
 
