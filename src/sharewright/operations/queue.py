@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, Interval, bindparam, func, select
 
 from sharewright.context import RequestContext
 from sharewright.identifiers import new_id, utcnow
@@ -17,6 +17,10 @@ from sharewright.store.tables import operations
 _INSERT: Final = operations.insert().values(
     sequence=select(func.coalesce(func.max(operations.c.sequence), 0) + 1).scalar_subquery()
 )
+# The clock that claims are decided with (see leases.py) on PostgreSQL; on SQLite it is the host's. Not now(), which is
+# when the transaction began: it may have waited for a lock since.
+_CLOCK: Final = func.timezone("utc", func.clock_timestamp(), type_=operations.c.not_before.type)
+_INSERT_LATER: Final = _INSERT.values(not_before=_CLOCK + bindparam("quiet", type_=Interval))
 
 
 def enqueue(
@@ -61,27 +65,22 @@ def enqueue(
         "facts": {},
         "created_at": now,
     }
-    if quiet_seconds:
-        tx.execute(_INSERT.values(not_before=_in(tx, quiet_seconds)), values)
-    else:
+    if not quiet_seconds:
         tx.execute(_INSERT, {**values, "not_before": not_before or now})
+    elif tx.dialect.name == "postgresql":
+        tx.execute(_INSERT_LATER, {**values, "quiet": timedelta(seconds=quiet_seconds)})
+    else:
+        tx.execute(_INSERT, {**values, "not_before": now + timedelta(seconds=quiet_seconds)})
     ring_after_commit(tx, name=identifier, seconds=quiet_seconds)
     return identifier
 
 
 def put_off(tx: Connection, operation_id: str, *, quiet_seconds: float, latest: datetime) -> None:
     """Let a queued operation that nobody has begun wait for ``quiet_seconds`` from now, but not beyond ``latest``."""
-    until: Any = _in(tx, quiet_seconds)
-    until = min(until, latest) if isinstance(until, datetime) else func.least(until, latest)
+    quiet = timedelta(seconds=quiet_seconds)
+    until: Any = (
+        func.least(_CLOCK + quiet, latest) if tx.dialect.name == "postgresql" else min(utcnow() + quiet, latest)
+    )
     tx.execute(operations.update().where(operations.c.id == operation_id).values(not_before=until))
     left = (latest - utcnow()).total_seconds()
     ring_after_commit(tx, name=operation_id, seconds=max(0.0, min(quiet_seconds, left)))
-
-
-def _in(tx: Connection, seconds: float) -> datetime | ColumnElement[datetime]:
-    """So many seconds from now by the clock that claims are decided with (see leases.py)."""
-    if tx.dialect.name == "postgresql":
-        # Not now(), which is when the transaction began: it may have waited for a lock since.
-        clock = func.timezone("utc", func.clock_timestamp(), type_=operations.c.not_before.type)
-        return clock + timedelta(seconds=seconds)
-    return utcnow() + timedelta(seconds=seconds)

@@ -17,14 +17,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import ip_network
-from typing import Any, TypedDict
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from sharewright.clouds.simulated.cloud import SimulatedCloud
 from sharewright.clouds.simulated.moving import settle
+from sharewright.clouds.simulated.served import Served
 from sharewright.clouds.simulated.state import dump, load
 from sharewright.errors import (
     CloudError,
@@ -35,7 +36,7 @@ from sharewright.errors import (
     StaleDocument,
 )
 from sharewright.guest.contract import Freeze, GuestAddress, round_trips
-from sharewright.guest.document import Document, Facts, Found, Share, ShareState, State, Usage
+from sharewright.guest.document import Document, Facts, Found, State, Usage
 from sharewright.guest.program import extension as default_extension
 from sharewright.identifiers import new_id
 
@@ -43,8 +44,6 @@ PROGRAM = "simulated"
 NETWORK_WORDS = "configure the network"
 EXTENSION_WORDS = "serve what the extension's part of the document says"
 POLL_SECONDS = 0.02
-GIBIBYTE = 2**30
-INODES = 65536  # of a file system, per GiB: mkfs.ext4's
 
 
 class SimulatedGuests:
@@ -98,14 +97,13 @@ class SimulatedGuests:
                     "INSERT OR REPLACE INTO guest_networks VALUES (?, ?)", (instance["id"], dump(document.network))
                 )
                 changed.append(NETWORK_WORDS)
-            unmounted, busy = self._remove(tx, instance["id"], document, changed)
+            failure = self._failures(tx)
+            settled = [settle(tx, instance["id"], share, failure) for share in document.shares]
+            served = Served(tx, instance["id"], failure)
+            unmounted, busy = served.remove_others(document, changed)
             shares = [
-                msgspec.structs.replace(
-                    self._apply_share(tx, instance["id"], share, changed), **moves, **self._used.get(share.id, {})
-                )
-                for share, moves in (
-                    settle(tx, instance["id"], each, lambda step: self._failure(tx, step)) for each in document.shares
-                )
+                msgspec.structs.replace(served.apply(share, changed), **moves, **self._used.get(share.id, {}))
+                for share, moves in settled
             ]
             if self._differs(tx, instance["id"], document):
                 tx.execute(
@@ -134,12 +132,8 @@ class SimulatedGuests:
             round_trips.count += 1
             self._check_extension(document)
             settled = [settle(tx, instance["id"], share, None) for share in document.shares]
-            changed = [
-                f"grow {share.id}"
-                for share, _ in settled
-                if (volume := _attached(tx, instance["id"], share.serial)) is not None
-                and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
-            ]
+            served = Served(tx, instance["id"], self._failures(tx))
+            changed = [f"grow {share.id}" for share, _ in settled if served.to_grow(share)]
             if self._differs(tx, instance["id"], document):
                 changed.append(EXTENSION_WORDS)
             missing = _missing_nics(tx, instance["id"], document)
@@ -149,9 +143,7 @@ class SimulatedGuests:
                 generation=instance["generation"],
                 missing_nics=missing,
                 shares=tuple(
-                    msgspec.structs.replace(
-                        self._observe_share(tx, instance["id"], share), **moves, **self._used.get(share.id, {})
-                    )
+                    msgspec.structs.replace(served.observe(share), **moves, **self._used.get(share.id, {}))
                     for share, moves in settled
                 ),
                 changed=tuple(changed),
@@ -229,31 +221,6 @@ class SimulatedGuests:
 
     # ---- one call's work ----
 
-    def _remove(
-        self, tx: sqlite3.Connection, instance_id: str, document: Document, changed: list[str]
-    ) -> tuple[tuple[str, ...], dict[str, str]]:
-        wanted = {share.id for share in document.shares}
-        unmounted: list[str] = []
-        busy: dict[str, str] = {}
-        for row in tx.execute("SELECT * FROM guest_shares WHERE instance_id = ?", (instance_id,)).fetchall():
-            share_id = row["share_id"]
-            if share_id in wanted:
-                continue
-            if row["rules"] is not None:
-                tx.execute(
-                    "UPDATE guest_shares SET rules = NULL WHERE instance_id = ? AND share_id = ?",
-                    (instance_id, share_id),
-                )
-                changed.append(f"unexport {share_id}")
-            failure = self._failure(tx, "guest.unmount") if row["mounted"] else None
-            if failure:
-                busy[share_id] = failure
-                continue
-            tx.execute("DELETE FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share_id))
-            unmounted.append(share_id)
-            changed.append(f"unmount {share_id}")
-        return tuple(unmounted), busy
-
     def _begin_freeze(
         self, tx: sqlite3.Connection, instance: sqlite3.Row, share_ids: Sequence[str], token: str, seconds: float
     ) -> None:
@@ -285,113 +252,17 @@ class SimulatedGuests:
         now = time.time()
         return row["until"] > now and row["boot_id"] == instance["boot_id"], now - row["begun"]
 
-    def _apply_share(self, tx: sqlite3.Connection, instance_id: str, share: Share, changed: list[str]) -> ShareState:
-        volume = _attached(tx, instance_id, share.serial)
-        if volume is None:
-            return _failed(share, "device_missing", f"no disk with serial {share.serial} appeared")
-        formatted = False
-        found = volume["filesystem_uuid"]
-        if found is None and share.filesystem.create:
-            failure = self._failure(tx, "guest.mkfs")
-            if failure:
-                return _failed(share, "mkfs_failed", failure)
-            tx.execute(
-                "UPDATE volumes SET filesystem_uuid = ?, filesystem_type = ?, filesystem_size = size WHERE id = ?",
-                (share.filesystem.uuid, share.filesystem.type, volume["id"]),
-            )
-            formatted = True
-            changed.append(f"format {share.id}")
-        elif found == share.filesystem.clone_of:
-            failure = self._failure(tx, "guest.identify")
-            if failure:
-                return _failed(share, "clone_failed", failure)
-            tx.execute("UPDATE volumes SET filesystem_uuid = ? WHERE id = ?", (share.filesystem.uuid, volume["id"]))
-            changed.append(f"identify {share.id}")
-        elif found != share.filesystem.uuid:
-            if share.filesystem.create:
-                return _failed(share, "not_blank", f"the volume carries file system {found}")
-            what = f"file system {found}" if found else "no file system"
-            return _failed(share, "filesystem_mismatch", f"the volume carries {what}, not {share.filesystem.uuid}")
-        row = tx.execute(
-            "SELECT * FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share.id)
-        ).fetchone()
-        if row is not None and row["mounted"] and row["serial"] != share.serial:
-            if row["serial"] != share.replaces:
-                return _failed(share, "filesystem_mismatch", f"disk {row['serial']} is mounted in its place")
-            failure = self._failure(tx, "guest.replace")
-            if failure:
-                return _failed(share, "replace_failed", failure)
-            changed.append(f"let go of {row['serial']}")
-        if row is None or not row["mounted"] or row["serial"] != share.serial:
-            failure = self._failure(tx, "guest.mount")
-            if failure:
-                return _failed(share, "mount_failed", failure, formatted=formatted)
-            tx.execute(
-                "INSERT INTO guest_shares VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (instance_id, share_id) DO UPDATE SET"
-                " serial = excluded.serial, filesystem_uuid = excluded.filesystem_uuid, mounted = 1",
-                (instance_id, share.id, share.serial, share.filesystem.uuid, row["rules"] if row else None),
-            )
-            changed.append(f"mount {share.id}")
-        size, problem = self._grow(tx, volume, share, changed)
-        rules, rule_errors = _rules(share)
-        failure = self._failure(tx, "guest.export")
-        if failure:
-            return _failed(share, "export_failed", failure, formatted=formatted, mounted=True)
-        if row is None or row["rules"] != dump(rules):
-            tx.execute(
-                "UPDATE guest_shares SET rules = ? WHERE instance_id = ? AND share_id = ?",
-                (dump(rules), instance_id, share.id),
-            )
-            changed.append(f"export {share.id}")
-        return ShareState(
-            id=share.id,
-            mounted=True,
-            exported=True,
-            formatted=formatted,
-            error=problem[0],
-            message=problem[1],
-            rule_errors=rule_errors,
-            **_sizes(size),
-        )
+    def _failures(self, tx: sqlite3.Connection) -> Callable[[str], str]:
+        """Name of a step → why a test wants it to fail, or ""."""
+        asked_for = {row["method"] for row in tx.execute("SELECT DISTINCT method FROM failures")}
 
-    def _grow(
-        self, tx: sqlite3.Connection, volume: sqlite3.Row, share: Share, changed: list[str]
-    ) -> tuple[int, tuple[str, str]]:
-        """The file system's size in GiB, after growing it to what the document says; and what went wrong with that."""
-        size = _filesystem_size(volume)
-        wanted = share.filesystem.size // GIBIBYTE
-        if wanted <= size:
-            return size, ("", "")
-        if volume["size"] < wanted:
-            return size, ("disk_small", f"the disk has {volume['size']} GiB, not {wanted}")
-        failure = self._failure(tx, "guest.grow")
-        if failure:
-            return size, ("grow_failed", failure)
-        tx.execute("UPDATE volumes SET filesystem_size = ? WHERE id = ?", (wanted, volume["id"]))
-        changed.append(f"grow {share.id}")
-        return wanted, ("", "")
+        def failure(step: str) -> str:
+            if step not in asked_for:
+                return ""
+            taken = self._state.take_failure(tx, step)
+            return taken.message if taken else ""
 
-    def _observe_share(self, tx: sqlite3.Connection, instance_id: str, share: Share) -> ShareState:
-        volume = _attached(tx, instance_id, share.serial)
-        row = tx.execute(
-            "SELECT * FROM guest_shares WHERE instance_id = ? AND share_id = ?", (instance_id, share.id)
-        ).fetchone()
-        mounted = bool(row and row["mounted"] and volume is not None)
-        rules, rule_errors = _rules(share)
-        size = _filesystem_size(volume) if volume is not None else 0
-        return ShareState(
-            id=share.id,
-            mounted=mounted,
-            exported=bool(mounted and row["rules"] == dump(rules)),
-            error="" if volume is not None else "device_missing",
-            rule_errors=rule_errors,
-            **_sizes(size if mounted else None),
-        )
-
-    def _failure(self, tx: sqlite3.Connection, step: str) -> str:
-        """Why a test wants the step to fail, or ""."""
-        failure = self._state.take_failure(tx, step)
-        return failure.message if failure else ""
+        return failure
 
     def _check_extension(self, document: Document) -> None:
         if document.extension is not None:
@@ -495,58 +366,22 @@ def _look(tx: sqlite3.Connection, instance_id: str, serial: str) -> Found:
     return Found(type=volume["filesystem_type"], uuid=volume["filesystem_uuid"])
 
 
-def _filesystem_size(volume: sqlite3.Row) -> int:
-    """In GiB. A file made before file systems had sizes: they fill their volumes."""
-    return int(volume["filesystem_size"] or volume["size"])
-
-
-class _Sizes(TypedDict):
-    bytes_total: int | None
-    bytes_used: int | None
-    inodes_total: int | None
-    inodes_used: int | None
-
-
-def _sizes(size: int | None) -> _Sizes:
-    """Of a file system of that many GiB without files; None: of one that is not mounted."""
-    if size is None:
-        return {"bytes_total": None, "bytes_used": None, "inodes_total": None, "inodes_used": None}
-    return {"bytes_total": size * GIBIBYTE, "bytes_used": 0, "inodes_total": size * INODES, "inodes_used": 11}
-
-
-def _failed(share: Share, error: str, message: str, *, formatted: bool = False, mounted: bool = False) -> ShareState:
-    return ShareState(id=share.id, mounted=mounted, exported=False, formatted=formatted, error=error, message=message)
-
-
-def _rules(share: Share) -> tuple[list[list[str]], dict[str, str]]:
-    """The rules in force, sorted, and why the others are not."""
-    rules: list[list[str]] = []
-    wrong: dict[str, str] = {}
-    for rule in share.rules:
-        level = "ro" if share.read_only else rule.access_level
-        if rule.access_type == "user":
-            rules.append([rule.access_to, level])
-            continue
-        try:
-            rules.append([str(ip_network(rule.access_to)), level])
-        except ValueError as error:
-            wrong[rule.id] = f"not an address: {error}"
-    return sorted(rules), wrong
-
-
 def _key(line: str) -> Sequence[str]:
     """A public key line without its comment."""
     return line.split()[:2]
 
 
 def _admits(authorized_keys: Sequence[str], private_key: str) -> bool:
+    public = _public_key(private_key)
+    return public is not None and any(public in line for line in authorized_keys)
+
+
+@lru_cache(maxsize=256)
+def _public_key(private_key: str) -> str | None:
+    """None when it is no key. Kept, because a server asks for it with every document."""
     try:
-        public = (
-            serialization.load_ssh_private_key(private_key.encode(), None)
-            .public_key()
-            .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-            .decode()
-        )
+        key = serialization.load_ssh_private_key(private_key.encode(), None)
     except ValueError:
-        return False
-    return any(public in line for line in authorized_keys)
+        return None
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return public.decode()

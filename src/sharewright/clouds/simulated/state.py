@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import queue
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +91,7 @@ class SimulatedState:
         self._path = path
         self._delay_seconds = delay_seconds
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._writer = threading.Lock()  # who waits for SQLite's own sleeps, up to 0.1 s at a time
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             connection = self._connect()
@@ -118,13 +120,14 @@ class SimulatedState:
         except queue.Empty:
             connection = self._connect()
         try:
-            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+            with self._writer if write else nullcontext():
+                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
         finally:
             self._idle.put(connection)
 
