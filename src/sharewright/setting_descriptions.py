@@ -128,7 +128,9 @@ DESCRIPTIONS: dict[str, str] = {
         "node, the API's included. A path, or `credential:NAME`. It must exist. Empty: `<state_dir>/access.key`, made "
         "when missing; with `master_key_file` and without this there are no rules for users."
     ),
-    "database.pool_size": "Database connections that one process makes to read, at most; on PostgreSQL as many to write.",
+    "database.pool_size": (
+        "Database connections that one process makes to read, at most; on PostgreSQL as many to write."
+    ),
     "worker.threads": "Operations that one worker process runs at the same time.",
     "worker.lease_seconds": (
         "A worker that has not renewed its claim for so long has lost it, and any other worker continues its "

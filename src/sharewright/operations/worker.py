@@ -46,6 +46,10 @@ log = structlog.get_logger()
 # Seconds in which many rings from other processes are one: every worker is rung for every request, and each time one
 # that has a free thread asks the database for work that another may have taken already.
 BETWEEN_RINGS = 0.02
+# Where claims follow each other, each waits a moment for more work and more free threads: ten operations cost the
+# database as much to claim as one.
+BUSY_SECONDS = 0.1  # since the last one that found something
+GATHER_SECONDS = 0.01
 CLOCKS_DIFFER = 0.005  # seconds. A parked operation's time is the database's: a little later is surely not too early.
 
 
@@ -154,10 +158,13 @@ class Worker:
     # ---- dispatching ----
 
     def _dispatch(self) -> None:
+        busy_until = 0.0  # by time.monotonic()
         while not self._stopping.is_set():
             rings = self._store.bell.rings
             if not self._slots.acquire(timeout=1.0):
                 continue
+            if time.monotonic() < busy_until:
+                self._stopping.wait(GATHER_SECONDS)
             free = 1
             while self._slots.acquire(blocking=False):
                 free += 1
@@ -172,6 +179,8 @@ class Worker:
                 log.error("defect in the dispatcher", exc_info=error)
             if len(claims) < free:
                 self._slots.release(free - len(claims))
+            if claims:
+                busy_until = time.monotonic() + BUSY_SECONDS
             if nothing_left:
                 self._store.bell.wait(rings, self._options.poll_seconds)
 
