@@ -24,7 +24,7 @@ from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, RetryLater
 from sharewright.operations.migration_places import Places
-from sharewright.operations.scheduler import Pool
+from sharewright.operations.pool_rows import Pool
 from sharewright.operations.server_migration_rows import (
     fail_server,
     find_server_driver,

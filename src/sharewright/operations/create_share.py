@@ -18,7 +18,8 @@ from sharewright.errors import CloudError, DeadlineExceeded, NoValidBackend, Sha
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
 from sharewright.operations.messages import Action, Detail, write_message
-from sharewright.operations.scheduler import Pool, Scheduler
+from sharewright.operations.pool_rows import Pool
+from sharewright.operations.scheduler import Scheduler
 from sharewright.operations.share_groups import fits_group
 from sharewright.operations.share_rows import (
     ShareRow,

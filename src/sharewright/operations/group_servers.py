@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from sharewright.drivers.contract import ShareDriver
-from sharewright.operations.scheduler import (
-    Pool,
-    Request,
-    Scheduler,
-    best_of,
-    kind_failure,
-    read_pools,
-    read_services,
-    read_subnet_zones,
-    service_failure,
-)
+from sharewright.operations.pool_checks import kind_failure, service_failure
+from sharewright.operations.pool_rows import Pool, Request, read_pools, read_services, read_subnet_zones
+from sharewright.operations.scheduler import Scheduler, best_of
 from sharewright.operations.type_specs import instance_columns
 from sharewright.store.database import Store
 from sharewright.store.tables import share_group_share_types, share_groups, share_type_extra_specs, share_types

@@ -17,8 +17,8 @@ from sharewright.errors import SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.instruments import maintenance_duration, maintenance_failures
 from sharewright.operations import leases, reconciler
+from sharewright.operations.pool_rows import write_pools
 from sharewright.operations.queue import enqueue
-from sharewright.operations.scheduler import write_pools
 from sharewright.operations.share_rows import write_status
 from sharewright.operations.sweeper import Sweeper
 from sharewright.settings import Settings

@@ -36,7 +36,7 @@ from sharewright.operations.migration_rows import (
     tell,
     write_task_state,
 )
-from sharewright.operations.scheduler import Pool
+from sharewright.operations.pool_rows import Pool
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, leave_server
 from sharewright.operations.share_servers import Placement, place, place_on_named
 from sharewright.operations.snapshot_rows import write_snapshot_status

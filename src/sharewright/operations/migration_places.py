@@ -12,17 +12,9 @@ from sqlalchemy import Connection, select
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import NoValidBackend
 from sharewright.operations.migration_rows import read_type
-from sharewright.operations.scheduler import (
-    Pool,
-    Request,
-    Scheduler,
-    kind_failure,
-    pool_failure,
-    read_pools,
-    read_request,
-    read_services,
-    service_failure,
-)
+from sharewright.operations.pool_checks import kind_failure, pool_failure, service_failure
+from sharewright.operations.pool_rows import Pool, Request, read_pools, read_request, read_services
+from sharewright.operations.scheduler import Scheduler
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import share_network_subnets, share_types

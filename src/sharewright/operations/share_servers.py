@@ -12,8 +12,8 @@ from sharewright.context import RequestContext
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
+from sharewright.operations.pool_rows import Pool
 from sharewright.operations.queue import enqueue
-from sharewright.operations.scheduler import Pool
 from sharewright.states import OperationState, ServerStatus, TaskState
 from sharewright.store.kept import change_row
 from sharewright.store.tables import (

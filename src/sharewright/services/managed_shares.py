@@ -10,7 +10,8 @@ from sqlalchemy import Connection, func, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import is_id, new_id, utcnow
-from sharewright.operations.scheduler import Pool, read_pools, read_services, service_failure
+from sharewright.operations.pool_checks import service_failure
+from sharewright.operations.pool_rows import Pool, read_pools, read_services
 from sharewright.operations.type_specs import check_protocol_specs, instance_columns
 from sharewright.services import share_types as types
 from sharewright.services import shares as share_service

@@ -14,7 +14,9 @@ from sharewright.drivers.contract import PoolStats
 from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.extra_specs import satisfies, unsatisfied
-from sharewright.operations.scheduler import Pool, Request, Scheduler, pool_failure, weight, write_pools
+from sharewright.operations.pool_checks import pool_failure, weight
+from sharewright.operations.pool_rows import Pool, Request, write_pools
+from sharewright.operations.scheduler import Scheduler
 from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import pools, share_instances, share_types, shares, workers
@@ -309,7 +311,7 @@ class TestChoice:
                 assert self.choose(world, [Reporting("alpha", 50.0)], share).backend == "alpha"
 
     def test_a_request_is_read_whole(self, sqlite_store: Store, tmp_path: Path) -> None:
-        from sharewright.operations.scheduler import read_request
+        from sharewright.operations.pool_rows import read_request
 
         with make_world(sqlite_store, tmp_path / "state") as world:
             zoned = world.add_share_network(cidr="10.30.0.0/24", zone="mars")
