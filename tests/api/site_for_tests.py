@@ -184,11 +184,12 @@ class Site:
 
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
-        """SQL statements that any thread sends meanwhile, transactions' own not counted."""
+        """SQL statements that any thread sends meanwhile, transactions' own not counted, nor what wakes workers after
+        the request before."""
         seen: list[str] = []
 
         def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-            if not statement.startswith(("BEGIN", "PRAGMA")):
+            if not statement.startswith(("BEGIN", "PRAGMA", "SELECT pg_notify")):
                 seen.append(statement)
 
         engines = [self.store._writer, self.store._reader]

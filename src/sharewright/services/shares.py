@@ -38,7 +38,7 @@ from sharewright.services.validation import check_metadata, check_protocol, pars
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
 from sharewright.store.kept import add_row, change_row, new_row
-from sharewright.store.lookups import among
+from sharewright.store.lookups import among, map_of
 from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
     availability_zones,
@@ -109,8 +109,13 @@ def find(
 ) -> dict[str, Any]:
     """A share's row with its type's name. NotFound when it is not there for this caller, Forbidden when the caller may
     see it (a public share) but not do this. ``lock`` holds the row until the transaction ends."""
+    return _find(tx, context, identifier, rule, _ONE_LOCKED if lock else _ONE)
+
+
+def _find(
+    tx: Connection, context: RequestContext, identifier: str, rule: str, statement: Select[Any]
+) -> dict[str, Any]:
     authorize(context, rule)  # who may do this to no share at all learns nothing of this one
-    statement = _ONE_LOCKED if lock else _ONE
     share = fetch_one(tx, statement, {"share_id": identifier}) if is_id(identifier) else None
     if share is None or not (share["is_public"] or can_see(context, share["project_id"])):
         raise NotFound(f"Share {identifier[:64]} could not be found.")
@@ -129,7 +134,7 @@ def show(deployment: Deployment, context: RequestContext, identifier: str, *, pa
 
 def read(tx: Connection, context: RequestContext, identifier: str, *, paths: bool = True) -> Record:
     """The same in a transaction."""
-    return _complete(tx, [find(tx, context, identifier)], paths=paths)[0]
+    return _complete(tx, [_find(tx, context, identifier, "share:get", _SHOWN)], paths=paths)[0]
 
 
 def list_shares(
@@ -144,7 +149,7 @@ def list_shares(
     paths: bool = True,
 ) -> tuple[list[dict[str, Any]], int | None]:
     """The shares of one page, and how many there are in all when asked; without ``detail`` only their ids and names.
-    Two statements however many they are, and one more each for a count, a marker, ``paths``, and a name or a key of
+    One statement however many they are, and one more each for a count, a marker, ``paths``, and a name or a key of
     metadata that they are filtered by."""
     authorize(context, "share:get_all")
     if "share_server_id" in filters:
@@ -157,8 +162,9 @@ def list_shares(
         narrow, few = narrowed(tx, context.project_id, named, filters.get("metadata", {}))
         statement = _select().where(*wanted, *narrow)
         total = count(tx, statement) if with_count else None
-        if not detail:
-            statement = statement.with_only_columns(shares.c.id, shares.c.name)
+        statement = (
+            statement.add_columns(_METADATA) if detail else statement.with_only_columns(shares.c.id, shares.c.name)
+        )
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
         return (_complete(tx, records, paths=paths) if detail else records), total
 
@@ -307,7 +313,7 @@ def change(deployment: Deployment, context: RequestContext, identifier: str, val
         changed = {key: values[key] for key in ("name", "description", "is_public") if key in values}
         if changed:
             tx.execute(update(shares).where(shares.c.id == identifier).values(**changed, updated_at=utcnow()))
-        return _complete(tx, [find(tx, context, identifier)])[0]
+        return read(tx, context, identifier)
 
 
 def delete(
@@ -433,6 +439,8 @@ def _select() -> Select[Any]:
 # Kept, because building it takes as long as running it, and nearly every request on a share runs it.
 _ONE: Final = _select().where(shares.c.id == bindparam("share_id"))
 _ONE_LOCKED: Final = _ONE.with_for_update(of=shares)
+_METADATA: Final = map_of(share_metadata, share_metadata.c.share_id, shares.c.id).label("metadata")
+_SHOWN: Final = _ONE.add_columns(_METADATA)
 _WRITE_MAIN: Final = update(share_instances).where(
     share_instances.c.share_id == bindparam("share"), share_instances.c.is_main.is_(True)
 )
@@ -470,9 +478,10 @@ _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
 
 
 def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = True) -> list[dict[str, Any]]:
-    identifiers = [record["id"] for record in records]
-    attach(records, "metadata", read_maps(tx, share_metadata, share_metadata.c.share_id, identifiers))
+    for record in records:
+        record["metadata"] = dict(sorted((record["metadata"] or {}).items()))
     if paths and records:
+        identifiers = [record["id"] for record in records]
         rows = tx.execute(select(shares.c.id, FIRST_PATH).where(among(tx, shares.c.id, identifiers)))
         attach(records, "export_location", {row[0]: row[1] for row in rows})
     return records

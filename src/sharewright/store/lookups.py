@@ -1,4 +1,4 @@
-"""Conditions for statements that run often."""
+"""Conditions and columns for statements that run often."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Text, any_, bindparam, func, select
+from sqlalchemy import JSON, BindParameter, ColumnElement, Connection, Table, Text, any_, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 
 def among(tx: Connection, column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
@@ -30,3 +32,24 @@ def list_type(dialect: str) -> Any:
 
 def list_value(dialect: str, values: Sequence[str]) -> Any:
     return list(values) if dialect == "postgresql" else json.dumps(list(values))
+
+
+def map_of(table: Table, owner: ColumnElement[Any], record: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column with the keys and values that the record has in the table, as a dictionary; None, or an empty one, when
+    it has none. One row for each record, and no statement more."""
+    return select(_Map(table.c.key, table.c.value)).where(owner == record).correlate(record.table).scalar_subquery()
+
+
+class _Map(FunctionElement[Any]):
+    type = JSON()
+    inherit_cache = True
+
+
+@compiles(_Map, "postgresql")
+def _aggregate(element: _Map, compiler: Any, **options: Any) -> str:
+    return f"json_object_agg({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Map, "sqlite")
+def _group(element: _Map, compiler: Any, **options: Any) -> str:
+    return f"json_group_object({compiler.process(element.clauses, **options)})"
