@@ -160,11 +160,8 @@ def list_shares(
     with deployment.store.read() as tx:
         named = None if all_projects or filters.get("is_public") else filters.get("name")
         narrow, few = narrowed(tx, context.project_id, named, filters.get("metadata", {}))
-        statement = _select().where(*wanted, *narrow)
+        statement = (_DETAILED if detail else _NAMED).where(*wanted, *narrow)
         total = count(tx, statement) if with_count else None
-        statement = (
-            statement.add_columns(_METADATA) if detail else statement.with_only_columns(shares.c.id, shares.c.name)
-        )
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
         return (_complete(tx, records, paths=paths) if detail else records), total
 
@@ -430,17 +427,15 @@ SUPPORT: Final = (
 )  # fmt: skip
 
 
-def _select() -> Select[Any]:
-    return select(shares, share_types.c.name.label("share_type_name"), _HAS_REPLICAS.label("has_replicas")).join(
-        share_types, share_types.c.id == shares.c.share_type_id
-    )
-
-
-# Kept, because building it takes as long as running it, and nearly every request on a share runs it.
-_ONE: Final = _select().where(shares.c.id == bindparam("share_id"))
+# Kept, because building them takes as long as running them, and nearly every request on a share runs one.
+_PLAIN: Final = select(shares, share_types.c.name.label("share_type_name"), _HAS_REPLICAS.label("has_replicas")).join(
+    share_types, share_types.c.id == shares.c.share_type_id
+)
+_DETAILED: Final = _PLAIN.add_columns(map_of(share_metadata, share_metadata.c.share_id, shares.c.id).label("metadata"))
+_NAMED: Final = _PLAIN.with_only_columns(shares.c.id, shares.c.name)
+_ONE: Final = _PLAIN.where(shares.c.id == bindparam("share_id"))
 _ONE_LOCKED: Final = _ONE.with_for_update(of=shares)
-_METADATA: Final = map_of(share_metadata, share_metadata.c.share_id, shares.c.id).label("metadata")
-_SHOWN: Final = _ONE.add_columns(_METADATA)
+_SHOWN: Final = _DETAILED.where(shares.c.id == bindparam("share_id"))
 _WRITE_MAIN: Final = update(share_instances).where(
     share_instances.c.share_id == bindparam("share"), share_instances.c.is_main.is_(True)
 )

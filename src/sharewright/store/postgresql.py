@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from sharewright.store.json_columns import load
 from sharewright.store.statements import Counting
 
 # Statements that a connection keeps parsed and planned, from a statement's second use on: planning one takes longer
@@ -27,7 +28,7 @@ def engine(url: str, *, pool_size: int, **options: Any) -> Engine:
     made = create_engine(
         make_url(url).set(drivername="postgresql+sharewright"), pool_size=pool_size, max_overflow=0,
         pool_use_lifo=True,  # few connections that know the statements before many that have to learn them
-        connect_args={"prepare_threshold": 1, "cursor_factory": Cursor},
+        connect_args={"prepare_threshold": 1, "cursor_factory": Cursor}, json_deserializer=load,
         **options,
     )  # fmt: skip
     event.listen(made, "connect", _keep_statements)

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import make_url
 
+from sharewright.store.json_columns import load
 from sharewright.store.statements import Counting
 
 BUSY_SECONDS: Final = 30.0  # how long SQLite waits for another process's transaction
@@ -20,7 +21,7 @@ def engine(url: str, *, pool_size: int, begin: str) -> Engine:
     """``begin``: the statement that begins a transaction."""
     made = create_engine(
         make_url(url).set(drivername="sqlite+sharewright"), begin=begin,
-        pool_size=pool_size, max_overflow=0, pool_timeout=60,
+        pool_size=pool_size, max_overflow=0, pool_timeout=60, json_deserializer=load,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
     )  # fmt: skip
     event.listen(made, "connect", _prepare)
