@@ -25,7 +25,7 @@ from sharewright.services.group_sources import read_group_source
 from sharewright.services.group_zones import group_zone
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
-from sharewright.services.shares import choose_network, choose_zone
+from sharewright.services.share_places import choose_network, choose_zone
 from sharewright.services.transitions import SHARE_GROUP
 from sharewright.services.validation import parse_boolean_spec
 from sharewright.services.visible import by_columns, find_visible, of_projects

@@ -20,6 +20,7 @@ from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.share_migrations import check_idle
+from sharewright.services.share_places import choose_network, choose_zone
 from sharewright.services.share_sources import copied_columns, read_parent
 from sharewright.services.validation import check_metadata
 from sharewright.states import WRITABLE, ReplicaState, ShareStatus
@@ -90,9 +91,9 @@ def create(deployment: Deployment, context: RequestContext, values: Mapping[str,
         ]
         _check_share(tx, share)
         hints = _check_hints(context, values.get("scheduler_hints") or {})
-        zone = share_service.choose_zone(tx, specs, values.get("availability_zone"))
+        zone = choose_zone(tx, specs, values.get("availability_zone"))
         wanted = values.get("share_network_id") or share["share_network_id"]
-        network_id = share_service.choose_network(tx, context, specs, wanted, zone)
+        network_id = choose_network(tx, context, specs, wanted, zone)
         reserve(
             tx,
             deployment.settings.quotas,

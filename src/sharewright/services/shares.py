@@ -32,23 +32,21 @@ from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.qos_types import check_qos
 from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.share_filters import conditions, narrowed, whose
+from sharewright.services.share_places import choose_network, choose_zone, is_true, parse_hints
 from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
-from sharewright.services.validation import check_metadata, check_protocol, parse_boolean_spec
+from sharewright.services.validation import check_metadata, check_protocol
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
 from sharewright.store.kept import add_row, change_row, new_row
 from sharewright.store.lookups import among, map_of
 from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
 from sharewright.store.tables import (
-    availability_zones,
     resource_locks,
     share_backups,
     share_export_locations,
     share_instances,
     share_metadata,
-    share_network_subnets,
-    share_networks,
     share_snapshot_instances,
     share_snapshots,
     share_types,
@@ -185,7 +183,7 @@ def create(
     for name, capability in _INCAPABLE.items():
         if values.get(name) is not None:
             raise InvalidInput(f"{name} is not supported by the share type used: it needs {capability}.")
-    hints = _parse_hints(values.get("scheduler_hints") or {})
+    hints = parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
     with deployment.store.begin() as tx:
@@ -272,7 +270,7 @@ def insert(
         replication_type=share_type["extra_specs"].get(REPLICATION_SPEC),
         created_at=now,
         **placed,
-        **{name: _is_true(share_type["extra_specs"], name) for name in SUPPORT},
+        **{name: is_true(share_type["extra_specs"], name) for name in SUPPORT},
         **columns,
     )
     add_row(
@@ -461,15 +459,6 @@ _IS_KEPT: Final = select(
         *(query.with_only_columns(literal(1)).exists() for query in (_SNAPSHOTS, _MEMBERS, _BACKUPS)),
     )
 )
-_NETWORK: Final = (
-    select(share_networks.c.project_id, share_networks.c.status)
-    .where(share_networks.c.id == bindparam("network"))
-    .with_for_update(read=True)
-)
-# A statement of its own: whoever changes subnets locks the network, and what the first one waited for is in the second.
-_ZONES: Final = select(share_network_subnets.c.availability_zone).where(
-    share_network_subnets.c.share_network_id == bindparam("network")
-)
 
 
 def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = True) -> list[dict[str, Any]]:
@@ -485,67 +474,3 @@ def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = Tr
 def first_state(specs: Mapping[str, str]) -> str | None:
     """The replica_state of a new share's only instance."""
     return ReplicaState.ACTIVE if REPLICATION_SPEC in specs else None
-
-
-def choose_zone(tx: Connection, specs: Mapping[str, str], zone: str | None) -> str | None:
-    """The zone asked for, which must exist and be one of the type's."""
-    if not zone:
-        return None
-    if tx.execute(select(availability_zones.c.id).where(availability_zones.c.name == zone)).first() is None:
-        raise NotFound(f"Availability zone {zone[:64]} could not be found.")
-    allowed = [name.strip() for name in specs.get("availability_zones", "").split(",") if name.strip()]
-    if allowed and zone not in allowed:
-        raise InvalidInput(
-            f"The share type is not supported within availability zone {zone}; it is in {', '.join(allowed)}."
-        )
-    return zone
-
-
-def choose_network(
-    tx: Connection, context: RequestContext, specs: Mapping[str, str], identifier: str | None, zone: str | None
-) -> str | None:
-    """The share network asked for, which must be the caller's, usable, and have a subnet for the zone."""
-    handles_servers = _is_true(specs, "driver_handles_share_servers")
-    if not identifier:
-        if handles_servers:
-            raise InvalidInput(
-                "Share network must be set when the driver_handles_share_servers extra spec is true.",
-                hint="Make one with: openstack share network create --neutron-net-id … --neutron-subnet-id …",
-            )
-        return None
-    if not handles_servers:
-        raise InvalidInput("Share network must not be set when the driver_handles_share_servers extra spec is false.")
-    network = tx.execute(_NETWORK, {"network": identifier}).one_or_none()
-    if network is None or not can_see(context, network.project_id):
-        raise NotFound(f"Share network {identifier[:64]} could not be found.")
-    if network.status != "active":
-        raise InvalidInput(f"Share network {identifier} is in status '{network.status}', not 'active'.")
-    zones = set(tx.execute(_ZONES, {"network": identifier}).scalars())
-    if not zones or (zone is not None and not zones & {zone, None}):
-        raise InvalidInput(
-            "A share network subnet was not found for the requested availability zone.",
-            hint="Add one to the share network, without a zone for all zones.",
-        )
-    return identifier
-
-
-def _parse_hints(hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Scheduler hints: same_host and different_host name shares (ids, with commas between), only_host a pool."""
-    parsed: dict[str, Any] = {}
-    for name, value in hints.items():
-        if name not in ("same_host", "different_host", "only_host"):
-            raise InvalidInput(f"Unknown scheduler hint '{str(name)[:64]}'.", hint="Use same_host or different_host.")
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise InvalidInput(f"Scheduler hint {name} needs a string.")
-        if name == "only_host":
-            parsed[name] = value.strip()
-            continue
-        named = [part.strip() for part in value.split(",")]
-        if not all(is_id(part) for part in named) or len(named) > 20:
-            raise InvalidInput(f"Scheduler hint {name} needs ids of shares, up to 20, with commas between.")
-        parsed[name] = named
-    return parsed
-
-
-def _is_true(specs: Mapping[str, str], name: str) -> bool:
-    return name in specs and parse_boolean_spec(name, specs[name])
