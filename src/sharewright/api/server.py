@@ -20,6 +20,7 @@ from typing import Any, Final
 import uvicorn
 import uvloop
 
+from sharewright.api.acceptor import Acceptor, Seat
 from sharewright.api.connections import PATIENCE, Connection, look_at_all
 from sharewright.api.gateway import Gateway
 from sharewright.errors import ConfigurationError
@@ -36,7 +37,8 @@ class Server:
     open, if it is not ``last``: one of the last processes that have it. Listens from its creation, answers once it
     runs.
 
-    ``port`` replaces the configured one; 0 takes any free one. Raises ConfigurationError when the address cannot be
+    ``seat``: shares the connections out with other processes (acceptor.py). ``port`` replaces the configured one; 0
+    takes any free one. Raises ConfigurationError when the address cannot be
     used.
     """
 
@@ -48,6 +50,7 @@ class Server:
         port: int | None = None,
         listening: socket.socket | None = None,
         last: bool = False,
+        seat: Seat | None = None,
         drain_seconds: float = 0.0,
     ) -> None:
         api = settings.api
@@ -73,7 +76,9 @@ class Server:
                 timeout_keep_alive=int(PATIENCE),
                 backlog=_BACKLOG,
             ),
-            None if self._inherited else self._listening,
+            self._listening,
+            inherited=self._inherited,
+            seat=seat,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of what clients send: no news
         self._stopping = threading.Event()
@@ -128,7 +133,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         if self._stopping.is_set():  # before there was a loop to tell
             self._asked.set()
-        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listening.dup()]))
+        serving = asyncio.create_task(self._uvicorn.serve())
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
         if asked.done():
@@ -148,17 +153,31 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn's server, without its signals. ``listening``: the socket that is closed last, if it is ours to close."""
+    """uvicorn's server, without its signals. ``inherited``: ``listening`` is not ours to close."""
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket | None) -> None:
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, *, inherited: bool, seat: Seat | None) -> None:
         super().__init__(config)
         self._listening = listening
+        self._inherited = inherited
+        self._seat = seat
+        self._acceptor: Acceptor | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # they are the business of the command
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._seat is None:
+            await super().startup([self._listening.dup()])
+            return
+        await super().startup([])
+        self._acceptor = Acceptor(
+            self._listening, self._seat, self._make_connection, lambda: len(self.server_state.connections)
+        )
+
     async def on_tick(self, counter: int) -> bool:
+        if self._acceptor is not None:
+            self._acceptor.tell()
         if counter % _LOOKS == 0:
             look_at_all(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
@@ -166,13 +185,15 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         await self._take_in_the_last()
         await asyncio.sleep(_LAST_TURN)  # uvicorn would close a connection whose request it has not read yet
         await super().shutdown(sockets)
 
     async def _take_in_the_last(self) -> None:
         """A connection that the kernel has accepted would be reset, not refused."""
-        if self._listening is None:
+        if self._inherited:
             return
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)

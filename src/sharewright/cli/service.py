@@ -46,6 +46,7 @@ from sharewright.errors import ConfigurationError
 from sharewright.settings import Backend, Database, OpenStack, Settings
 
 if TYPE_CHECKING:
+    from sharewright.api.acceptor import Seat
     from sharewright.store.database import Store
 
 log = structlog.get_logger()
@@ -138,6 +139,7 @@ def run_family(arguments: argparse.Namespace, settings: Settings, api_processes:
     import sharewright.api.app  # here, what the children need, so that they have it at once, and its memory in common
     import sharewright.operations.assembly
     import sharewright.operations.worker  # noqa: F401
+    from sharewright.api.acceptor import Tally
     from sharewright.api.server import listen
     from sharewright.store.distant_bell import DistantBell
     from sharewright.store.turns import Turns
@@ -149,7 +151,7 @@ def run_family(arguments: argparse.Namespace, settings: Settings, api_processes:
         listening = stack.enter_context(inherited or listen(settings.api.listen, settings.api.port))
         with closing(open_store(settings)) as store:
             prepare(store, settings)
-        bell, turns = stack.enter_context(closing(DistantBell())), Turns()
+        bell, turns, tally = stack.enter_context(closing(DistantBell())), Turns(), Tally(api_processes)
         metrics_port = settings.metrics.port if arguments.metrics_port is None else arguments.metrics_port
 
         def live(ready: Callable[[], None], number: int) -> int:
@@ -164,7 +166,14 @@ def run_family(arguments: argparse.Namespace, settings: Settings, api_processes:
                         bell.listen(store.bell)
                         run_worker(own, store, settings)
                     else:
-                        run_api(own, store, settings, listening=listening, last=inherited is None)
+                        run_api(
+                            own,
+                            store,
+                            settings,
+                            listening=listening,
+                            last=inherited is None,
+                            seat=tally.seat(number - 1),
+                        )
                     ready()
                     wait_for_signal(stop)
             except Exception as error:
@@ -245,9 +254,10 @@ def run_api(
     drain: bool = False,
     listening: socket.socket | None = None,
     last: bool = False,
+    seat: Seat | None = None,
 ) -> None:
-    """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices. ``listening``, and
-    whether it is the ``last``: as for Server, instead of a socket that systemd holds."""
+    """Start the API that ends with the stack. ``drain``: first so that a proxy or a client notices. ``listening``,
+    whether it is the ``last``, and ``seat``: as for Server, instead of a socket that systemd holds."""
     from sharewright.api.app import create_app
     from sharewright.api.one_reader import OneReader
     from sharewright.api.server import Server
@@ -258,6 +268,7 @@ def run_api(
         settings,
         listening=listening or inherited_socket(),
         last=last,
+        seat=seat,
         drain_seconds=settings.api.drain_seconds if drain else 0.0,
     )
     stack.callback(server.stop)

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -99,6 +99,29 @@ def test_each_does_its_part_and_all_end_in_good_order(tmp_path: Path) -> None:
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said
     assert said.index("worker stopped") > said.index("stopping")
+
+
+def connections(pid: int, port: int) -> int:
+    """How many a process has that clients made to the port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    mine = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")}
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found += str(descriptor.readlink()) in mine
+    return found
+
+
+def test_connections_are_shared_out(tmp_path: Path) -> None:
+    with serving(tmp_path, 2) as (process, base), ExitStack() as stack:
+        port = int(base.split(":")[2].partition("/")[0])
+        apis = children(process.pid)[1:]
+        wait(lambda: [connections(pid, port) for pid in apis] == [0, 0])
+        for each in range(1, 7):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            wait(lambda number=each: sum(connections(pid, port) for pid in apis) == number)  # type: ignore[misc]
+        # On a busy machine one may come too late, and leave its turn to another.
+        assert min(connections(pid, port) for pid in apis) >= 2
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["worker", "api"])
