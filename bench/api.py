@@ -153,6 +153,7 @@ def process(
 
 
 def per_second(client: Client, path: str, arguments: argparse.Namespace, concurrency: int) -> dict[str, Any]:
+    client.hang_up()  # those of a burst are not shared out any more when only some of them are used
     begun, used = time.perf_counter(), processor_seconds()
     answers = client.loop("GET", path, concurrency=concurrency, seconds=arguments.seconds)
     seconds, used = time.perf_counter() - begun, processor_seconds() - used
