@@ -9,7 +9,8 @@ Users authenticate (HTTP Basic).
 
 A burst is sent on as many connections at once. Its time is: first request sent → the last object seen in its final
 state, by asking the API for one list every 20 ms. ``--many`` compares pages of a database with so many shares with
-pages of one with 1,000, alternately, in one run. ``--source``: run another checkout's code, for comparisons. How long
+pages of one with 1,000, alternately, in one run. How long a fixed piece of work took before and after each run says
+whether the machine was as fast as in another. ``--source``: run another checkout's code, for comparisons. How long
 it took is said at the end.
 """
 
@@ -37,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from api_load import Client
 from api_rows import PROJECT, fill
 from api_tables import show
-from processor_time import processor_seconds
+from processor_time import processor_seconds, yardstick
 
 from databases import running_postgres
 from sharewright.api.identity.users import User, Users, hash_password, write_users
@@ -238,6 +239,7 @@ def measure(database: str, arguments: argparse.Namespace) -> Figures:
         fill(deployment.url, share["id"], LISTED - 1)
         found: dict[str, list[dict[str, Any]]] = {}
         for run in range(arguments.runs):
+            work = yardstick()
             for name, path in READS.items():
                 if arguments.only and arguments.only not in name:
                     continue
@@ -250,7 +252,11 @@ def measure(database: str, arguments: argparse.Namespace) -> Figures:
             if not arguments.only or "burst" in arguments.only:
                 for name, figure in bursts(client, network, f"burst{run}").items():
                     found.setdefault(name, []).append({**figure, "load": os.getloadavg()[0]})
-            print(f"{database}: run {run + 1} of {arguments.runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+            print(
+                f"{database}: run {run + 1} of {arguments.runs}, load {os.getloadavg()[0]:.1f},"
+                f" fixed work took {work:.0f} and {yardstick():.0f} ms",
+                file=sys.stderr,
+            )
         return {name: _middle(runs) for name, runs in found.items()}
 
 
