@@ -70,7 +70,9 @@ def choose_group_pool(
         services = read_services(tx)
 
     def failure_of(pool: Pool) -> str:
-        siblings = [other for other in candidates if other.backend == pool.backend]
+        siblings = [
+            other for other in candidates if other.backend == pool.backend and not service_failure(other, services)
+        ]
         kinds = [kind_failure(pool, each) for each in request.shares]
         nowhere = (
             kind

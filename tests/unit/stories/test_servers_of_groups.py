@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import update
 
 from sharewright.errors import CloudCapacityExceeded, Conflict
+from sharewright.identifiers import utcnow
 from sharewright.operations.delete_share_server import begin_deletion
 from sharewright.services import share_groups as service
 from sharewright.services.deployment import Deployment
 from sharewright.store.database import Store
-from sharewright.store.tables import messages, share_groups, share_servers
+from sharewright.store.tables import messages, pools, share_groups, share_servers, workers
 from story_world import BACKEND, World, make_world
 
 
@@ -169,3 +170,22 @@ def test_a_group_from_a_snapshot_has_the_server_of_the_snapshot_s(world: World) 
     world.run()
     assert server_of(world, copy) == server_of(world, group) == world.share(share).share_server_id
     assert world.rows(share_groups, status="available", share_server_id=server_of(world, group))
+
+
+def test_a_pool_whose_service_is_disabled_takes_nothing_of_a_group(sqlite_store: Store, tmp_path: Path) -> None:
+    with make_world(sqlite_store, tmp_path / "state", volume_types=("fast",)) as world:
+        fast = world.add_share_type("fast", sharewright__volume_type="fast")
+        world.request_new_group()
+        world.run()
+        (pool,) = [row for row in world.rows(pools) if row.host.endswith("#fast")]
+        moment = utcnow()
+        with world.store.begin() as tx:
+            tx.execute(
+                workers.insert().values(
+                    id="w", number=1, binary="manila-share", host=pool.host, availability_zone="nova", disabled=True,
+                    disabled_reason="maintenance", heartbeat_at=moment, started_at=moment,
+                )
+            )  # fmt: skip
+        group = world.request_new_group(share_type_ids=[world.share_type_id, fast])
+        world.run()
+        assert world.group(group).status == "error"
