@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from functools import partial
 
-from sharewright.api.acceptor import Acceptor, Tally
+from sharewright.api.acceptor import PATIENCE, Acceptor, Tally
 
 
 class Keeper(asyncio.Protocol):
@@ -86,6 +87,28 @@ def test_nobody_waits_for_one_that_does_not_come() -> None:
             await party.connect(3)
             assert len(party.has[0]) == 3
             assert not party.tally.seat(0).is_first()
+
+    asyncio.run(scenario())
+
+
+class Full(socket.socket):
+    """Of a process that has no file descriptor left."""
+
+    tries = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.tries += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_connection_that_cannot_be_taken_in_does_not_keep_the_process_busy() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, Full(fileno=listening.dup().detach()) as full:
+            acceptor = Acceptor(full, Tally(1).seat(0), asyncio.Protocol, lambda: 0)
+            with socket.create_connection(listening.getsockname()):
+                await asyncio.sleep(10 * PATIENCE)
+                acceptor.close()
+            assert 0 < full.tries <= 2 * 10 + 2, "one try, and one more at the end of each wait"
 
     asyncio.run(scenario())
 

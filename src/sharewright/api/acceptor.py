@@ -82,27 +82,30 @@ class Acceptor:
 
     def _ready(self) -> None:
         self.tell()
-        if self._seat.is_first():
-            self._accept()
-            return
-        self._loop.remove_reader(self._listening)
-        self._waiting = self._loop.call_later(PATIENCE, self._look_again)
+        if not self._seat.is_first() or not self._accept():
+            self._loop.remove_reader(self._listening)
+            self._waiting = self._loop.call_later(PATIENCE, self._look_again)
 
     def _look_again(self) -> None:
         self._waiting = None
         self._accept()
         self._loop.add_reader(self._listening, self._ready)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take one in, unless another process has. Whether that was possible: without a free file descriptor it is not,
+        and the connection goes on asking."""
         try:
             accepted, _ = self._listening.accept()
-        except OSError:  # another process has it, or the client has gone
-            return
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
         accepted.setblocking(False)
         task = self._loop.create_task(self._take_in(accepted))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
         self.tell()
+        return True
 
     async def _take_in(self, accepted: socket.socket) -> None:
         await self._loop.connect_accepted_socket(self._make, accepted)

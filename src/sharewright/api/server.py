@@ -38,8 +38,7 @@ class Server:
     runs.
 
     ``seat``: shares the connections out with other processes (acceptor.py). ``port`` replaces the configured one; 0
-    takes any free one. Raises ConfigurationError when the address cannot be
-    used.
+    takes any free one. Raises ConfigurationError when the address cannot be used.
     """
 
     def __init__(

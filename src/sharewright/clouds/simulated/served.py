@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import TypedDict
 
+from sharewright.clouds.simulated.moving import GIBIBYTE
 from sharewright.clouds.simulated.state import dump
 from sharewright.guest.document import Document, Share, ShareState
 
-GIBIBYTE = 2**30
 INODES = 65536  # of a file system, per GiB: mkfs.ext4's
 
 
@@ -55,7 +55,7 @@ class Served:
         if volume is None:
             return _failed(share, "device_missing", f"no disk with serial {share.serial} appeared")
         formatted = False
-        size = filesystem_size(volume)
+        size = _filesystem_size(volume)
         found = volume["filesystem_uuid"]
         if found is None and share.filesystem.create:
             failure = self._failure("guest.mkfs")
@@ -124,7 +124,7 @@ class Served:
         row = self._shares.get(share.id)
         mounted = bool(row and row["mounted"] and volume is not None)
         rules, rule_errors = _rules(share)
-        size = filesystem_size(volume) if volume is not None else 0
+        size = _filesystem_size(volume) if volume is not None else 0
         return ShareState(
             id=share.id,
             mounted=mounted,
@@ -137,7 +137,7 @@ class Served:
     def to_grow(self, share: Share) -> bool:
         """Whether the document wants a larger file system than the volume has."""
         volume = self._volumes.get(share.serial)
-        return volume is not None and filesystem_size(volume) < share.filesystem.size // GIBIBYTE
+        return volume is not None and _filesystem_size(volume) < share.filesystem.size // GIBIBYTE
 
     # ---- parts ----
 
@@ -162,7 +162,7 @@ class Served:
         return wanted, ("", "")
 
 
-def filesystem_size(volume: sqlite3.Row) -> int:
+def _filesystem_size(volume: sqlite3.Row) -> int:
     """In GiB. A file made before file systems had sizes: they fill their volumes."""
     return int(volume["filesystem_size"] or volume["size"])
 
