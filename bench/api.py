@@ -28,17 +28,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from api_load import Client
+from api_phases import AT_ONCE, LISTED, Figures, Service, make_share, run_phases
 from api_rows import PROJECT, fill
 from api_tables import show
-from processor_time import processor_seconds, yardstick
 
 from databases import running_postgres
 from sharewright.api.identity.users import User, Users, hash_password, write_users
@@ -46,9 +45,6 @@ from sharewright.api.identity.users import User, Users, hash_password, write_use
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "256MB",
            "max_connections": "200"}  # fmt: skip
 PASSWORD = "bench-password"
-LISTED = 1000
-AT_ONCE = 50
-BETWEEN_LOOKS = 0.02  # seconds
 PAGES = {
     "page of 50": "limit=50",
     "page of 50 from offset 500": "limit=50&offset=500",
@@ -61,8 +57,6 @@ PAGES = {
     "page of 50 by metadata": "limit=50&metadata={'purpose': 'listed'}",
     "one by metadata": "limit=50&metadata={'number': '777'}",
 }
-
-Figures = dict[str, dict[str, Any]]
 
 
 class Deployment:
@@ -150,66 +144,7 @@ def process(
             print(f"{command}: {said[:2000]}", file=sys.stderr)
 
 
-# ---- phases ----------------------------------------------------------------------------------------------------------
-
-
-def per_second(client: Client, path: str, arguments: argparse.Namespace, concurrency: int) -> dict[str, Any]:
-    client.hang_up()  # those of a burst are not shared out any more when only some of them are used
-    begun, used = time.perf_counter(), processor_seconds()
-    answers = client.loop("GET", path, concurrency=concurrency, seconds=arguments.seconds)
-    seconds, used = time.perf_counter() - begun, processor_seconds() - used
-    times = sorted(answer.seconds for answer in answers)
-    return {
-        "per second": len(answers) / seconds,
-        "p50 ms": 1000 * statistics.median(times),
-        "p99 ms": 1000 * times[int(0.99 * (len(times) - 1))],
-        "processor ms": 1000 * used / len(answers),
-    }
-
-
-def until(reached: Callable[[], bool], *, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, "The burst did not come to an end."
-        time.sleep(BETWEEN_LOOKS)
-
-
-def burst(client: Client, requests: Sequence[tuple[str, str, Any]], reached: Callable[[], bool]) -> dict[str, Any]:
-    begun, used = time.perf_counter(), processor_seconds()
-    client.together(requests)
-    accepted = time.perf_counter() - begun
-    until(reached)
-    seconds, used = time.perf_counter() - begun, processor_seconds() - used
-    return {
-        "per second": len(requests) / seconds,
-        "accepted s": accepted,
-        "seconds": seconds,
-        "processor ms": 1000 * used / len(requests),
-    }
-
-
-def bursts(client: Client, network: str, name: str) -> Figures:
-    """Fifty shares at once, a rule for each, all deleted."""
-    named = f"name~={name}-&limit=100"
-    wanted = {"share_proto": "NFS", "size": 1, "share_network_id": network}
-    creates = [("POST", "/v2/shares", {"share": {**wanted, "name": f"{name}-{n}"}}) for n in range(AT_ONCE)]
-
-    def number(query: str) -> int:
-        return len(client.request("GET", f"/v2/shares?{named}&{query}")["shares"])
-
-    def settled() -> bool:
-        shares = client.request("GET", f"/v2/shares/detail?{named}")["shares"]
-        return all(share["access_rules_status"] == "active" for share in shares)
-
-    created = burst(client, creates, lambda: number("status=available") == AT_ONCE)
-    ids = [share["id"] for share in client.request("GET", f"/v2/shares?{named}")["shares"]]
-    rule = {"access_type": "ip", "access_to": "10.88.0.1", "access_level": "rw"}
-    allowed = burst(client, [("POST", f"/v2/shares/{each}/action", {"allow_access": rule}) for each in ids], settled)
-    for each in ids:
-        rules = client.request("GET", f"/v2/share-access-rules?share_id={each}")["access_list"]
-        assert [rule["state"] for rule in rules] == ["active"], rules
-    deleted = burst(client, [("DELETE", f"/v2/shares/{each}", None) for each in ids], lambda: number("") == 0)
-    return {"create → available": created, "rule → active": allowed, "delete → gone": deleted}
+# ---- measuring -------------------------------------------------------------------------------------------------------
 
 
 def make_network(client: Client) -> str:
@@ -217,59 +152,17 @@ def make_network(client: Client) -> str:
     return str(client.request("POST", "/v2/share-networks", {"share_network": values})["share_network"]["id"])
 
 
-def make_share(client: Client, network: str, name: str) -> dict[str, Any]:
-    """One share, with its server when it is the network's first."""
-    values = {"share_proto": "NFS", "size": 1, "share_network_id": network, "name": name}
-    share = client.request("POST", "/v2/shares", {"share": values})["share"]
-
-    def available() -> bool:
-        share.update(client.request("GET", f"/v2/shares/{share['id']}")["share"])
-        assert share["status"] != "error", client.request("GET", "/v2/messages")
-        return bool(share["status"] == "available")
-
-    until(available)
-    return share  # type: ignore[no-any-return]
+def service_with_network(client: Client) -> Service:
+    """What new shares are placed in: a network, whose first share brings its server."""
+    return Service(client, {"share_network_id": make_network(client)})
 
 
 def measure(database: str, arguments: argparse.Namespace) -> Figures:
     with running(database, arguments) as deployment:
-        client = deployment.client
-        network = make_network(client)
-        share = make_share(client, network, "first")
-        fill(deployment.url, share["id"], LISTED - 1)
-        found: dict[str, list[dict[str, Any]]] = {}
-        for run in range(arguments.runs):
-            work = yardstick()
-            for name, path in READS.items():
-                if arguments.only and arguments.only not in name:
-                    continue
-                figures = [
-                    per_second(client, path.format(share=share["id"]), arguments, concurrency)
-                    for concurrency in arguments.concurrency
-                ]
-                best = max(figures, key=lambda each: float(each["per second"]))
-                found.setdefault(name, []).append({**best, "load": os.getloadavg()[0]})
-            if not arguments.only or "burst" in arguments.only:
-                for name, figure in bursts(client, network, f"burst{run}").items():
-                    found.setdefault(name, []).append({**figure, "load": os.getloadavg()[0]})
-            print(
-                f"{database}: run {run + 1} of {arguments.runs}, load {os.getloadavg()[0]:.1f},"
-                f" fixed work took {work:.0f} and {yardstick():.0f} ms",
-                file=sys.stderr,
-            )
-        return {name: _middle(runs) for name, runs in found.items()}
-
-
-def _middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run with the median speed."""
-    return sorted(runs, key=lambda each: float(each["per second"]))[len(runs) // 2]
-
-
-READS = {
-    "list of 1,000, detail": "/v2/shares/detail",
-    "page of 50, detail": "/v2/shares/detail?limit=50",
-    "one share": "/v2/shares/{share}",
-}
+        service = service_with_network(deployment.client)
+        share = make_share(service, "first")
+        fill(deployment.url, share["id"], arguments.listed - 1)
+        return run_phases(service, share["id"], database, arguments)
 
 
 def compare_pages(database: str, arguments: argparse.Namespace) -> Figures:
@@ -278,7 +171,7 @@ def compare_pages(database: str, arguments: argparse.Namespace) -> Figures:
         clients = []
         for number in (LISTED, arguments.many):
             deployment = stack.enter_context(running(database, arguments))
-            share = make_share(deployment.client, make_network(deployment.client), "first")
+            share = make_share(service_with_network(deployment.client), "first")
             fill(deployment.url, share["id"], number - 1)
             clients.append((deployment.client, share["id"]))
         for client, _ in clients:
@@ -296,7 +189,8 @@ def compare_pages(database: str, arguments: argparse.Namespace) -> Figures:
         return found
 
 
-def main() -> None:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; those of this program's command line unless ``words`` are given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
     parser.add_argument("--seconds", type=float, default=6.0)
@@ -312,7 +206,12 @@ def main() -> None:
     parser.add_argument("--profile", nargs="*", default=[], help="commands to profile with py-spy: serve, api, worker")
     parser.add_argument("--profile-directory", type=Path, default=Path())
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    parser.set_defaults(listed=LISTED)
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parsed()
     begun = time.monotonic()
     figures = {
         database: (compare_pages if arguments.many else measure)(database, arguments) for database in arguments.database
