@@ -29,10 +29,12 @@ class _Connection:
     sent: float = 0.0
     received: bytearray = field(default_factory=bytearray)
     length: int = -1  # of head and body; -1: the head is not there yet
+    closes: bool = False  # the server says that it closes after this answer
 
 
 class Client:
-    """``connections`` at most are open at once and kept. Raises AssertionError for an answer that is no success."""
+    """``connections`` at most are open at once, and kept where the server keeps them. Raises AssertionError for an
+    answer that is no success."""
 
     def __init__(self, address: tuple[str, int], headers: Mapping[str, str], *, connections: int) -> None:
         self._address = address
@@ -92,10 +94,7 @@ class Client:
         with selectors.EpollSelector() as selector:
             running = 0
             for number in first:
-                connection = self._idle.pop() if self._idle else _Connection(socket.create_connection(self._address))
-                connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(connection.socket, selectors.EVENT_READ, (number, connection))
-                _send(connection, requests[number])
+                self._begin(selector, self._idle.pop() if self._idle else self._connect(), number, requests)
                 running += 1
             while running:
                 for key, _ in selector.select(120):
@@ -105,14 +104,32 @@ class Client:
                         continue
                     assert 200 <= answer.status < 300, (answer.status, answer.body[:500])
                     following = ended(number, answer)
-                    if following is None:
+                    if following is None or connection.closes:
                         selector.unregister(connection.socket)
-                        self._idle.append(connection)
-                        running -= 1
+                        if connection.closes:
+                            connection.socket.close()
+                        else:
+                            self._idle.append(connection)
+                        if following is None:
+                            running -= 1
+                        else:
+                            self._begin(selector, self._connect(), following, requests)
                     else:
                         if following != number:
                             selector.modify(connection.socket, selectors.EVENT_READ, (following, connection))
                         _send(connection, requests[following])
+
+    def _connect(self) -> _Connection:
+        connection = _Connection(socket.create_connection(self._address))
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    @staticmethod
+    def _begin(
+        selector: selectors.BaseSelector, connection: _Connection, number: int, requests: Sequence[bytes]
+    ) -> None:
+        selector.register(connection.socket, selectors.EVENT_READ, (number, connection))
+        _send(connection, requests[number])
 
 
 def _send(connection: _Connection, request: bytes) -> None:
@@ -136,6 +153,7 @@ def _receive(connection: _Connection) -> Answer | None:
         where = head.find(b"content-length:")
         assert where >= 0, head
         connection.length = end + 4 + int(head[where + 15 :].split(b"\r\n", 1)[0])
+        connection.closes = b"\r\nconnection: close" in head
     if len(received) < connection.length:
         return None
     end = received.find(b"\r\n\r\n")
