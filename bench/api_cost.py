@@ -28,11 +28,11 @@ from api_rows import PROJECT, fill
 from falcon.testing import create_environ
 
 from sharewright.api.app import create_app
+from sharewright.configuration_file import parse
 from sharewright.context import RequestContext
 from sharewright.operations import leases
 from sharewright.operations.queue import enqueue
 from sharewright.services.bootstrap import ensure_defaults
-from sharewright.settings import parse
 from sharewright.store.database import Store
 from sharewright.store.migrations import migrate
 from sharewright.store.tables import share_export_locations, share_instances, shares

@@ -37,11 +37,11 @@ from sqlalchemy import func, select
 from databases import running_postgres
 from sharewright import logging
 from sharewright.api.app import create_app
+from sharewright.configuration_file import parse
 from sharewright.instruments import REGISTRY
 from sharewright.operations.assembly import assemble
 from sharewright.operations.worker import Worker
 from sharewright.services.bootstrap import ensure_defaults
-from sharewright.settings import parse
 from sharewright.store.database import Store
 from sharewright.store.migrations import migrate
 from sharewright.store.tables import operations

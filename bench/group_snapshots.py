@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
 from deployment import Deployment, wait_for
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.image.build import build_image
-from sharewright.settings import load
 from sharewright.store.tables import operations
 
 IMAGE = Path(os.environ.get("SHAREWRIGHT_TEST_IMAGE", "/var/lib/sharewright/images/service"))

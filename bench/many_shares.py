@@ -26,8 +26,8 @@ from domains import domain
 from scrapes import Scrape, scrape
 from sharewright.clouds.contract import Cloud
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.image.build import build_image
-from sharewright.settings import load
 from sharewright.store.tables import share_servers
 
 UNLIMITED = "[quotas]\nshares = -1\ngigabytes = -1\n"

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 from client_vm import ClientVm
 from deployment import Deployment, wait_for
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.image.build import build_image
-from sharewright.settings import load
 from steady_writer import writing
 from tenants import Shares, Tenant
 

@@ -18,7 +18,7 @@ from spine import Bench, installed, show
 
 from sharewright.clouds.open import open_cloud
 from sharewright.clouds.simulated.cloud import SimulatedCloud
-from sharewright.settings import load
+from sharewright.configuration_file import load
 
 
 def measure(bench: Bench, runs: int) -> dict[str, list[dict[str, Any]]]:

@@ -28,8 +28,8 @@ from sqlalchemy import select
 
 from deployment import Deployment
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.image.build import build_image
-from sharewright.settings import load
 from sharewright.store.database import Store
 from sharewright.store.tables import operation_steps, operations
 

@@ -23,8 +23,9 @@ from sharewright.api.identity.users import User, Users, hash_password, write_use
 from sharewright.api.server import Server
 from sharewright.api.versions import MAXIMUM, VERSION_HEADER
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import parse
 from sharewright.services.bootstrap import ensure_defaults
-from sharewright.settings import Settings, parse
+from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import share_export_locations, share_groups, share_instances, shares
 

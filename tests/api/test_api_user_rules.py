@@ -10,11 +10,12 @@ from site_for_tests import Site
 from sqlalchemy import delete, select
 from test_api_access_rules import allow
 
+from sharewright.configuration_file import parse
 from sharewright.context import RequestContext
 from sharewright.errors import InvalidInput
 from sharewright.services import access_rules
 from sharewright.services.deployment import Deployment
-from sharewright.settings import Settings, parse
+from sharewright.settings import Settings
 from sharewright.store.secrets import open_access_keys
 from sharewright.store.tables import share_access_rules
 

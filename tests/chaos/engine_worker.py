@@ -11,11 +11,11 @@ import time
 
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table
 
+from sharewright.configuration_file import parse
 from sharewright.errors import CloudCapacityExceeded, CloudUnavailable, SharewrightError
 from sharewright.operations.contract import Done, Operation, Outcome, RetryLater, WaitFor
 from sharewright.operations.worker import Worker
 from sharewright.progress import Progress
-from sharewright.settings import parse
 from sharewright.store.database import Store
 
 traces = Table(

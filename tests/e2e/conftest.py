@@ -20,10 +20,10 @@ from deployment import Deployment, purge_leftovers
 from domains import domain
 from sharewright.clouds.libvirt.network_documents import first_subnet_id
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.identifiers import derived_id
 from sharewright.image.build import build_image
 from sharewright.service_instance.keys import authorized_keys_line, public_of
-from sharewright.settings import load
 from stories_on_clouds.named_server import make_keys
 from stories_on_clouds.share_types import make_share_types
 from tenants import Shares, Tenant

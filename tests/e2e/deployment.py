@@ -21,7 +21,7 @@ from openstack.connection import Connection
 
 from ports import free_port
 from scrapes import Scrape, scrape
-from sharewright.settings import load
+from sharewright.configuration_file import load
 from sharewright.store.database import Store
 
 SHAREWRIGHT = Path(sys.executable).parent / "sharewright"

@@ -14,8 +14,8 @@ from nfs_levels import levels
 from probes import Target
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.network_documents import first_subnet_id
+from sharewright.configuration_file import load
 from sharewright.identifiers import short_hash
-from sharewright.settings import load
 from stories_on_clouds.admin_network import AdminNetwork
 from stories_on_clouds.machines import addresses, admin_address
 from tenants import Shares

@@ -13,9 +13,9 @@ from client_vm import ClientVm, CommandFailed
 from deployment import Deployment, purge_leftovers, wait_for
 from domains import domain
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.image.additions import read_additions
 from sharewright.image.build import build_image
-from sharewright.settings import load
 from sharewright.store.tables import service_instances
 from stories_on_clouds.machines import share_instance
 from tenants import Shares, Tenant

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from deployment import Deployment
 from sharewright.clouds.contract import Cloud
 from sharewright.clouds.open import open_cloud
-from sharewright.settings import load
+from sharewright.configuration_file import load
 from sharewright.store.tables import service_instances, share_instances
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployment import Deployment
-from sharewright.settings import load
+from sharewright.configuration_file import load
 
 
 def make_share_types(deployment: Deployment) -> None:

@@ -12,9 +12,9 @@ import pytest
 from client_vm import CommandFailed
 from deployment import Deployment, wait_for
 from sharewright.clouds.contract import TAG_OWNER, Cloud
+from sharewright.configuration_file import load
 from sharewright.operations.assembly import assemble, open_secrets, service_instance_settings
 from sharewright.service_instance.instances import CloudServiceInstances
-from sharewright.settings import load
 from sharewright.store.tables import operations, share_snapshot_instances
 from steady_writer import writing
 from stories_on_clouds.machines import Machines, cloud_of, share_instance, volumes_of

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sharewright.configuration_file import load, parse
 from sharewright.errors import ConfigurationError
 from sharewright.secret_files import read_secret, secret_file
-from sharewright.settings import Settings, load, parse
+from sharewright.settings import Settings
 
 
 def complaint(data: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ from sharewright.cli.options import (
 )
 from sharewright.cli.reference import reference, toml
 from sharewright.cli.upstream_options import upstream_options
+from sharewright.configuration_file import load
 from sharewright.logging import redact, without_secrets
-from sharewright.settings import load
 
 
 def add(commands: Commands) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from sharewright.configuration_file import load
 from sharewright.errors import ConfigurationError, SharewrightError
 from sharewright.secret_files import read_secret
-from sharewright.settings import Backend, Settings, load
+from sharewright.settings import Backend, Settings
 
 if TYPE_CHECKING:
     from sharewright.store.database import Store

@@ -31,11 +31,12 @@ from sharewright.cli.purge import power_off, purge_deployment
 from sharewright.cli.steps import Steps
 from sharewright.clouds.contract import Cloud, Subnet, TenantNetworks
 from sharewright.clouds.open import open_cloud
+from sharewright.configuration_file import load
 from sharewright.errors import SharewrightError
 from sharewright.identifiers import short_hash
 from sharewright.image.build import build_image
 from sharewright.logging import configure
-from sharewright.settings import Settings, load
+from sharewright.settings import Settings
 
 DEFAULT_STATE_DIR = Path("/var/lib/sharewright")
 DEFAULT_DEPLOYMENT = "sharewright"

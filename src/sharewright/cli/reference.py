@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from sharewright.configuration_file import expectation, field_types
 from sharewright.setting_descriptions import DESCRIPTIONS
-from sharewright.settings import Section, Settings, expectation, field_types
+from sharewright.settings import Section, Settings
 
 INTRODUCTION = """\
 # Configuration reference

@@ -10,7 +10,7 @@ import pytest
 from sharewright.cli.main import main
 from sharewright.cli.options import MARKER, CommandFailed, state_dir_in_use
 from sharewright.cli.purge import remove_state_dir
-from sharewright.settings import load
+from sharewright.configuration_file import load
 
 
 def simulated(tmp_path: Path) -> list[str]:

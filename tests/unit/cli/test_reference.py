@@ -10,8 +10,9 @@ import msgspec
 
 from sharewright.cli.reference import keys, reference, toml
 from sharewright.cli.upstream_options import OPTIONS, upstream_options
+from sharewright.configuration_file import load, parse
 from sharewright.setting_descriptions import DESCRIPTIONS
-from sharewright.settings import Settings, load, parse
+from sharewright.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from sharewright.configuration_file import expectation, field_types, parse
 from sharewright.secret_files import CREDENTIAL
-from sharewright.settings import Backend, Identity, Settings, expectation, field_types, parse
+from sharewright.settings import Backend, Identity, Settings
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from rsync_driver import RSYNC
+from sharewright.configuration_file import parse
 from sharewright.drivers.generic.driver import GENERIC
 from sharewright.drivers.registration import find_driver_kind
 from sharewright.errors import ConfigurationError
 from sharewright.operations.assembly import assemble
-from sharewright.settings import Backend, Settings, parse
+from sharewright.settings import Backend, Settings
 from sharewright.store.database import Store
 
 

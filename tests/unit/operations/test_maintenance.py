@@ -11,6 +11,7 @@ import pytest
 from engine_help import Told, add, change, read, run_one
 from sqlalchemy import func, select
 
+from sharewright.configuration_file import parse
 from sharewright.drivers.contract import PoolStats
 from sharewright.errors import CloudUnavailable, NoValidBackend
 from sharewright.identifiers import new_id, utcnow
@@ -18,7 +19,7 @@ from sharewright.operations import reconciler
 from sharewright.operations.contract import Operation
 from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.messages import Action, Detail, user_message, write_message
-from sharewright.settings import Settings, parse
+from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.tables import (
     messages,

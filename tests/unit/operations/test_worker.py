@@ -15,10 +15,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from databases import PostgresCluster
+from sharewright.configuration_file import parse
 from sharewright.operations.contract import Done, Operation, Outcome, RetryLater, Story, WaitFor
 from sharewright.operations.worker import Worker
 from sharewright.progress import Progress
-from sharewright.settings import Settings, parse
+from sharewright.settings import Settings
 from sharewright.states import OperationState
 from sharewright.store.database import Store
 from sharewright.store.tables import workers
