@@ -23,12 +23,11 @@ pytestmark = pytest.mark.e2e
 SETUP = """
 import json, sys
 from sharewright.guest.program import firewall, network
-from sharewright.guest.program.desired import parse_firewall
 from sharewright.guest.program.host import Host
 host, (data, wanted) = Host(""), json.load(sys.stdin)
 firewall.forbid_forwarding(host)
 network.configure(host, data)
-parsed, ports = parse_firewall(wanted)
+parsed, ports = firewall.parse_firewall(wanted)
 names = firewall.interfaces(host)
 firewall.load(host, firewall.firewall_text(parsed, ports, names, network.addresses_by_nic(data, names)))
 print("ready", flush=True)

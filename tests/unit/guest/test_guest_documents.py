@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from guest_machines import document, firewall, rule, share
 
-from sharewright.guest.program.desired import parse_document, parse_firewall
-from sharewright.guest.program.firewall import firewall_text
+from sharewright.guest.program.desired import parse_document
+from sharewright.guest.program.firewall import firewall_text, parse_firewall
 from sharewright.guest.program.host import Refusal
 
 FULL: dict[str, Any] = msgspec.to_builtins(

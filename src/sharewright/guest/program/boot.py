@@ -14,8 +14,16 @@ import os
 import time
 
 from . import network
-from .desired import parse_firewall
-from .firewall import OPEN_TEXT, SAVED, firewall_text, forbid_forwarding, interfaces, load, loaded_text
+from .firewall import (
+    OPEN_TEXT,
+    SAVED,
+    firewall_text,
+    forbid_forwarding,
+    interfaces,
+    load,
+    loaded_text,
+    parse_firewall,
+)
 from .host import RUN, STATE, CommandFailed, Host, Refusal, polls
 
 DRIVE_COPY = f"{STATE}/boot.json"  # what a later boot without the drive needs; no keys, they are in their own files

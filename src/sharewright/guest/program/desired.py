@@ -1,28 +1,25 @@
 """The document of sharewright/guest/document.py, read strictly from plain JSON values into small classes.
 
-Nothing from outside reaches a file or a command before it has passed through here.
+Nothing from outside reaches a file or a command before it has passed through here, or through firewall.parse_firewall.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from functools import lru_cache
 
-from . import extension
+from . import extension, values
+from .firewall import parse_firewall
 from .host import SHARES, Refusal
 from .network import macs_of, placements
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from .memory import Memory
 
 FORMAT_VERSION = 1
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{3,127}")
-MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 PROTOCOLS = ("NFS", "CIFS", "NONE")
 ENCRYPTIONS = ("", "off", "desired", "required")
 ACCESS_KEY = re.compile(r"[A-Za-z0-9_-]{0,128}")
@@ -31,6 +28,7 @@ FILESYSTEMS = ("ext4", "xfs")
 STEPS = ("copy", "switch", "cancel")
 SQUASHES = ("no_root_squash", "root_squash", "all_squash")
 LONGEST_FREEZE = 300.0  # seconds
+LONGEST_STALL = 600.0
 MOUNT_PATH = re.compile(re.escape(SHARES) + "/share-(" + UUID.pattern + ")")
 
 
@@ -244,15 +242,17 @@ def share_of(path: str) -> str | None:
 def parse_document(value: object, memory: Memory | None = None) -> Desired:
     """Refusal (invalid) names the first field that is wrong. A share that came just so in the document before is not
     read again."""
-    document = _table(
+    document = values.table(
         value,
         "document",
         ("server_id", "generation", "shares"),
         ("firewall", "network", "device_timeout", "extension", "look", "borrowed", "format_version"),
     )
     if document.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        _wrong("format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ")
-    items = _list(document["shares"], "shares")
+        values.wrong(
+            "format_version", document["format_version"], f"{FORMAT_VERSION}; the controller and the guest differ"
+        )
+    items = values.items(document["shares"], "shares")
     shares = tuple(_share_or_known(item, memory) for item in items)
     if memory is not None:
         memory.shares = {share.id: (item, share) for item, share in zip(items, shares, strict=True)}
@@ -262,22 +262,20 @@ def parse_document(value: object, memory: Memory | None = None) -> Desired:
         for share in shares if name == "id" else [*shares, *successors]:
             item = getattr(share, name)
             if item in seen:
-                _wrong(f"shares[].{name}", item, "unique")
+                values.wrong(f"shares[].{name}", item, "unique")
             seen.add(item)
     timeout = document.get("device_timeout", 30.0)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 3600:
-        _wrong("device_timeout", timeout, "seconds from 0 to 3600")
-    borrowed = document.get("borrowed", False)
-    if not isinstance(borrowed, bool):
-        _wrong("borrowed", borrowed, "true or false")
+        values.wrong("device_timeout", timeout, "seconds from 0 to 3600")
+    borrowed = values.boolean(document.get("borrowed", False), "borrowed")
     firewall = document.get("firewall")
     for name in ("firewall", "network"):
         if borrowed and document.get(name) is not None:
-            _wrong(name, document[name], "null, on a machine of an operator's")
+            values.wrong(name, document[name], "null, on a machine of an operator's")
     parsed, ports = parse_firewall(firewall) if firewall is not None else (None, [])
     return Desired(
-        _text(document["server_id"], "server_id", UUID),
-        _integer(document["generation"], "generation", 0, 2**63 - 1),
+        values.text(document["server_id"], "server_id", UUID),
+        values.integer(document["generation"], "generation", 0, 2**63 - 1),
         shares,
         firewall=parsed,
         ports=ports,
@@ -285,41 +283,39 @@ def parse_document(value: object, memory: Memory | None = None) -> Desired:
         network=_network_data(document.get("network")),
         device_timeout=float(timeout),
         extension=_extension(document.get("extension")),
-        look=tuple(_text(serial, "look", SERIAL) for serial in _list(document.get("look", []), "look")),
+        look=tuple(values.text(serial, "look", SERIAL) for serial in values.items(document.get("look", []), "look")),
         borrowed=borrowed,
     )
 
 
 def parse_freeze(value: object) -> FreezeRequest:
     """Refusal (invalid) names the first field that is wrong."""
-    table = _table(value, "request", ("call", "share_ids", "token", "seconds"), ())
-    seconds = table["seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_FREEZE:
-        _wrong("seconds", seconds, f"seconds up to {LONGEST_FREEZE:g}")
-    return FreezeRequest(_share_ids(table), _text(table["token"], "token", UUID), float(seconds))
+    table = values.table(value, "request", ("call", "share_ids", "token", "seconds"), ())
+    seconds = values.seconds(table["seconds"], "seconds", LONGEST_FREEZE)
+    return FreezeRequest(_share_ids(table), values.text(table["token"], "token", UUID), seconds)
 
 
 def parse_thaw(value: object) -> str:
     """The token. Refusal as of :func:`parse_freeze`."""
-    return _text(_table(value, "request", ("call", "token"), ())["token"], "token", UUID)
+    return values.text(values.table(value, "request", ("call", "token"), ())["token"], "token", UUID)
 
 
 def parse_flush(value: object) -> list[str]:
     """Ids of shares. Refusal as of :func:`parse_freeze`."""
-    return _share_ids(_table(value, "request", ("call", "share_ids"), ()))
+    return _share_ids(values.table(value, "request", ("call", "share_ids"), ()))
 
 
 def _share_ids(table: dict[str, object]) -> list[str]:
-    found = [_text(each, "share_ids[]", UUID) for each in _list(table["share_ids"], "share_ids")]
+    found = [values.text(each, "share_ids[]", UUID) for each in values.items(table["share_ids"], "share_ids")]
     if not found or len(set(found)) < len(found):
-        _wrong("share_ids", found, "at least one id, each once")
+        values.wrong("share_ids", found, "at least one id, each once")
     return found
 
 
 def _network_data(value: object) -> dict[str, object] | None:
     if value is None:
         return None
-    table = _table(value, "network", ("links", "networks"), ("services",))
+    table = values.table(value, "network", ("links", "networks"), ("services",))
     placements(table, {mac: mac for mac in macs_of(table)})  # Refusal when it is malformed
     if not macs_of(table):
         raise Refusal("invalid", "network has no links.")
@@ -335,40 +331,6 @@ def _extension(section: object) -> object:
         raise Refusal("invalid", f"extension: {error}.") from None
 
 
-def parse_firewall(value: object) -> tuple[dict[str, list[str]], list[int]]:
-    """A Firewall of guest/document.py → its MACs in lower case and canonical CIDRs, and its ports."""
-    table = _table(
-        value,
-        "firewall",
-        ("management_macs", "management_from", "client_macs"),
-        ("client_from", "admin_macs", "client_ports"),
-    )
-    parsed: dict[str, list[str]] = {}
-    for name in ("management_macs", "client_macs", "admin_macs"):
-        macs = _list(table.get(name, []), name)
-        parsed[name] = [_text(mac.lower() if isinstance(mac, str) else mac, name, MAC) for mac in macs]
-    for name in ("management_from", "client_from"):
-        parsed[name] = [str(network(cidr, name)) for cidr in _list(table.get(name, []), name)]
-    ports = [_integer(port, "client_ports", 1, 65535) for port in _list(table.get("client_ports", [2049]), "ports")]
-    return parsed, ports
-
-
-def network(value: object, name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """An address or CIDR; host bits, zones and IPv4-mapped IPv6 are refused."""
-    try:
-        if not isinstance(value, str):
-            raise ValueError("not a string")
-        parsed = ipaddress.ip_network(value)
-        if isinstance(parsed, ipaddress.IPv6Network):
-            if "%" in value:
-                raise ValueError("has a zone")
-            if parsed.network_address.ipv4_mapped is not None:
-                raise ValueError("is an IPv4 address in IPv6 clothes")
-    except ValueError as error:
-        _wrong(name, value, f"an address or CIDR without host bits ({error})")
-    return parsed
-
-
 def _share_or_known(item: object, memory: Memory | None) -> Share:
     """It is never changed once it is parsed, but for what is worked out of it once."""
     kept = memory.shares.get(str(item.get("id"))) if memory is not None and isinstance(item, dict) else None
@@ -376,50 +338,44 @@ def _share_or_known(item: object, memory: Memory | None) -> Share:
 
 
 def _share(value: object) -> Share:
-    table = _table(
+    table = values.table(
         value,
         "share",
         ("id", "serial", "filesystem", "protocol"),
         ("rules", "squash", "encryption", "successor", "by_serial", "replaces", "read_only"),
     )
-    filesystem = _table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
-    create = filesystem.get("create", False)
-    if not isinstance(create, bool):
-        _wrong("filesystem.create", create, "true or false")
-    protocol = _one_of(table["protocol"], "protocol", PROTOCOLS)
+    filesystem = values.table(table["filesystem"], "filesystem", ("type", "uuid"), ("create", "size", "clone_of"))
+    create = values.boolean(filesystem.get("create", False), "filesystem.create")
+    protocol = values.one_of(table["protocol"], "protocol", PROTOCOLS)
     if protocol == "NONE" and table.get("rules"):
         raise Refusal("invalid", "A share of protocol NONE is only mounted; it cannot have rules.")
     clone_of = filesystem.get("clone_of", "")
     if clone_of and create:
         raise Refusal("invalid", "A file system is either a copy or to be made, not both.")
     replaces = table.get("replaces", "")
-    by_serial = table.get("by_serial", False)
-    if not isinstance(by_serial, bool):
-        _wrong("share.by_serial", by_serial, "true or false")
-    read_only = table.get("read_only", False)
-    if not isinstance(read_only, bool):
-        _wrong("share.read_only", read_only, "true or false")
+    by_serial = values.boolean(table.get("by_serial", False), "share.by_serial")
+    read_only = values.boolean(table.get("read_only", False), "share.read_only")
     if read_only and (create or filesystem.get("size") or replaces or table.get("successor") is not None):
         raise Refusal("invalid", "A read-only share is not made, grown, moved or reverted.")
-    rules = tuple(_rule(item, protocol) for item in _list(table.get("rules", []), "rules"))
+    rules = tuple(_rule(item, protocol) for item in values.items(table.get("rules", []), "rules"))
     if read_only:
         for rule in rules:
             rule.access_level = "ro"
     return Share(
-        _text(table["id"], "share.id", UUID),
-        _text(table["serial"], "share.serial", SERIAL),
-        _one_of(filesystem["type"], "filesystem.type", FILESYSTEMS),
-        _text(filesystem["uuid"], "filesystem.uuid", UUID),
+        values.text(table["id"], "share.id", UUID),
+        values.text(table["serial"], "share.serial", SERIAL),
+        values.one_of(filesystem["type"], "filesystem.type", FILESYSTEMS),
+        values.text(filesystem["uuid"], "filesystem.uuid", UUID),
         create=create,
         rules=rules,
-        squash=_one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
-        size=_integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
+        squash=values.one_of(table.get("squash", "no_root_squash"), "squash", SQUASHES),
+        size=values.integer(filesystem.get("size", 0), "filesystem.size", 0, 2**63 - 1),
         protocol=protocol,
-        encryption=_one_of(table.get("encryption", ""), "encryption", ENCRYPTIONS),
+        encryption=values.one_of(table.get("encryption", ""), "encryption", ENCRYPTIONS),
         successor=_successor(table.get("successor"), str(filesystem["type"])),
-        clone_of=_text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
+        clone_of=values.text(clone_of, "filesystem.clone_of", UUID) if clone_of else "",
         by_serial=by_serial,
-        replaces=_text(replaces, "share.replaces", SERIAL) if replaces else "",
+        replaces=values.text(replaces, "share.replaces", SERIAL) if replaces else "",
         read_only=read_only,
     )
 
@@ -427,76 +383,34 @@ def _share(value: object) -> Share:
 def _successor(value: object, filesystem: str) -> Successor | None:
     if value is None:
         return None
-    table = _table(value, "successor", ("serial", "uuid", "copy_uuid", "size", "step", "stall"), ())
+    table = values.table(value, "successor", ("serial", "uuid", "copy_uuid", "size", "step", "stall"), ())
     if filesystem != "ext4":
         raise Refusal("invalid", f"A share with {filesystem} cannot move: inode numbers can only be kept with ext4.")
-    stall = table["stall"]
-    if isinstance(stall, bool) or not isinstance(stall, int | float) or not 0 < stall <= 600:
-        _wrong("successor.stall", stall, "seconds up to 600")
+    stall = values.seconds(table["stall"], "successor.stall", LONGEST_STALL)
     return Successor(
-        _text(table["serial"], "successor.serial", SERIAL),
-        _text(table["uuid"], "successor.uuid", UUID),
-        _text(table["copy_uuid"], "successor.copy_uuid", UUID),
-        size=_integer(table["size"], "successor.size", 1, 2**63 - 1),
-        step=_one_of(table["step"], "successor.step", STEPS),
-        stall=float(stall),
+        values.text(table["serial"], "successor.serial", SERIAL),
+        values.text(table["uuid"], "successor.uuid", UUID),
+        values.text(table["copy_uuid"], "successor.copy_uuid", UUID),
+        size=values.integer(table["size"], "successor.size", 1, 2**63 - 1),
+        step=values.one_of(table["step"], "successor.step", STEPS),
+        stall=stall,
     )
 
 
 def _rule(value: object, protocol: str) -> Rule:
     """``access_to`` is judged later, by itself: a rule that is wrong hinders no other."""
-    table = _table(value, "rule", ("id", "access_to", "access_level"), ("access_type", "access_key"))
+    table = values.table(value, "rule", ("id", "access_to", "access_level"), ("access_type", "access_key"))
     access_to = table["access_to"]
     if not isinstance(access_to, str):
-        _wrong("rule.access_to", access_to, "a string")
+        values.wrong("rule.access_to", access_to, "a string")
     key = table.get("access_key", "")
     if not isinstance(key, str) or not ACCESS_KEY.fullmatch(key):
         raise Refusal("invalid", "rule.access_key is not a key.")  # without its value
     kinds = ("ip", "user") if protocol == "CIFS" else ("ip",)
     return Rule(
-        _text(table["id"], "rule.id", RULE_ID),
+        values.text(table["id"], "rule.id", RULE_ID),
         str(access_to),
-        _one_of(table["access_level"], "rule.access_level", ("rw", "ro")),
-        access_type=_one_of(table.get("access_type", "ip"), "rule.access_type", kinds),
+        values.one_of(table["access_level"], "rule.access_level", ("rw", "ro")),
+        access_type=values.one_of(table.get("access_type", "ip"), "rule.access_type", kinds),
         access_key=key,
     )
-
-
-def _wrong(name: str, value: object, expected: str) -> NoReturn:
-    raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected {expected}.")
-
-
-def _table(value: object, name: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise Refusal("invalid", f"{name} is not an object.")
-    for key in required:
-        if key not in value:
-            raise Refusal("invalid", f"{name} lacks {key}.")
-    for key in value:
-        if key not in required and key not in optional:
-            raise Refusal("invalid", f"{name} has an unknown field {str(key)[:40]!r}.")
-    return value
-
-
-def _list(value: object, name: str) -> list[object]:
-    if not isinstance(value, list):
-        raise Refusal("invalid", f"{name} is not a list.")
-    return value
-
-
-def _text(value: object, name: str, pattern: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected {pattern.pattern}.")
-    return value
-
-
-def _integer(value: object, name: str, lowest: int, highest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected a number from {lowest} to {highest}.")
-    return value
-
-
-def _one_of(value: object, name: str, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise Refusal("invalid", f"{name} is {str(value)[:80]!r}; expected one of {', '.join(choices)}.")
-    return value

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
-from .desired import Rule, Share, network
+from .desired import Rule, Share
 from .host import Refusal
+from .values import network
 
 HEADER = "# Written by sharewright-guest as a whole; changes made by hand are lost.\n"
 

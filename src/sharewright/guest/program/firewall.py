@@ -1,14 +1,39 @@
-"""The guest's own firewall: one nftables table, replaced as a whole, made only of values that were parsed first."""
+"""The guest's own firewall: one nftables table, replaced as a whole, made only of values that parse_firewall read."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 
+from . import values
 from .host import RUN, STATE, CommandFailed, Host, Refusal
 
 TABLE = "inet sharewright_guest"
 SAVED = f"{STATE}/firewall.json"
 LOADED = f"{RUN}/firewall.json"
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def parse_firewall(value: object) -> tuple[dict[str, list[str]], list[int]]:
+    """A Firewall of guest/document.py → its MACs in lower case and canonical CIDRs, and its ports."""
+    table = values.table(
+        value,
+        "firewall",
+        ("management_macs", "management_from", "client_macs"),
+        ("client_from", "admin_macs", "client_ports"),
+    )
+    parsed: dict[str, list[str]] = {}
+    for name in ("management_macs", "client_macs", "admin_macs"):
+        macs = values.items(table.get(name, []), name)
+        parsed[name] = [values.text(mac.lower() if isinstance(mac, str) else mac, name, MAC) for mac in macs]
+    for name in ("management_from", "client_from"):
+        parsed[name] = [str(values.network(cidr, name)) for cidr in values.items(table.get(name, []), name)]
+    ports = [
+        values.integer(port, "client_ports", 1, 65535)
+        for port in values.items(table.get("client_ports", [2049]), "ports")
+    ]
+    return parsed, ports
 
 
 def interfaces(host: Host) -> dict[str, str]:
@@ -69,8 +94,6 @@ def _own_only(addresses: dict[str, list[str]]) -> list[str]:
 
 
 def _admit(nics: list[str], sources: list[str], ports: list[int], *, nobody_when_empty: bool) -> list[str]:
-    import ipaddress
-
     if not nics or not ports or (not sources and nobody_when_empty):
         return []
     where = "iifname { " + ", ".join(f'"{nic}"' for nic in nics) + " }"

@@ -12,8 +12,9 @@ import ipaddress
 import json
 import re
 
-from .desired import Rule, Share, network
+from .desired import Rule, Share
 from .host import STATE, Refusal
+from .values import network
 
 PREFIX = "share-"
 GLOBAL = "global"
