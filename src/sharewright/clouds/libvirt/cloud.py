@@ -8,6 +8,7 @@ from sharewright.clouds.libvirt.accelerator import repair_device
 from sharewright.clouds.libvirt.compute import LibvirtCompute
 from sharewright.clouds.libvirt.connection import Connection, traversal_problem
 from sharewright.clouds.libvirt.daemons import Daemons
+from sharewright.clouds.libvirt.instances import Instances
 from sharewright.clouds.libvirt.layout import Layout
 from sharewright.clouds.libvirt.networks import LibvirtNetworks
 from sharewright.clouds.libvirt.pool import Pools
@@ -39,7 +40,7 @@ class LibvirtCloud:
         self._connection = Connection(settings.uri, self._daemons if settings.start_daemons else None)
         locks = Locks(layout.locks)
         self._networks = LibvirtNetworks(self._connection, layout, locks)
-        self._compute = LibvirtCompute(self._connection, layout, locks, self._networks, settings.accelerator)
+        instances = Instances(self._connection, locks, deployment)
         self._pools = Pools(
             self._connection, layout, {name: each.directory for name, each in settings.volume_types.items()}
         )
@@ -49,10 +50,12 @@ class LibvirtCloud:
             locks,
             self._pools,
             settings.volume_format,
-            holds=self._compute.holds,
-            domain=self._compute.active_domain,
+            holds=instances.holds,
+            domain=instances.active_domain,
         )
-        self._compute.use_volumes(self._volumes)
+        self._compute = LibvirtCompute(
+            self._connection, layout, locks, instances, self._volumes, self._networks, settings.accelerator
+        )
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """Volumes: sparse files in libvirt storage pools of the deployment's own, one for each volume type.
 
-Locks, in the order in which they are taken: an instance's (compute only), a volume's, a domain's jobs, that of volumes'
+Locks, in the order in which they are taken: an instance's (instances.py), a volume's, a domain's jobs, that of volumes'
 records and files. The last is held for moments only; copying holds just the volume's.
 """
 
