@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,13 @@ def test_changes_of_the_file_count_at_once(site: Site) -> None:
     path.write_text("{")
     site.expect(401, "GET", "/v2/shares")
     site.expect(200, "GET", "/v2/shares", user="bob")
+
+
+def test_many_requests_at_once_compare_a_password_twice_at_most() -> None:
+    verifier, hashed = PasswordVerifier(rounds=4), hash_password("right", rounds=8)
+    with ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(lambda _: verifier.verify("right", hashed), range(64)))
+    assert verifier.comparisons <= 2
 
 
 def test_bcrypt_is_not_paid_on_each_request() -> None:
