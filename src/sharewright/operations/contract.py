@@ -82,8 +82,9 @@ class Operation:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The work is done. ``write`` gets the transaction that ends the operation (already fenced) and writes the
-    resource's new state there; it may enqueue follow-up operations. No cloud or guest call inside. If it raises, the
-    transaction is rolled back and the error is final: compensate, then fail."""
+    resource's new state there; it may enqueue follow-up operations. No cloud or guest call inside, and nothing that must
+    not be done again when the transaction has failed for another reason. If it raises, the transaction is rolled back
+    and the error is final: compensate, then fail."""
 
     write: Callable[[Connection], None] | None = None
 
@@ -120,6 +121,13 @@ class Story(Protocol):
         """The value of ``operations.kind``."""
         ...
 
+    @property
+    def ends_together(self) -> bool:
+        """Whether several operations of this kind and one project may end in one transaction (Store.together): what
+        ``Done.write`` locks are rows of its resource, and others that all of them lock in the same order. For kinds of
+        which many come at once."""
+        ...
+
     def run(self, operation: Operation, progress: Progress) -> Outcome:
         """Do the work up to its end. ``Done()`` when there is nothing to write at the end."""
         ...
@@ -141,6 +149,8 @@ class Story(Protocol):
 
 class BaseStory:
     """Nothing to undo and nothing to write on failure."""
+
+    ends_together = False
 
     def compensate(self, operation: Operation, progress: Progress, error: SharewrightError) -> None:
         """Nothing was made that has to go."""

@@ -9,6 +9,7 @@ A failure removes whatever was made for the share; the share ends in ``error`` w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -40,6 +41,7 @@ from sharewright.store.tables import share_instances, shares
 
 class CreateShare(BaseStory):
     kind = "create_share"
+    ends_together = True
 
     def __init__(self, store: Store, drivers: Mapping[str, ShareDriver], settings: Settings) -> None:
         self._store = store
@@ -128,24 +130,36 @@ class CreateShare(BaseStory):
                         in_any_zone=bool(operation.payload.get("in_any_zone")),
                     )
             driver = find_driver(self._drivers, pool.backend if pool is not None else str(share.backend))
-            with self._store.begin() as tx:
-                progress.fence(tx)
-                if pool is not None and not fits_group(tx, share.share_group_id, share.id, pool.backend):
-                    continue  # another share of its group has chosen meanwhile
-                if self._settings.backends[driver.backend].driver_handles_share_servers:
-                    placement = place(
-                        tx,
-                        driver,
-                        share.instance_id,
-                        seconds=self._settings.worker.operation_seconds,
-                        context=operation.context,
-                        pool=pool,
-                    )
-                else:
-                    if pool is not None:
-                        write_pool(tx, share, pool)
-                    placement = place_on_named(tx, driver.backend, share.instance_id)
-            return driver, placement
+            write = partial(self._write_place, share, operation, progress, driver, pool)
+            placement = self._store.together(("place", driver.backend, share.share_network_id), write)
+            if placement is not None:
+                return driver, placement
+
+    def _write_place(
+        self,
+        share: ShareRow,
+        operation: Operation,
+        progress: Progress,
+        driver: ShareDriver,
+        pool: Pool | None,
+        tx: Connection,
+    ) -> Placement | None:
+        """None when another share of its group has gone to another backend meanwhile."""
+        progress.fence(tx)
+        if pool is not None and not fits_group(tx, share.share_group_id, share.id, pool.backend):
+            return None
+        if self._settings.backends[driver.backend].driver_handles_share_servers:
+            return place(
+                tx,
+                driver,
+                share.instance_id,
+                seconds=self._settings.worker.operation_seconds,
+                context=operation.context,
+                pool=pool,
+            )
+        if pool is not None:
+            write_pool(tx, share, pool)
+        return place_on_named(tx, driver.backend, share.instance_id)
 
 
 def write_pool(tx: Connection, share: ShareRow, pool: Pool) -> None:

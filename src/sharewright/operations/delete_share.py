@@ -31,6 +31,7 @@ LOOK_SECONDS = 2.0  # at a share server whose shares are moving
 
 class DeleteShare(BaseStory):
     kind = "delete_share"
+    ends_together = True
 
     def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
         self._store = store

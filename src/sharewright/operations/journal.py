@@ -75,8 +75,7 @@ class Journal:
             self._position += 1
             self._begun.append(step)
         if not brief or self._at_once:
-            with self._store.begin() as tx:
-                self.fence(tx)
+            self._store.together("step", self.fence)
         started = time.monotonic()
         yield
         # A step's end goes into the next transaction: the end only informs, while the start is a promise kept before

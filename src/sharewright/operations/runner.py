@@ -7,7 +7,7 @@ next claim then starts here again with what the last transaction left.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -162,14 +162,17 @@ class _Attempt:
         return self._succeed(outcome)
 
     def _succeed(self, outcome: Done) -> Result:
+        usage = self._meter.read()
+
         def write(tx: Connection) -> None:
-            leases.finish(tx, self._operation, self._meter.read())
+            leases.finish(tx, self._operation, usage)
             if outcome.write is not None:
                 outcome.write(tx)
             self._journal.flush(tx)  # after it: rows are locked in one order, and a share's before its instances'
 
+        group = ("end", self._operation.kind, self._operation.project_id) if self._story.ends_together else None
         try:
-            self._write(write)
+            self._write(write, group=group)
         except LeaseLost:
             raise
         except SharewrightError as error:
@@ -272,16 +275,16 @@ class _Attempt:
 
     # ---- writing ----
 
-    def _write(self, action: Callable[[Connection], None]) -> None:
-        """Run ``action`` in a transaction, again and again while the database is away and the lease may still hold.
+    def _write(self, action: Callable[[Connection], None], *, group: Hashable = None) -> None:
+        """Run ``action`` in a transaction, again and again while the database is away and the lease may still hold;
+        with those of the same ``group`` (Store.together).
 
         When it does not, LeaseLost: the outcome is forgotten and the story told again by the next claim.
         """
         pause = 0.1
         while True:
             try:
-                with self._store.begin() as tx:
-                    action(tx)
+                self._store.together(group, action)
                 return
             except DATABASE_FAULTS as fault:
                 if not self._journal.valid:

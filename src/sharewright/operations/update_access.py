@@ -36,6 +36,7 @@ NOT_SERVED = "The share is not served, so there is nothing to allow or deny."
 
 class UpdateAccess(BaseStory):
     kind = "update_access"
+    ends_together = True
 
     def __init__(self, store: Store, drivers: Mapping[str, ShareDriver]) -> None:
         self._store = store

@@ -24,6 +24,8 @@ LEASE = 30.0
 class Told:
     """A story whose parts are functions; what it was asked is kept in ``calls``."""
 
+    ends_together = True
+
     def __init__(
         self,
         run: Callable[[Operation, Progress], Outcome] = lambda operation, progress: Done(),
