@@ -82,9 +82,9 @@ class Operation:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The work is done. ``write`` gets the transaction that ends the operation (already fenced) and writes the
-    resource's new state there; it may enqueue follow-up operations. No cloud or guest call inside, and nothing that must
-    not be done again when the transaction has failed for another reason. If it raises, the transaction is rolled back
-    and the error is final: compensate, then fail."""
+    resource's new state there; it may enqueue follow-up operations. No cloud or guest call inside, and nothing that
+    must not be done again when the transaction has failed for another reason. If it raises, the transaction is rolled
+    back and the error is final: compensate, then fail."""
 
     write: Callable[[Connection], None] | None = None
 

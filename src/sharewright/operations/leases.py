@@ -40,7 +40,6 @@ from sharewright.identifiers import utcnow
 from sharewright.operations.contract import Finished, Operation
 from sharewright.states import OperationState
 from sharewright.store.database import Store, ring_after_commit
-from sharewright.store.kept import change_row
 from sharewright.store.statements import statements
 from sharewright.store.tables import leases, operation_steps, operations
 
@@ -218,36 +217,41 @@ def _claim(
         for query in _claim_queries(tx.dialect.name, kinds, least_priority)[0 if abandoned else 1 :]:
             if len(rows) < number:
                 rows += tx.execute(query, {"number": number - len(rows), **_now_parameter(tx)}).all()
-        asking, claims = statements.count - before, []
+        asking = statements.count - before  # and what claims all at once; the first of them counts it
+        claims, changes = [], []
         for row in rows:
             before = statements.count
-            claim = _take(tx, worker_id, lease_seconds, row)
+            claim, change = _take(tx, worker_id, lease_seconds, row)
             claims.append(replace(claim, sql_statements=statements.count - before + asking))
-            asking = 0  # counted once
+            changes.append(change)
+            asking = 0
+        if changes:
+            tx.execute(_TAKE, changes)
         return claims
 
 
-def _take(tx: Connection, worker_id: str, lease_seconds: float, row: Any) -> Claim:
-    """Make the operation of that row this worker's."""
+_TAKE: Final = update(operations).where(operations.c.id == bindparam("taken"))
+
+
+def _take(tx: Connection, worker_id: str, lease_seconds: float, row: Any) -> tuple[Claim, dict[str, Any]]:
+    """The operation of that row as this worker's, and what is to be written for it."""
     now: datetime = row.now
     taken_over = row.state == OperationState.RUNNING
     # A parked row's updated_at is when it was parked, its not_before when the back-off ended.
     idle_since = row.lease_expires if taken_over else max(row.not_before, row.updated_at or row.not_before)
     deadline: datetime = row.deadline + max(now - idle_since, timedelta(0))
     epoch, attempts, crashes = row.epoch + 1, row.attempts + 1, row.crashes + int(taken_over)
-    change_row(
-        tx,
-        operations,
-        row.id,
-        state=OperationState.RUNNING,
-        worker_id=worker_id,
-        epoch=epoch,
-        attempts=attempts,
-        crashes=crashes,
-        lease_expires=now + timedelta(seconds=lease_seconds),
-        deadline=deadline,
-        updated_at=now,
-    )
+    change = {
+        "taken": row.id,
+        "state": OperationState.RUNNING,
+        "worker_id": worker_id,
+        "epoch": epoch,
+        "attempts": attempts,
+        "crashes": crashes,
+        "lease_expires": now + timedelta(seconds=lease_seconds),
+        "deadline": deadline,
+        "updated_at": now,
+    }
     operation = Operation(
         id=row.id,
         kind=row.kind,
@@ -265,7 +269,7 @@ def _take(tx: Connection, worker_id: str, lease_seconds: float, row: Any) -> Cla
         facts=row.facts or {},
         waited_for=_finished(tx, row.waits_for) if row.waits_for else None,
     )
-    return Claim(
+    claim = Claim(
         operation=operation,
         priority=row.priority,
         crashes=crashes,
@@ -275,6 +279,7 @@ def _take(tx: Connection, worker_id: str, lease_seconds: float, row: Any) -> Cla
         steps=_steps(tx, row.id) if attempts > 1 else 0,
         age=max(0.0, (now - row.created_at).total_seconds()),
     )
+    return claim, change
 
 
 def _steps(tx: Connection, operation_id: str) -> int:

@@ -27,6 +27,7 @@ from sharewright.operations.pool_checks import (
 )
 from sharewright.operations.pool_rows import (
     Pool,
+    Service,
     read_hints,
     read_pools,
     read_replicas,
@@ -37,6 +38,7 @@ from sharewright.operations.pool_rows import (
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.growth import pending_growth, present_sizes
+from sharewright.store.shared_reading import SharedReading
 from sharewright.store.tables import share_instances, share_servers, shares
 
 
@@ -47,6 +49,7 @@ class Scheduler:
         self._store = store
         self._drivers = drivers
         self._settings = settings
+        self._for_new = SharedReading(self._read_for_new)
 
     def choose(
         self,
@@ -68,8 +71,11 @@ class Scheduler:
                 request = replace(request, hints=read_hints(tx, hints))
             if replica_id is not None:  # the domain is in the reports
                 request = replace(request, others=read_replicas(tx, share_id))
-            candidates = read_pools(tx, list(self._drivers), without=request.share_instance_id)
-            services = read_services(tx)
+            if replica_id is not None:  # it may have a place already, which is not to be counted
+                candidates = read_pools(tx, list(self._drivers), without=replica_id)
+                services = read_services(tx)
+        if replica_id is None:
+            candidates, services = self._for_new.get()
         if stale := self._stale(candidates):
             failures, silent = self._report(stale)
             with self._store.read() as tx:
@@ -84,6 +90,11 @@ class Scheduler:
             hint="See the share type and the pools.",
             silent=silent,
         )
+
+    def _read_for_new(self) -> tuple[list[Pool], list[Service]]:
+        """What the places of new shares depend on, however many are chosen at the moment."""
+        with self._store.read() as tx:
+            return read_pools(tx, list(self._drivers), without=""), read_services(tx)
 
     def check_place(self, share_id: str) -> None:
         """Raise NoValidBackend when a share is not of the kind that the pool in its row is for. It is there already, so
