@@ -159,7 +159,7 @@ def list_shares(
         named = None if all_projects or filters.get("is_public") else filters.get("name")
         narrow, few = narrowed(tx, context.project_id, named, filters.get("metadata", {}))
         statement = (_DETAILED if detail else _NAMED).where(*wanted, *narrow)
-        total = count(tx, statement) if with_count else None
+        total = count(tx, _COUNTED.where(*wanted, *narrow)) if with_count else None
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
         return (_complete(tx, records, paths=paths) if detail else records), total
 
@@ -430,6 +430,7 @@ _PLAIN: Final = select(shares, share_types.c.name.label("share_type_name"), _HAS
     share_types, share_types.c.id == shares.c.share_type_id
 )
 _DETAILED: Final = _PLAIN.add_columns(map_of(share_metadata, share_metadata.c.share_id, shares.c.id).label("metadata"))
+_COUNTED: Final = select(shares.c.id)  # each has a type, which need not be looked up
 _NAMED: Final = _PLAIN.with_only_columns(shares.c.id, shares.c.name)
 _ONE: Final = _PLAIN.where(shares.c.id == bindparam("share_id"))
 _ONE_LOCKED: Final = _ONE.with_for_update(of=shares)

@@ -67,6 +67,8 @@ shares = Table(
     Index("ix_shares_project_id_name_id", "project_id", text("coalesce(name, '')"), "id"),
     Index("ix_shares_project_id_size_id", "project_id", "size", "id"),
     Index("ix_shares_project_id_status_created_at_id", "project_id", "status", "created_at", "id"),
+    # All that counting them looks at.
+    Index("ix_shares_counted", "project_id", "is_soft_deleted", "status"),
     # Few of many: what the reconciler looks for in every round.
     partial_index("ix_shares_unsettled", "status", where="status <> 'available'"),
     partial_index(
