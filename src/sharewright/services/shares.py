@@ -285,7 +285,8 @@ def insert(
         **placed,
         **instance,
     )
-    # As late as can be: every request of the project waits for these rows.
+    submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
+    # Last of all: every request of the project waits for these rows.
     reserve(
         tx,
         quotas,
@@ -295,7 +296,6 @@ def insert(
         amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
         limits=limits,
     )
-    submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
     return share
 
 
