@@ -109,7 +109,7 @@ def test_requests_at_once_never_exceed_the_quota(any_site: Site) -> None:
         rows = tx.execute(select(quota_usages).where(quota_usages.c.resource == "shares")).mappings().all()
     by_owner = {(row["user_id"], row["share_type_id"] != ""): row["in_use"] for row in rows}
     assert by_owner[("", False)] == by_owner[("", True)] == 5
-    assert by_owner[("alice", False)] + by_owner[("anna", False)] == 5
+    assert by_owner.get(("alice", False), 0) + by_owner.get(("anna", False), 0) == 5  # all may be one's
 
 
 def test_gigabytes_at_once_in_two_projects(any_site: Site) -> None:
