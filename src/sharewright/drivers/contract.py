@@ -64,8 +64,8 @@ class ShareDriver(Protocol):
         self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
     ) -> str | None:
         """The best of the existing servers for a new share, or None to make one. Reads in the given transaction, which
-        writes the choice, so that two shares never take the same last place. No share instance: for a share group that
-        has no shares yet."""
+        writes the choice, so that two shares never take the same last place; it may have written others before. No
+        share instance: for a share group that has no shares yet."""
         ...
 
     def create_server(self, server_id: str, progress: Progress) -> None:

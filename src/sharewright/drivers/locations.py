@@ -12,6 +12,7 @@ from sharewright.drivers.contract import ExportLocation
 from sharewright.identifiers import derived_id, new_id, utcnow
 from sharewright.store.kept import add_row
 from sharewright.store.tables import share_export_locations, share_snapshot_export_locations
+from sharewright.store.transaction import add_row_at_end
 
 
 def write_locations(tx: Connection, share_instance_id: str, locations: Sequence[ExportLocation]) -> None:
@@ -20,10 +21,27 @@ def write_locations(tx: Connection, share_instance_id: str, locations: Sequence[
     _write(tx, table, table.c.share_instance_id, share_instance_id, locations)
 
 
+def add_locations(tx: Connection, share_instance_id: str, locations: Sequence[ExportLocation]) -> None:
+    """Those of a share instance that has none yet."""
+    for each in locations:
+        values = {"share_instance_id": share_instance_id, **_values(share_instance_id, each), "created_at": utcnow()}
+        add_row_at_end(tx, share_export_locations, **values)
+
+
 def write_snapshot_locations(tx: Connection, snapshot_instance_id: str, locations: Sequence[ExportLocation]) -> None:
     """The same for a snapshot instance."""
     table = share_snapshot_export_locations
     _write(tx, table, table.c.share_snapshot_instance_id, snapshot_instance_id, locations)
+
+
+def _values(owner_id: str, location: ExportLocation) -> dict[str, Any]:
+    return {
+        "id": derived_id("export_location", owner_id, location.path),
+        "path": location.path,
+        "is_admin_only": location.is_admin_only,
+        "preferred": location.preferred,
+        "metadata": dict(location.metadata),
+    }
 
 
 @cache
@@ -50,15 +68,7 @@ def _write(
         for row in stale[len(new) :]:
             tx.execute(table.delete().where(table.c.id == row.id))
         for each in new[len(stale) :]:
-            identifier = derived_id("export_location", owner_id, each.path)
-            add_row(
-                tx,
-                table,
-                **{owner.name: owner_id},
-                id=new_id() if identifier in ids else identifier,  # a row that has had this path has another now
-                path=each.path,
-                is_admin_only=admins,
-                preferred=each.preferred,
-                metadata=dict(each.metadata),
-                created_at=now,
-            )
+            values = _values(owner_id, each)
+            if values["id"] in ids:  # a row that has had this path has another now
+                values["id"] = new_id()
+            add_row(tx, table, **{owner.name: owner_id}, **values, created_at=now)

@@ -14,7 +14,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from sharewright.drivers.contract import ExportLocation, ShareDriver
-from sharewright.drivers.locations import write_locations
+from sharewright.drivers.locations import add_locations
 from sharewright.errors import CloudError, DeadlineExceeded, NoValidBackend, SharewrightError
 from sharewright.identifiers import utcnow
 from sharewright.operations.contract import BaseStory, Done, Operation, Outcome, WaitFor
@@ -103,7 +103,7 @@ class CreateShare(BaseStory):
 
     def _finish(self, tx: Connection, share: ShareRow, locations: Sequence[ExportLocation], progress: Progress) -> None:
         """Write the end of a successful creation. The instance's status goes with what else was learned of it."""
-        write_locations(tx, share.instance_id, locations)
+        add_locations(tx, share.instance_id, locations)
         status = ShareStatus.AVAILABLE
         if not write_share_status(tx, share.id, status, progress="100%"):
             status = ShareStatus.DELETING  # both have it
@@ -156,6 +156,7 @@ class CreateShare(BaseStory):
                 seconds=self._settings.worker.operation_seconds,
                 context=operation.context,
                 pool=pool,
+                new=share,
             )
         if pool is not None:
             write_pool(tx, share, pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from sharewright.operations.steps import Step, write_steps
 from sharewright.store.database import Store, after_commit
 from sharewright.store.kept import change_row
 from sharewright.store.tables import operation_steps, operations
+from sharewright.store.transaction import change_row_at_end, write_at_end
 
 LONG: Final = timedelta(seconds=1)  # of a step whose start is not written yet; then the worker's heartbeat does that
 
@@ -75,7 +76,7 @@ class Journal:
             self._position += 1
             self._begun.append(step)
         if not brief or self._at_once:
-            self._store.together("step", self.fence)
+            self._store.together("step", self._begin_step)
         started = time.monotonic()
         yield
         # A step's end goes into the next transaction: the end only informs, while the start is a promise kept before
@@ -122,7 +123,13 @@ class Journal:
                 write_steps(transaction, self.operation, self._begun)
             else:
                 leases.fenced(transaction, self.operation)
-            self._flush_rest(transaction)
+            self._flush_rest(transaction, change_row)
+
+    def _begin_step(self, tx: Connection) -> None:
+        """Write the start of the step that has just begun, and what is pending."""
+        with self._lock:
+            write_steps(tx, self.operation, self._begun, at_end=True)
+            self._flush_rest(tx, change_row_at_end)
 
     @property
     def remaining(self) -> float:
@@ -176,28 +183,22 @@ class Journal:
             self._shown.update(each.position for each in steps)
 
     def flush(self, tx: Connection) -> None:
-        """Write what is still pending, in a transaction that is fenced already. It is forgotten after the commit."""
+        """Write what is still pending, last of all in a transaction that is fenced already. It is forgotten after the
+        commit."""
         with self._lock:
             if self._begun:
-                write_steps(tx, self.operation, self._begun, is_ours=True)
-            self._flush_rest(tx)
+                write_steps(tx, self.operation, self._begun, is_ours=True, at_end=True)
+            self._flush_rest(tx, change_row_at_end)
 
-    def _flush_rest(self, tx: Connection) -> None:
+    def _flush_rest(self, tx: Connection, change: Callable[..., object]) -> None:
+        """``change``: how the rows of ``later`` are written (change_row or change_row_at_end)."""
         begun = {each.position: each.finished_at is not None for each in self._begun}
         ended, notes = len(self._ended), dict(self._notes)
-        if ended:
-            ends = [
-                {
-                    "operation": self.operation.id,
-                    "step": each.position,
-                    "finished_at": each.finished_at,
-                    "seconds": each.seconds,
-                }
-                for each in self._ended
-            ]
-            tx.execute(_END, ends)
+        for each in self._ended:
+            end = {"operation": self.operation.id, "step": each.position}
+            write_at_end(tx, _END, {**end, "finished_at": each.finished_at, "seconds": each.seconds})
         for (table, identifier), values in notes.items():
-            change_row(tx, table, identifier, **values)
+            change(tx, table, identifier, **values)
         if begun or ended or notes:
             after_commit(tx, lambda: self._forget(begun, ended, notes))
 

@@ -42,6 +42,7 @@ class ShareRow:
     share_network_id: str | None
     backend: str | None
     server_id: str | None
+    server_flavor: str | None
     wanted: bool
     taken_over: bool
     snapshot_id: str | None
@@ -63,6 +64,7 @@ _SHARES: Final = (
         shares.c.share_network_id,
         share_instances.c.backend,
         share_instances.c.share_server_id.label("server_id"),
+        share_instances.c.server_flavor,
         share_instances.c.wanted,
         share_instances.c.taken_over,
         shares.c.snapshot_id,

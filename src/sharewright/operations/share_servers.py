@@ -14,6 +14,7 @@ from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.pool_rows import Pool
 from sharewright.operations.queue import enqueue
+from sharewright.operations.share_rows import ShareRow
 from sharewright.states import OperationState, ServerStatus, TaskState
 from sharewright.store.kept import change_row
 from sharewright.store.tables import (
@@ -26,6 +27,7 @@ from sharewright.store.tables import (
     share_servers,
     shares,
 )
+from sharewright.store.transaction import change_row_at_end, once
 
 CREATE_SERVER_PRIORITY = 10  # other operations wait for it
 # Of a row of share_instances: whether it is on the machine that an operator named.
@@ -71,6 +73,38 @@ _INSTANCE: Final = (
     .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
     .where(share_instances.c.id == bindparam("instance"))
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Instance:
+    """A row of that."""
+
+    share_id: str
+    share_network_id: str | None
+    share_server_id: str | None
+    host: str | None
+    availability_zone: str | None
+    server_flavor: str | None
+    is_main: bool
+    share_group_id: str | None
+    group_server_id: str | None
+
+
+def _new_instance(share: ShareRow) -> _Instance:
+    """The same of a share that has no pool yet, and no group."""
+    return _Instance(
+        share_id=share.id,
+        share_network_id=share.share_network_id,
+        share_server_id=share.server_id,
+        host=None,
+        availability_zone=None,
+        server_flavor=share.server_flavor,
+        is_main=share.is_main,
+        share_group_id=None,
+        group_server_id=None,
+    )
+
+
 _LOCK_SUBNETS: Final = (
     select(share_network_subnets.c.id, share_network_subnets.c.availability_zone)
     .where(share_network_subnets.c.share_network_id == bindparam("network"))
@@ -95,23 +129,28 @@ def place(
     seconds: float,
     context: RequestContext | None,
     pool: Pool | None = None,
+    new: ShareRow | None = None,
 ) -> Placement:
     """Keep, choose, join or begin a server for a share instance, and write the choice; with that of its ``pool``, when
-    it has been made just now.
+    it has been made just now. ``new``: what was read of a share that only this operation changes.
 
     One transaction at a time decides for a share network subnet (its row is locked), so ten first shares on a new
     network get one server. A server that is being deleted or is in error is never chosen, nor one of another flavor
     than the share's type asks for.
     """
-    instance = tx.execute(_INSTANCE, {"instance": share_instance_id}).one()
+    if pool is not None and new is not None and new.share_group_id is None:
+        instance = _new_instance(new)
+    else:
+        instance = _Instance(**tx.execute(_INSTANCE, {"instance": share_instance_id}).one()._mapping)
     if instance.share_network_id is None:
         raise InvalidInput(
             "The share has no share network, and its backend makes share servers on one.",
             hint="Create the share with a share network.",
         )
-    host = instance.host if pool is None else pool.host
+    host = str(instance.host) if pool is None else pool.host
     zone = instance.availability_zone if pool is None else pool.availability_zone
-    site = _lock_site(tx, driver, instance.share_network_id, zone, instance.server_flavor)
+    wanted = instance.share_network_id, zone, instance.server_flavor
+    site = once(tx, ("site", driver.backend, *wanted), lambda: _lock_site(tx, driver, *wanted))
     server_id = instance.share_server_id
     if server_id not in site.servers or pool is not None:
         server_id = _choose_or_begin(tx, driver, site, host, share_instance_id, before=instance.group_server_id)
@@ -122,10 +161,10 @@ def place(
             values |= {"host": host, "availability_zone": zone}
         now = utcnow()
         if instance.is_main:
-            change_row(tx, shares, instance.share_id, **values, updated_at=now)
+            change_row_at_end(tx, shares, instance.share_id, **values, updated_at=now)
         backend = {} if pool is None else {"backend": pool.backend}
         change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
-        change_row(tx, share_servers, server_id, unused_since=None)
+        change_row_at_end(tx, share_servers, server_id, unused_since=None)
     return _placement(tx, site, server_id, seconds=seconds, context=context)
 
 

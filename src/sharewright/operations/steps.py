@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sharewright.operations import leases
 from sharewright.operations.contract import Operation
 from sharewright.store.tables import operation_steps, operations
+from sharewright.store.transaction import write_at_end
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -71,11 +72,17 @@ def _step_value(column: ColumnElement[Any], row: int) -> ColumnElement[Any]:
     return cast(value, column.type) if isinstance(column.type, Float) else value  # PostgreSQL asks: of what type?
 
 
-def write_steps(tx: Connection, operation: Operation, steps: Sequence[Step], *, is_ours: bool = False) -> None:
-    """Journal steps and be fenced (leases.fenced), in one statement. ``is_ours``: the transaction is that already."""
+def write_steps(
+    tx: Connection, operation: Operation, steps: Sequence[Step], *, is_ours: bool = False, at_end: bool = False
+) -> None:
+    """Journal steps and be fenced (leases.fenced), in one statement. ``is_ours``: the transaction is that already;
+    ``at_end``: as the transaction ends, in which nothing else is read or decided."""
     values: dict[str, Any] = {"claim_id": operation.id} if is_ours else leases.claim_of(operation)
     for row, step in enumerate(steps):
         values |= {f"{column.key}_{row}": getattr(step, column.key) for column in _STEP}
     statement = _write_steps(tx.dialect.name, len(steps), is_ours=is_ours)
-    if tx.execute(statement, values).rowcount != len(steps):
+    if at_end:
+        lost = partial(leases.lease_lost, operation)
+        write_at_end(tx, statement, values, number=len(steps), otherwise=lost)
+    elif tx.execute(statement, values).rowcount != len(steps):
         raise leases.lease_lost(operation)

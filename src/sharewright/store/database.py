@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import make_url
 
 from sharewright.errors import ConfigurationError
-from sharewright.store import sqlite
+from sharewright.store import sqlite, transaction
 from sharewright.store.crier import Crier
 from sharewright.store.group_commit import GroupCommit
 from sharewright.store.statements import statements
@@ -168,7 +168,9 @@ class Store:
             with self._begin() as connection:
                 connection.info["after_commit"] = wishes  # info outlives the transaction: new ones for each
                 connection.info["acts"] = acts
+                transaction.begin(connection)
                 yield connection
+                transaction.end(connection)
         finally:
             self._open.writing = False
             statements.tell()

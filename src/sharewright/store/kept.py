@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 def add_row(tx: Connection, table: Table, **values: Any) -> None:
     """Insert one row. ``values`` are plain values, not SQL expressions; a column that is not named gets its default."""
-    tx.execute(_insert(table), values)
+    tx.execute(insert_of(table), values)
 
 
 def new_row(tx: Connection, table: Table, **values: Any) -> dict[str, Any]:
@@ -26,12 +26,13 @@ def new_row(tx: Connection, table: Table, **values: Any) -> dict[str, Any]:
 
 def change_row(tx: Connection, table: Table, identifier: str, **values: Any) -> int:
     """Set columns of the row with this ``id``, to plain values; return how many rows there were, one or none."""
-    result: CursorResult[Any] = tx.execute(_update(table), {"row_id": identifier, **values})
+    result: CursorResult[Any] = tx.execute(update_of(table), {"row_id": identifier, **values})
     return result.rowcount
 
 
 @cache
-def _insert(table: Table) -> Insert:
+def insert_of(table: Table) -> Insert:
+    """Of one row; the values are parameters."""
     return table.insert()
 
 
@@ -41,5 +42,6 @@ def _insert_and_read(table: Table) -> ReturningInsert[Any]:
 
 
 @cache
-def _update(table: Table) -> Update:
+def update_of(table: Table) -> Update:
+    """Of the row with the id ``row_id``."""
     return table.update().where(table.c.id == bindparam("row_id"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -667,8 +668,6 @@ class TestServers:
         new = add_share(world, None)
 
         def choose(**limits: int) -> str | None:
-            import msgspec
-
             driver._settings = msgspec.structs.replace(world.settings.backends[BACKEND], **limits)
             with world.store.begin() as tx:
                 return driver.choose_server([full, light, ill], new, tx)
@@ -678,6 +677,14 @@ class TestServers:
         assert choose(max_shares_per_share_server=2) == light
         assert choose(max_share_server_size=1) is None
         assert choose(max_share_server_size=2) == light
+        # What a transaction has chosen, it counts.
+        driver._settings = msgspec.structs.replace(
+            world.settings.backends[BACKEND], max_shares_per_share_server=3, max_share_server_size=3
+        )
+        with world.store.begin() as tx:
+            chosen = [driver.choose_server([full, light, ill], new, tx) for _ in range(4)]
+            assert driver.choose_server([light], new, tx) is None
+        assert sorted(map(str, chosen)) == sorted(map(str, [light, light, full, None]))
 
     def test_pools(self, world: World, driver: GenericDriver) -> None:
         (pool,) = driver.pools()

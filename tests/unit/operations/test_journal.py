@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from engine_help import add, age, claim, journal_of, must_claim
+from sqlalchemy import Connection
 
 from sharewright.errors import LeaseLost
 from sharewright.identifiers import utcnow
@@ -190,3 +193,41 @@ def test_what_dead_workers_left_is_claimed_only_where_it_is_asked_for(store: Sto
     options: dict[str, Any] = {"lease_seconds": 30, "kinds": ["work"]}
     assert leases.claim_several(store, "w", 5, **options, abandoned=False) == []
     assert [each.operation.id for each in leases.claim_several(store, "w", 5, **options)] == [left]
+
+
+def test_of_several_steps_that_begin_together_one_may_have_lost_its_lease(
+    postgresql_url: str,
+) -> None:
+    """In one transaction, in which the one that lost it writes nothing and the other two what is theirs."""
+    with closing(Store(postgresql_url)) as store, ThreadPoolExecutor(4) as threads:
+        begun_by = {}
+        for resource in ("a", "b", "c"):
+            add(store, resource=resource)
+            begun_by[resource] = journal_of(store, must_claim(store))
+        with store.begin() as tx:
+            tx.execute(operations.update().where(operations.c.id == begun_by["b"].operation.id).values(epoch=99))
+        begun, go = threading.Event(), threading.Event()
+
+        def lead(tx: Connection) -> None:
+            begun.set()
+            assert go.wait(30)
+
+        def begin(resource: str) -> None:
+            with begun_by[resource].step("volume"):
+                pass
+
+        leader = threads.submit(store.together, "step", lead)
+        assert begun.wait(30)
+        started = {resource: threads.submit(begin, resource) for resource in begun_by}
+        waiting = store._together._waiting["step"]  # type: ignore[union-attr]
+        while len(waiting) < 3:
+            time.sleep(0.005)
+        go.set()
+        leader.result(30)
+        with pytest.raises(LeaseLost):
+            started["b"].result(30)
+        for resource in ("a", "c"):
+            started[resource].result(30)
+        with store.read() as tx:
+            written = {each: read_steps(tx, begun_by[each].operation.id) for each in begun_by}
+    assert [len(written[each]) for each in ("a", "b", "c")] == [1, 0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Select, bindparam, func, select
 from sharewright.store.growth import mounted_sizes, pending_growth
 from sharewright.store.lookups import among_parameter, list_type, list_value
 from sharewright.store.tables import share_instances, share_servers, share_snapshot_mounts
+from sharewright.store.transaction import once
 
 
 def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_shares: int, max_size: int) -> str | None:
@@ -18,16 +20,33 @@ def least_loaded(tx: Connection, candidates: Sequence[str], size: int, *, max_sh
     that clients mount has a volume on the server too, and counts as a share of its size.
 
     A limit of -1 is no limit (Manila's max_shares_per_share_server and max_share_server_size). A server known to be
-    unhealthy takes nothing new. What shares are about to grow by counts as theirs already.
+    unhealthy takes nothing new. What shares are about to grow by counts as theirs already, and so does each share that
+    this transaction has chosen a candidate for.
     """
-    dialect = tx.dialect.name
-    rows = tx.execute(_by_load(dialect), {"candidates": list_value(dialect, candidates)})
+    loads: dict[str, _Load | None] = once(tx, "loads of share servers", dict)
+    if unknown := [each for each in candidates if each not in loads]:
+        dialect = tx.dialect.name
+        rows = tx.execute(_by_load(dialect), {"candidates": list_value(dialect, unknown)})
+        loads |= dict.fromkeys(unknown)
+        loads |= {row.id: _Load(row.id, row.number, row.total) for row in rows}
     growth = pending_growth(tx, candidates) if max_size >= 0 else {}
-    for row in rows:
-        has_place = max_shares < 0 or row.number < max_shares
-        if has_place and (max_size < 0 or row.total + growth.get(row.id, 0) + size <= max_size):
-            return str(row.id)
+    healthy = [load for each in candidates if (load := loads[each]) is not None]
+    for load in sorted(healthy, key=lambda each: (each.number, each.total, each.server_id)):
+        has_place = max_shares < 0 or load.number < max_shares
+        if has_place and (max_size < 0 or load.total + growth.get(load.server_id, 0) + size <= max_size):
+            load.number += 1
+            load.total += size
+            return load.server_id
     return None
+
+
+@dataclass(slots=True)
+class _Load:
+    """Of a healthy share server: how many shares and GiB it has."""
+
+    server_id: str
+    number: int
+    total: int
 
 
 @cache
@@ -47,5 +66,4 @@ def _by_load(dialect: str) -> Select[Any]:
         .join(share_instances, share_instances.c.share_server_id == share_servers.c.id, isouter=True)
         .where(wanted, share_servers.c.healthy.is_not(False))
         .group_by(share_servers.c.id)
-        .order_by(count, total, share_servers.c.id)
     )
