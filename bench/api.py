@@ -196,6 +196,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[4])
+    parser.add_argument("--warm-up", action="store_true", help="begin with bursts that are not measured")
     parser.add_argument("--apis", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--processes", type=int, help="of serve for the API (api.processes)")

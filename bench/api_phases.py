@@ -63,6 +63,8 @@ def make_share(service: Service, name: str) -> dict[str, Any]:
 def run_phases(service: Service, share: str, label: str, arguments: argparse.Namespace) -> Figures:
     """``arguments.runs`` times all that ``arguments.only`` does not leave out; of each phase the run with the median
     speed. ``share``: the id of the one that is read."""
+    if arguments.warm_up:
+        bursts(service, "warm-up")
     found: dict[str, list[dict[str, Any]]] = {}
     for run in range(arguments.runs):
         work = yardstick()

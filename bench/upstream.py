@@ -3,8 +3,9 @@
     .venv/bin/python bench/upstream.py [--seconds 6] [--runs 3] [--shares 1000]
 
 As root. In each run: upstream, then Sharewright on SQLite, then on PostgreSQL (``serve`` with two API processes on
-both); nobody's services run while another is measured. Requests and client are api.py's. A ratio is the median of the
-runs' own ratios, since a machine's pace differs more between runs than within one.
+both); nobody's services run while another is measured, and everybody's have had bursts before that are not measured.
+Requests and client are api.py's. A ratio is the median of the runs' own ratios, since a machine's pace differs more
+between runs than within one.
 
 Upstream is Manila with the driver that does nothing, all delays 0, and three backends that handle no share servers;
 Keystone with its tokens cached in memcached; MariaDB as durable as Debian's, over a Unix socket; RabbitMQ. Both APIs
@@ -179,7 +180,7 @@ def measure_upstream(site: Site, arguments: argparse.Namespace) -> Figures:
 def measure_all(arguments: argparse.Namespace) -> list[dict[str, Figures]]:
     """Of each run, everybody's figures."""
     words = ["--processes", str(arguments.processes), "--seconds", str(arguments.seconds), "--runs", "1"]
-    words += ["--concurrency", *map(str, arguments.concurrency), "--only", arguments.only]
+    words += ["--concurrency", *map(str, arguments.concurrency), "--only", arguments.only, "--warm-up"]
     load = api.parsed(words)
     load.listed = arguments.shares
     runs: list[dict[str, Figures]] = []
