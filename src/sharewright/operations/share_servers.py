@@ -160,8 +160,8 @@ def place(
         if pool is not None:
             values |= {"host": host, "availability_zone": zone}
         now = utcnow()
-        if instance.is_main:
-            change_row_at_end(tx, shares, instance.share_id, **values, updated_at=now)
+        if instance.is_main:  # before the instance: whoever locks both does so in this order
+            change_row(tx, shares, instance.share_id, **values, updated_at=now)
         backend = {} if pool is None else {"backend": pool.backend}
         change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
         change_row_at_end(tx, share_servers, server_id, unused_since=None)
