@@ -47,10 +47,11 @@ class Progress(Protocol):
         """Raise LeaseLost or DeadlineExceeded when the work must stop. Call inside long waits and before writes."""
         ...
 
-    def fence(self, transaction: Any) -> None:
+    def fence(self, transaction: Any, *, at_end: bool = False) -> None:
         """Raise LeaseLost unless this worker still holds the operation, as seen by the given write transaction
         (sqlalchemy.Connection), which also keeps it so until the transaction ends. First thing in every transaction
-        that writes resource rows."""
+        that writes resource rows. ``at_end``: it is looked at as the transaction ends, which then fails (see
+        store/transaction.py); for those in which many operations write."""
         ...
 
     @property
@@ -82,8 +83,8 @@ class PartOfWork:
     def check(self) -> None:
         self._whole.check()
 
-    def fence(self, transaction: Any) -> None:
-        self._whole.fence(transaction)
+    def fence(self, transaction: Any, *, at_end: bool = False) -> None:
+        self._whole.fence(transaction, at_end=at_end)
 
     @property
     def remaining(self) -> float:
@@ -116,7 +117,7 @@ class NoProgress:
         if self.remaining <= 0:
             raise DeadlineExceeded("The work did not finish in time.")
 
-    def fence(self, transaction: Any) -> None:
+    def fence(self, transaction: Any, *, at_end: bool = False) -> None:
         """Nobody else can hold this work."""
 
     @property

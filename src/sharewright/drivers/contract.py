@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 
@@ -64,8 +64,8 @@ class ShareDriver(Protocol):
         self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
     ) -> str | None:
         """The best of the existing servers for a new share, or None to make one. Reads in the given transaction, which
-        writes the choice, so that two shares never take the same last place; it may have written others before. No
-        share instance: for a share group that has no shares yet."""
+        writes the choice, so that two shares never take the same last place; it may have written others before (see
+        CountingDriver). No share instance: for a share group that has no shares yet."""
         ...
 
     def create_server(self, server_id: str, progress: Progress) -> None:
@@ -121,6 +121,15 @@ class ShareDriver(Protocol):
     def update_access(self, share_instance_id: str, server_id: str, progress: Progress) -> Sequence[RuleOutcome]:
         """Make the server's access equal to the rules in the store. One guest round trip."""
         ...
+
+
+@runtime_checkable
+class CountingDriver(Protocol):
+    """A driver whose ``choose_server`` counts what it has chosen before in the same transaction, though that is not
+    written yet: the places of many shares are then written in one journey."""
+
+    @property
+    def counts_choices(self) -> Literal[True]: ...
 
 
 @runtime_checkable

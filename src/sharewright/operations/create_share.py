@@ -145,7 +145,7 @@ class CreateShare(BaseStory):
         tx: Connection,
     ) -> Placement | None:
         """None when another share of its group has gone to another backend meanwhile."""
-        progress.fence(tx)
+        progress.fence(tx, at_end=share.share_group_id is None)
         if pool is not None and not fits_group(tx, share.share_group_id, share.id, pool.backend):
             return None
         if self._settings.backends[driver.backend].driver_handles_share_servers:

@@ -117,12 +117,13 @@ class Journal:
                 hint="Try again; if it happens again, an operator finds the slow step in the operation's journal.",
             )
 
-    def fence(self, transaction: Any) -> None:
+    def fence(self, transaction: Any, *, at_end: bool = False) -> None:
         with self._lock:
             if self._begun:
-                write_steps(transaction, self.operation, self._begun)
+                write_steps(transaction, self.operation, self._begun, at_end=at_end)
             else:
                 leases.fenced(transaction, self.operation)
+            # What is noted of a row goes before what the transaction itself says of it.
             self._flush_rest(transaction, change_row)
 
     def _begin_step(self, tx: Connection) -> None:

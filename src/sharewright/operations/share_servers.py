@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, exists, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sharewright.context import RequestContext
-from sharewright.drivers.contract import ShareDriver
+from sharewright.drivers.contract import CountingDriver, ShareDriver
 from sharewright.errors import CloudError, InvalidInput
 from sharewright.identifiers import new_id, utcnow
 from sharewright.operations.pool_rows import Pool
@@ -132,7 +132,8 @@ def place(
     new: ShareRow | None = None,
 ) -> Placement:
     """Keep, choose, join or begin a server for a share instance, and write the choice; with that of its ``pool``, when
-    it has been made just now. ``new``: what was read of a share that only this operation changes.
+    it has been made just now. ``new``: what was read of a share that only this operation changes, and that is read no
+    more in this transaction.
 
     One transaction at a time decides for a share network subnet (its row is locked), so ten first shares on a new
     network get one server. A server that is being deleted or is in error is never chosen, nor one of another flavor
@@ -153,17 +154,23 @@ def place(
     site = once(tx, ("site", driver.backend, *wanted), lambda: _lock_site(tx, driver, *wanted))
     server_id = instance.share_server_id
     if server_id not in site.servers or pool is not None:
+        known = set(site.servers)
         server_id = _choose_or_begin(tx, driver, site, host, share_instance_id, before=instance.group_server_id)
+        is_begun = server_id not in known
         if instance.is_main and instance.share_group_id is not None and instance.group_server_id is None:
             change_row(tx, share_groups, instance.share_group_id, share_server_id=server_id)
         values: dict[str, Any] = {"share_server_id": server_id}
         if pool is not None:
             values |= {"host": host, "availability_zone": zone}
-        now = utcnow()
+        # Who chooses next in this transaction must count this one. The driver does so by itself, but for a server that
+        # it has not chosen; a group's shares are looked at, too.
+        is_counted = isinstance(driver, CountingDriver) and not is_begun
+        at_end = is_counted and new is not None and instance.share_group_id is None
+        change, now = change_row_at_end if at_end else change_row, utcnow()
         if instance.is_main:  # before the instance: whoever locks both does so in this order
-            change_row(tx, shares, instance.share_id, **values, updated_at=now)
+            change(tx, shares, instance.share_id, **values, updated_at=now)
         backend = {} if pool is None else {"backend": pool.backend}
-        change_row(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
+        change(tx, share_instances, share_instance_id, **values, **backend, updated_at=now)
         change_row_at_end(tx, share_servers, server_id, unused_since=None)
     return _placement(tx, site, server_id, seconds=seconds, context=context)
 

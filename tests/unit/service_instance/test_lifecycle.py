@@ -46,7 +46,7 @@ class LeaseLostAt(NoProgress):
     def record(self, **facts: object) -> None:
         super().record(**facts)
 
-    def fence(self, transaction: object) -> None:
+    def fence(self, transaction: object, *, at_end: bool = False) -> None:
         if self._lost:
             raise LeaseLost("somebody else has it")
 

@@ -130,6 +130,8 @@ class GenericDriver:
 
     # ---- share servers ----
 
+    counts_choices: Final = True  # contract CountingDriver; see least_loaded
+
     def choose_server(
         self, candidates: Sequence[str], share_instance_id: str | None, transaction: Connection
     ) -> str | None:
