@@ -13,6 +13,7 @@ from sharewright.identifiers import new_id, utcnow
 from sharewright.states import OperationState
 from sharewright.store.database import ring_after_commit
 from sharewright.store.tables import operations
+from sharewright.store.transaction import write_at_end
 
 _INSERT: Final = operations.insert().values(
     sequence=select(func.coalesce(func.max(operations.c.sequence), 0) + 1).scalar_subquery()
@@ -37,8 +38,9 @@ def enqueue(
     waits_for: str | None = None,
     not_before: datetime | None = None,
     quiet_seconds: float = 0.0,
+    at_end: bool = False,
 ) -> str:
-    """Write a queued operation and return its id.
+    """Write a queued operation, ``at_end`` of the transaction or at once, and return its id.
 
     ``key`` (default ``"<resource_type>:<resource_id>"``) serialises: operations of one key run one at a time, oldest
     first. ``seconds`` is the deadline from now. ``quiet_seconds``: not to be begun sooner, as others may join it
@@ -65,7 +67,9 @@ def enqueue(
         "facts": {},
         "created_at": now,
     }
-    if not quiet_seconds:
+    if at_end and not quiet_seconds:
+        write_at_end(tx, _INSERT, {**values, "not_before": not_before or now})
+    elif not quiet_seconds:
         tx.execute(_INSERT, {**values, "not_before": not_before or now})
     elif tx.dialect.name == "postgresql":
         tx.execute(_INSERT_LATER, {**values, "quiet": timedelta(seconds=quiet_seconds)})

@@ -13,6 +13,7 @@ from sharewright.identifiers import is_id
 from sharewright.services.policy import can_see
 from sharewright.services.validation import parse_boolean_spec
 from sharewright.store.tables import availability_zones, share_network_subnets, share_networks
+from sharewright.store.transaction import once
 
 _NETWORK: Final = (
     select(share_networks.c.project_id, share_networks.c.status)
@@ -53,12 +54,12 @@ def choose_network(
         return None
     if not handles_servers:
         raise InvalidInput("Share network must not be set when the driver_handles_share_servers extra spec is false.")
-    network = tx.execute(_NETWORK, {"network": identifier}).one_or_none()
+    network = once(tx, ("network", identifier), lambda: tx.execute(_NETWORK, {"network": identifier}).one_or_none())
     if network is None or not can_see(context, network.project_id):
         raise NotFound(f"Share network {identifier[:64]} could not be found.")
     if network.status != "active":
         raise InvalidInput(f"Share network {identifier} is in status '{network.status}', not 'active'.")
-    zones = set(tx.execute(_ZONES, {"network": identifier}).scalars())
+    zones = once(tx, ("zones", identifier), lambda: set(tx.execute(_ZONES, {"network": identifier}).scalars()))
     if not zones or (zone is not None and not zones & {zone, None}):
         raise InvalidInput(
             "A share network subnet was not found for the requested availability zone.",

@@ -38,9 +38,9 @@ from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata, check_protocol
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
-from sharewright.store.kept import add_row, change_row, new_row
+from sharewright.store.kept import add_row, change_row, whole_row
 from sharewright.store.lookups import among, map_of
-from sharewright.store.quotas import check_share_size, read_limits, reserve, share_amounts
+from sharewright.store.quotas import check_share_size, read_limits, reserve_at_end, share_amounts
 from sharewright.store.tables import (
     resource_locks,
     share_backups,
@@ -52,6 +52,7 @@ from sharewright.store.tables import (
     share_types,
     shares,
 )
+from sharewright.store.transaction import add_row_at_end, once
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: shares.c[name]
@@ -186,48 +187,57 @@ def create(
     hints = parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
-    with deployment.store.begin() as tx:
+    is_plain = not (metadata or hints or any(values.get(name) for name in _NOT_PLAIN))
+
+    def accept(tx: Connection) -> Record:
         source = read_source(tx, context, values)
-        if source is not None:
-            values = source.values
-        values = join_group(tx, context, values)
-        share_type = types.choose(tx, deployment, context, values.get("share_type"))
+        wanted = values if source is None else source.values
+        wanted = join_group(tx, context, wanted)
+        named = wanted.get("share_type")
+        caller = (context.user_id, context.roles)  # not everybody may use every type
+        share_type = once(tx, ("type", named, caller), lambda: types.choose(tx, deployment, context, named))
         if source is not None:
             source.check_type(share_type["id"])
-        check_group_has_type(tx, values.get("share_group_id"), share_type["id"])
+        check_group_has_type(tx, wanted.get("share_group_id"), share_type["id"])
         specs = share_type["extra_specs"]
-        check_size(specs, values["size"])
+        check_size(specs, wanted["size"])
         check_protocol_specs(specs, protocol)
         check_qos(tx, specs)
-        for named in (*hints.get("same_host", ()), *hints.get("different_host", ())):
-            find(tx, context, named)  # of what the caller cannot see, the place is none of the caller's business
-        zone = choose_zone(tx, {} if in_any_zone else specs, values.get("availability_zone"))
-        network_id = choose_network(tx, context, specs, values.get("share_network_id"), zone)
+        for share_id in (*hints.get("same_host", ()), *hints.get("different_host", ())):
+            find(tx, context, share_id)  # of what the caller cannot see, the place is none of the caller's business
+        zone = choose_zone(tx, {} if in_any_zone else specs, wanted.get("availability_zone"))
+        network_id = choose_network(tx, context, specs, wanted.get("share_network_id"), zone)
         seconds = 0.0
         scheduling: dict[str, Any] = {"scheduler_hints": hints} if hints else {}
         if source is not None:
-            seconds = COPY_SECONDS * values["size"]
+            seconds = COPY_SECONDS * wanted["size"]
             # Where its snapshot is.
             scheduling = {"scheduler_hints": {**hints, "only_host": source.host}}
         record: Record = insert(
             tx,
             deployment,
             context,
-            {**values, "protocol": protocol, "availability_zone": zone, "share_network_id": network_id},
+            {**wanted, "protocol": protocol, "availability_zone": zone, "share_network_id": network_id},
             share_type,
             source.instance if source is not None else instance_columns(specs),
             scheduling | ({"in_any_zone": True} if in_any_zone else {}),
             snapshot_id=source.snapshot_id if source is not None else None,
             more_seconds=seconds,
+            at_end=is_plain,
         )
-        write_map(tx, share_metadata, share_metadata.c.share_id, record["id"], metadata, replace=False)
-        keep_affinities(tx, record["id"], hints)
+        if not is_plain:
+            write_map(tx, share_metadata, share_metadata.c.share_id, record["id"], metadata, replace=False)
+            keep_affinities(tx, record["id"], hints)
         if hints:  # some of them are metadata now
             record = read(tx, context, record["id"], paths=False)
         else:
             told = {"share_type_name": share_type["name"], "has_replicas": False}
             record = {**record, **told, "metadata": dict(sorted(metadata.items()))}
-        record = {**record, "export_location": None}
+        return {**record, "export_location": None}
+
+    # Those of one project that come at once are accepted in one transaction, but for those that look at more rows.
+    group = ("create_share", context.project_id) if is_plain else None
+    record = deployment.store.together(group, accept)
     deployment.wake()
     return record
 
@@ -242,38 +252,39 @@ def insert(
     payload: Mapping[str, Any],
     *,
     more_seconds: float = 0.0,
+    at_end: bool = False,
     **columns: Any,
 ) -> dict[str, Any]:
-    """Write the rows of a new share with its quota and its operation, and return its own.
-    ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's
-    does."""
+    """Write the rows of a new share with its quota and its operation, ``at_end`` of the transaction or at once, and
+    return its own. ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what
+    its instance's does."""
     identifier, now = new_id(), utcnow()
     quotas, size = deployment.settings.quotas, values["size"]
-    limits = read_limits(tx, quotas, context.project_id)
+    limits = once(tx, ("limits", context.project_id), lambda: read_limits(tx, quotas, context.project_id))
     check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
-    share = new_row(
-        tx,
-        shares,
-        id=identifier,
-        project_id=context.project_id,
-        user_id=context.user_id,
-        name=values.get("name"),
-        description=values.get("description"),
-        size=size,
-        protocol=values["protocol"],
-        is_public=bool(values.get("is_public")),
-        share_type_id=share_type["id"],
-        status=ShareStatus.CREATING,
-        progress=None,
-        share_group_id=values.get("share_group_id") or None,
-        replication_type=share_type["extra_specs"].get(REPLICATION_SPEC),
-        created_at=now,
+    row = {
+        "id": identifier,
+        "project_id": context.project_id,
+        "user_id": context.user_id,
+        "name": values.get("name"),
+        "description": values.get("description"),
+        "size": size,
+        "protocol": values["protocol"],
+        "is_public": bool(values.get("is_public")),
+        "share_type_id": share_type["id"],
+        "status": ShareStatus.CREATING,
+        "share_group_id": values.get("share_group_id") or None,
+        "replication_type": share_type["extra_specs"].get(REPLICATION_SPEC),
+        "created_at": now,
         **placed,
         **{name: is_true(share_type["extra_specs"], name) for name in SUPPORT},
         **columns,
-    )
-    add_row(
+    }
+    add = add_row_at_end if at_end else add_row
+    share = whole_row(shares, row)
+    add(tx, shares, **share)
+    add(
         tx,
         share_instances,
         id=new_id(),
@@ -285,15 +296,26 @@ def insert(
         **placed,
         **instance,
     )
-    submit(tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds)
+    submit(
+        tx,
+        deployment,
+        context,
+        "create_share",
+        "share",
+        identifier,
+        payload,
+        more_seconds=more_seconds,
+        at_end=at_end,
+    )
+    amounts = share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"])
     # Last of all: every request of the project waits for these rows.
-    reserve(
+    reserve_at_end(
         tx,
         quotas,
         project_id=context.project_id,
         user_id=context.user_id,
         share_type_id=share_type["id"],
-        amounts=share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"]),
+        amounts=amounts,
         limits=limits,
     )
     return share
@@ -417,6 +439,9 @@ def check_admin_metadata(context: RequestContext, values: Mapping[str, Any]) -> 
     if any(key in ADMIN_METADATA for key in values) and not allows(context, "share:update_admin_only_metadata"):
         raise Forbidden(f"Only administrators may change the metadata {', '.join(ADMIN_METADATA)}.")
 
+
+# What a new share may be made of or in; then its rows are read before the transaction ends.
+_NOT_PLAIN: Final = ("snapshot_id", "share_group_id", "source_share_group_snapshot_member_id")
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,10 @@ def submit(
     *,
     quiet_seconds: float = 0.0,
     more_seconds: float = 0.0,
+    at_end: bool = False,
 ) -> str:
-    """Enqueue one operation under the request's id and return its id. ``more_seconds``: beyond the usual deadline."""
+    """Enqueue one operation under the request's id and return its id. ``more_seconds``: beyond the usual deadline;
+    ``at_end``: as the transaction ends."""
     return enqueue(
         tx,
         kind,
@@ -37,6 +39,7 @@ def submit(
         payload=payload,
         seconds=deployment.settings.worker.operation_seconds + more_seconds,
         quiet_seconds=quiet_seconds,
+        at_end=at_end,
     )
 
 

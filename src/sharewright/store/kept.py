@@ -7,11 +7,13 @@ What is too particular for the functions here is kept in the same way where it i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Insert, Table, Update, bindparam
 from sqlalchemy.sql.dml import ReturningInsert
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 
 def add_row(tx: Connection, table: Table, **values: Any) -> None:
@@ -24,10 +26,29 @@ def new_row(tx: Connection, table: Table, **values: Any) -> dict[str, Any]:
     return dict(tx.execute(_insert_and_read(table), values).one()._mapping)
 
 
+def whole_row(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`new_row` would return for these values, without asking: with the defaults of the other columns."""
+    return {**_defaults(table), **values}
+
+
 def change_row(tx: Connection, table: Table, identifier: str, **values: Any) -> int:
     """Set columns of the row with this ``id``, to plain values; return how many rows there were, one or none."""
     result: CursorResult[Any] = tx.execute(update_of(table), {"row_id": identifier, **values})
     return result.rowcount
+
+
+@cache
+def _defaults(table: Table) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for column in table.c:
+        default = column.default
+        if isinstance(default, ScalarElementColumnDefault):
+            defaults[column.name] = default.arg
+        elif default is not None or column.server_default is not None:
+            raise ValueError(f"The default of {column} is the database's.")
+        else:
+            defaults[column.name] = None
+    return defaults
 
 
 @cache

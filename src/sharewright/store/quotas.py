@@ -8,6 +8,7 @@ on the writer. ``release`` gives back; the story that removes a row calls it in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, TextClause, and_, bindparam, or_, select, tex
 from sharewright.errors import OverQuota
 from sharewright.settings import Quotas
 from sharewright.store.tables import quota_usages, quotas
+from sharewright.store.transaction import act_at_end, once
 
 UNLIMITED: Final = -1
 RESOURCES: Final = Quotas.__struct_fields__
@@ -135,6 +137,38 @@ def reserve(
             scope, limit = "project", limits.project[row["resource"]]
         if limit != UNLIMITED and row["in_use"] > limit and amounts[row["resource"]] > 0:
             raise _refusal(row["resource"], limit, scope)
+
+
+def reserve_at_end(
+    tx: Connection,
+    settings: Quotas,
+    *,
+    project_id: str,
+    user_id: str,
+    amounts: Mapping[str, int],
+    share_type_id: str,
+    limits: Limits,
+) -> None:
+    """The same as the transaction ends, at once with what else it takes for the same user and share type."""
+    owner = (project_id, user_id, share_type_id)
+    taken: dict[tuple[str, str, str], Counter[str]] = once(tx, "reservations", dict)
+    if owner not in taken:
+        taken[owner] = Counter()
+
+        def take() -> None:
+            total = taken[owner]
+            reserve(
+                tx,
+                settings,
+                project_id=project_id,
+                user_id=user_id,
+                amounts=total,
+                share_type_id=share_type_id,
+                limits=limits,
+            )
+
+        act_at_end(tx, take)
+    taken[owner].update(amounts)
 
 
 def share_amounts(size: int, *, replicated: bool) -> dict[str, int]:

@@ -14,12 +14,14 @@ from sharewright.store.kept import insert_of, update_of
 Found = TypeVar("Found")
 _ONCE: Final = "once"
 _LAST: Final = "last"
+_ACTS: Final = "acts at the end"
 
 
 def begin(tx: Connection) -> None:
     """Forget what the last transaction on this connection had."""
     tx.info[_ONCE] = {}
     tx.info[_LAST] = {}
+    tx.info[_ACTS] = []
 
 
 def once(tx: Connection, key: Hashable, find: Callable[[], Found]) -> Found:
@@ -60,6 +62,11 @@ def write_at_end(
         rows.otherwise = otherwise
 
 
+def act_at_end(tx: Connection, act: Callable[[], None]) -> None:
+    """Do something in the transaction when those rows are written. It may ask, write at once, and raise."""
+    tx.info[_ACTS].append(act)
+
+
 class _Rows:
     """The values that one statement is sent with, each of which writes ``number`` rows. ``otherwise`` is the last
     one's: whose it is, of several, shows when each is sent by itself (together.py)."""
@@ -72,7 +79,7 @@ class _Rows:
 
 
 def end(tx: Connection) -> None:
-    """Write those rows."""
+    """Write those rows, and do the rest."""
     last: dict[Hashable, _Rows] = tx.info[_LAST]
     tx.info[_LAST] = {}
     for rows in last.values():
@@ -80,3 +87,5 @@ def end(tx: Connection) -> None:
         written: CursorResult[Any] = tx.execute(rows.statement, several if len(several) > 1 else several[0])
         if rows.otherwise is not None and written.rowcount != rows.number * len(several):
             raise rows.otherwise()
+    for act in tx.info[_ACTS]:
+        act()
