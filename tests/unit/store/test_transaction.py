@@ -12,7 +12,7 @@ from sharewright.store.database import Store
 from sharewright.store.kept import add_row, change_row
 from sharewright.store.statements import statements
 from sharewright.store.tables import leases, operations
-from sharewright.store.transaction import add_row_at_end, change_row_at_end, once, write_at_end
+from sharewright.store.transaction import act_at_end, add_row_at_end, change_row_at_end, once, write_at_end
 
 _HOLDER = leases.update().where(leases.c.name == bindparam("named"))
 
@@ -100,3 +100,19 @@ def test_where_a_row_is_missing_nothing_is_written(store: Store, missing: str) -
     assert set(held(store).values()) == {"one"}
     write(*({"a", "b", "c"} - {missing}))
     assert set(held(store).values()) == {"two"}
+
+
+def test_what_is_done_at_the_end_finds_the_rows_written(store: Store) -> None:
+    found: list[dict[str, str]] = []
+
+    def look(tx: Connection) -> None:
+        found.append(names(tx))
+
+    with store.begin() as tx:
+        act_at_end(tx, lambda: look(tx))
+        add_row_at_end(tx, leases, **lease("a"))
+        assert not found
+    assert found == [{"a": "one"}]
+    with store.begin():
+        pass
+    assert len(found) == 1
