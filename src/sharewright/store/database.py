@@ -3,7 +3,7 @@
 ``with store.begin() as tx`` is a write transaction, ``with store.read() as tx`` a consistent read. Transactions are
 short: no cloud or guest call ever happens inside one. On SQLite writers queue in the process for the single writer
 connection (BEGIN IMMEDIATE, WAL) and share commits (group_commit.py), readers never wait; on PostgreSQL both have a
-pool, and what many threads write at once can be one transaction (together.py).
+pool. What many threads write at once can be one transaction (together.py).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Store:
         self.bell = Bell()
         self._open = threading.local()
         self._begin: Callable[[], AbstractContextManager[Connection]]
-        self._together: Together | None = None  # SQLite's transactions share commits anyway
+        self._together = Together(self.begin)
         self._crier: Crier | None = None  # the bell between processes
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._ring_elsewhere = ring_elsewhere
@@ -141,7 +141,6 @@ class Store:
             )
             self._begin = self._writer.begin
             self._crier = Crier(self._reader)
-            self._together = Together(self.begin)
             self._ring_elsewhere = self._crier.cry
         else:
             raise ConfigurationError(
@@ -185,10 +184,10 @@ class Store:
                 self._ring_elsewhere(f"{seconds} {name}" if seconds > 0 else "")
 
     def together(self, group: Hashable, action: Callable[[Connection], Answer]) -> Answer:
-        """Run ``action`` in a write transaction and return its answer; on PostgreSQL in one with the actions that other
-        threads have for the same ``group`` just now (together.py), unless that is None. It may be run again when the
-        transaction fails, so it must do nothing but write rows."""
-        if self._together is None or group is None:
+        """Run ``action`` in a write transaction and return its answer; in one with the actions that other threads have
+        for the same ``group`` just now (together.py), unless that is None. It may be run again when the transaction
+        fails, so it must do nothing but write rows."""
+        if group is None:
             with self.begin() as tx:
                 return action(tx)
         return self._together.run(group, action)

@@ -1,13 +1,13 @@
-"""Several threads' write transactions in one, on PostgreSQL: one journey to the server to begin and one to commit, one
-wait for the disk, one wait for each row that all of them lock.
+"""Several threads' write transactions in one: one journey to the server to begin and one to commit, one wait for the
+disk and for each row that all of them lock, and what all of them ask or write alike goes together (transaction.py).
 
 Whoever comes first writes at once. Those who come meanwhile wait; the first of them then writes for all that wait by
 then. Nobody's call returns before the commit, so that what a caller may rely on is what it was. When an action or the
 commit raises, all of them are undone and each caller runs his own by itself: an action may run twice, and of the first
 time nothing is left.
 
-Many actions in one transaction lock more rows than one, in no order that others know. So that nobody else's
-transaction is ever the one that PostgreSQL ends for a deadlock, such a transaction gives up first: it waits for a lock
+On PostgreSQL, many actions in one transaction lock more rows than one, in no order that others know. So that nobody
+else's transaction is ever the one that is ended for a deadlock, such a transaction gives up first: it waits for a lock
 for ``LOCK_SECONDS``, PostgreSQL looks for deadlocks after ``deadlock_timeout``, a second by default.
 """
 
@@ -102,7 +102,7 @@ class Together:
             del waiting[: LARGEST - 1]
         try:
             with self._begin() as tx:
-                if len(items) > 1:
+                if len(items) > 1 and tx.dialect.name == "postgresql":
                     tx.execute(_GIVE_UP_EARLY)
                 for item in items:
                     item.run(tx)
