@@ -47,6 +47,7 @@ class Tracing:
     """Works in steps, each with a write of its own; the payload says how it should go."""
 
     kind = "trace"
+    ends_together = True
 
     def __init__(self, store: Store) -> None:
         self._store = store
