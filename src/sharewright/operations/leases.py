@@ -217,7 +217,7 @@ def _claim(
         for query in _claim_queries(tx.dialect.name, kinds, least_priority)[0 if abandoned else 1 :]:
             if len(rows) < number:
                 rows += tx.execute(query, {"number": number - len(rows), **_now_parameter(tx)}).all()
-        asking = statements.count - before  # and what claims all at once; the first of them counts it
+        asking = statements.count - before  # the first of them counts it; what claims all at once nobody does
         claims, changes = [], []
         for row in rows:
             before = statements.count

@@ -39,7 +39,8 @@ def add_row_at_end(tx: Connection, table: Table, **values: Any) -> None:
 
 
 def change_row_at_end(tx: Connection, table: Table, identifier: str, **values: Any) -> None:
-    """Change a row (kept.change_row) that nobody reads in this transaction any more. What is said later holds."""
+    """Change a row (kept.change_row) that nobody reads in this transaction any more. Of the same columns, what is said
+    later holds."""
     write_at_end(tx, update_of(table), {"row_id": identifier, **values}, row=identifier)
 
 
