@@ -13,6 +13,7 @@ import subprocess
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,34 @@ class Machine:
         return self._slowed(lambda: self.snapshots(*volumes))
 
     def _slowed(self, take: Callable[[], list[VolumeSnapshot]]) -> list[VolumeSnapshot]:
-        """On a busy host a copy may be over before it is slowed down; then all are taken again."""
+        """From the beginning, which a thread waits for. On a busy host a copy may be over even so; then all are taken
+        again."""
         for _ in range(10):
-            taken = take()
+            with self._slowing():
+                taken = take()
             if self._limit(MIB) == len(taken) and not any(snapshot.ready for snapshot in taken):
                 return taken
             self._limit(0)
             for snapshot in taken:
                 self.cloud.volumes.delete_snapshot(snapshot.id, timeout=SECONDS)
         raise AssertionError("A copy was always over before it could be slowed down.")
+
+    @contextmanager
+    def _slowing(self) -> Iterator[None]:
+        """What begins to be copied meanwhile is slowed down at once."""
+        stopping = threading.Event()
+
+        def slow() -> None:
+            while not stopping.wait(0.002):
+                self._limit(MIB)
+
+        thread = threading.Thread(target=slow)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join()
 
     def set_speed(self, speed: int) -> None:
         """Of what is being copied, in bytes a second; 0 is no limit."""
