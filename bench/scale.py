@@ -40,8 +40,7 @@ from sharewright.identifiers import derived_id, utcnow
 from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.reconciler import reconcile
 from sharewright.operations.sweeper import Sweeper
-from sharewright.services import access_rules
-from sharewright.services import shares as share_service
+from sharewright.services import access_rules, new_shares
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.services.deployment import Deployment
 from sharewright.states import OperationState
@@ -89,7 +88,7 @@ class Study:
 
     def create(self, server: Server) -> None:
         values = {"size": 1, "protocol": "NFS", "share_network_id": server.network_id, "name": "new"}
-        share_service.create(self.deployment, self.context(server), values)
+        new_shares.create(self.deployment, self.context(server), values)
 
     def request_rules(self, count: int) -> float:
         return timed(lambda: [self.allow(each, each.share_ids[0]) for each in self._some(count)])

@@ -25,6 +25,7 @@ from sharewright.api.resource import (
 from sharewright.api.routing import Call, Route
 from sharewright.api.shapes import anything, body, contract, given, listing, one, parameters
 from sharewright.errors import InvalidInput
+from sharewright.services import new_shares
 from sharewright.services import shares as service
 from sharewright.states import ShareStatus
 
@@ -160,7 +161,7 @@ def list_details(call: Call) -> Any:
 def create(call: Call) -> Any:
     values = SHARE.parse(call.body, call.version, "create")
     in_any_zone = call.version < TYPE_ZONES_SINCE
-    return SHARE.show(service.create(call.deployment, call.context, values, in_any_zone=in_any_zone), call)
+    return SHARE.show(new_shares.create(call.deployment, call.context, values, in_any_zone=in_any_zone), call)
 
 
 @contract(gives=one(SHARE))

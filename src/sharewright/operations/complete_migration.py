@@ -23,7 +23,6 @@ from sharewright.operations.contract import BaseStory, Done, Operation, Outcome
 from sharewright.operations.create_share import find_driver
 from sharewright.operations.extra_specs import is_true
 from sharewright.operations.migration_rows import (
-    REPLICATION_SPEC,
     drop_other,
     fail_half_moved,
     find_migration_driver,
@@ -35,14 +34,11 @@ from sharewright.operations.migration_rows import (
 )
 from sharewright.operations.share_rows import ShareRow, is_delete_queued, read_share, write_status
 from sharewright.operations.share_servers import NAMED
+from sharewright.operations.type_specs import REPLICATION_SPEC, SUPPORT
 from sharewright.progress import Progress
 from sharewright.states import ReplicaState, ShareStatus, TaskState
 from sharewright.store.database import Store
 from sharewright.store.tables import share_instances, shares
-
-SUPPORT = (
-    "snapshot_support", "create_share_from_snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support",
-)  # fmt: skip
 
 
 class CompleteShareMigration(BaseStory):

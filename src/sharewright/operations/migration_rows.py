@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, exists, select
 
@@ -23,6 +23,7 @@ from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.queue import enqueue
 from sharewright.operations.share_rows import ShareRow, leave_server, read_shares, write_status
 from sharewright.operations.snapshot_rows import write_snapshot_status
+from sharewright.operations.type_specs import REPLICATION_SPEC
 from sharewright.states import AccessState, ShareStatus, SnapshotStatus, TaskState
 from sharewright.store.quotas import count_size_change, release, share_amounts
 from sharewright.store.tables import (
@@ -32,8 +33,6 @@ from sharewright.store.tables import (
     share_type_extra_specs,
     shares,
 )
-
-REPLICATION_SPEC: Final = "replication_type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,11 @@ from sharewright.errors import InvalidInput
 from sharewright.guest.document import FilesystemType, SmbEncryption, Squash
 
 SCOPE: Final = "sharewright"
+REPLICATION_SPEC: Final = "replication_type"
+# What shares of the type can, in columns of the same names.
+SUPPORT: Final = (
+    "snapshot_support", "create_share_from_snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support",
+)  # fmt: skip
 _NAME: Final = re.compile(r"[\w.-][\w. -]{0,253}[\w.-]|[\w.-]")
 
 

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, select
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput
 from sharewright.identifiers import is_id
-from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
+from sharewright.services.new_shares import insert
 from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import read_maps
-from sharewright.services.share_sources import copied_columns, read_parent
+from sharewright.services.share_sources import COPY_SECONDS, copied_columns, read_parent
 from sharewright.services.work import submit
 from sharewright.states import ShareGroupSnapshotStatus
 from sharewright.store.tables import (
@@ -49,7 +49,7 @@ class GroupSource:
             parent = read_parent(tx, member["share_id"])
             type_id = parent["share_type_id"]
             specs = read_maps(tx, share_type_extra_specs, share_type_extra_specs.c.share_type_id, [type_id])[type_id]
-            share_service.insert(
+            insert(
                 tx,
                 deployment,
                 context,
@@ -63,7 +63,7 @@ class GroupSource:
                 {"id": type_id, "extra_specs": specs},
                 copied_columns(parent),
                 {"scheduler_hints": {"only_host": parent["host"]}},  # where its snapshot is
-                more_seconds=share_service.COPY_SECONDS * member["size"],
+                more_seconds=COPY_SECONDS * member["size"],
                 source_share_group_snapshot_member_id=member["id"],
             )
         payload = {"shares": len(self.members)}

@@ -17,6 +17,7 @@ from sharewright.services import share_types as types
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.locks import refuse_locked_share
+from sharewright.services.new_shares import first_state, type_columns
 from sharewright.services.policy import authorize
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import parse_boolean_spec
@@ -60,7 +61,6 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
         _refuse_twice(tx, values["export_path"], server)
         network_id = server["share_network_id"] if server is not None else None
         server_id = server["id"] if server is not None else None
-        support = {name: name in specs and parse_boolean_spec(name, specs[name]) for name in share_service.SUPPORT}
         tx.execute(
             shares.insert().values(
                 id=identifier,
@@ -77,9 +77,8 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 availability_zone=pool.availability_zone,
                 share_network_id=network_id,
                 share_server_id=server_id,
-                replication_type=specs.get(share_service.REPLICATION_SPEC),
                 created_at=now,
-                **support,
+                **type_columns(specs),
             )
         )
         tx.execute(
@@ -94,7 +93,7 @@ def manage(deployment: Deployment, context: RequestContext, values: Mapping[str,
                 share_server_id=server_id,
                 size=UNKNOWN_SIZE,
                 taken_over=False,
-                replica_state=share_service.first_state(specs),
+                replica_state=first_state(specs),
                 created_at=now,
                 **instance_columns(specs),
             )

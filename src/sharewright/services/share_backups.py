@@ -19,6 +19,7 @@ from sharewright.services.deployment import Deployment, Record, fetch_one
 from sharewright.services.lists import Page, fetch_page
 from sharewright.services.policy import authorize
 from sharewright.services.share_migrations import check_idle
+from sharewright.services.share_sources import COPY_SECONDS
 from sharewright.services.transitions import BACKUP, SHARE
 from sharewright.services.visible import by_columns, find_visible, of_projects
 from sharewright.states import BackupStatus, ShareStatus
@@ -269,5 +270,5 @@ def _submit(
         key=key_of(share["id"]),
         context=context,
         payload={"share_id": share["id"]},
-        seconds=deployment.settings.worker.operation_seconds + share_service.COPY_SECONDS * share["size"],
+        seconds=deployment.settings.worker.operation_seconds + COPY_SECONDS * share["size"],
     )

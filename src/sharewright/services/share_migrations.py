@@ -17,7 +17,7 @@ from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
 from sharewright.identifiers import utcnow
 from sharewright.operations.migrate_share import CANCEL, PERCENT
 from sharewright.operations.migration_rows import second_instance
-from sharewright.operations.type_specs import check_size
+from sharewright.operations.type_specs import REPLICATION_SPEC, check_size
 from sharewright.services import share_networks, share_types
 from sharewright.services import shares as share_service
 from sharewright.services.deployment import Deployment, Record
@@ -200,7 +200,7 @@ def _reserve(tx: Connection, deployment: Deployment, share: Record, share_type: 
         project_id=share["project_id"],
         user_id=share["user_id"],
         share_type_id=share_type["id"],
-        amounts=share_amounts(share["size"], replicated=share_service.REPLICATION_SPEC in share_type["extra_specs"]),
+        amounts=share_amounts(share["size"], replicated=REPLICATION_SPEC in share_type["extra_specs"]),
     )
 
 

@@ -17,6 +17,7 @@ from sharewright.services.policy import authorize, can_see
 from sharewright.states import SnapshotStatus
 from sharewright.store.tables import share_instances, share_snapshots, shares
 
+COPY_SECONDS: Final = 20.0  # for each GiB of what is made from a snapshot: some clouds copy all of it
 # All that the type said when the parent was requested. The file system is the snapshot's own.
 _COPIED: Final = tuple(
     spec.column for spec in TYPE_SPECS.values() if spec.column is not None and spec.column != "filesystem_type"

@@ -20,27 +20,21 @@ from sqlalchemy import (
 
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, Forbidden, InvalidInput, NotFound
-from sharewright.identifiers import is_id, new_id, utcnow
-from sharewright.operations.affinities import ADMIN_METADATA, keep_affinities
-from sharewright.operations.type_specs import check_protocol_specs, check_size, instance_columns
-from sharewright.services import share_types as types
+from sharewright.identifiers import is_id, utcnow
+from sharewright.operations.affinities import ADMIN_METADATA
 from sharewright.services.deployment import Deployment, Record, fetch_one
-from sharewright.services.group_members import check_group_has_type, check_named_group, join_group
+from sharewright.services.group_members import check_named_group
 from sharewright.services.lists import Page, count, fetch_page, or_empty
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
-from sharewright.services.qos_types import check_qos
 from sharewright.services.records import attach, delete_item, read_maps, write_map
 from sharewright.services.share_filters import conditions, narrowed, whose
-from sharewright.services.share_places import choose_network, choose_zone, is_true, parse_hints
-from sharewright.services.share_sources import read_source
 from sharewright.services.transitions import SHARE
-from sharewright.services.validation import check_metadata, check_protocol
+from sharewright.services.validation import check_metadata
 from sharewright.services.work import submit
-from sharewright.states import ReplicaState, ShareStatus
-from sharewright.store.kept import add_row, change_row, whole_row
+from sharewright.states import ShareStatus
+from sharewright.store.kept import change_row
 from sharewright.store.lookups import among, map_of
-from sharewright.store.quotas import check_share_size, read_limits, reserve_at_end, share_amounts
 from sharewright.store.tables import (
     resource_locks,
     share_backups,
@@ -52,7 +46,6 @@ from sharewright.store.tables import (
     share_types,
     shares,
 )
-from sharewright.store.transaction import add_row_at_end, once
 
 COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: shares.c[name]
@@ -61,7 +54,6 @@ COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
         "updated_at", "share_type_id", "share_network_id",
     )
 } | {"name": or_empty(shares.c.name)}  # fmt: skip
-COPY_SECONDS: Final = 20.0  # for each GiB of a share that is made from a snapshot: some clouds copy all of it
 _PUBLIC_RULES: Final = frozenset(
     {"share:get", "share:get_share_metadata", "share_export_location:index", "share_export_location:show"}
 )
@@ -72,8 +64,6 @@ _NOT_IN_BIN: Final = frozenset(
         "share:unmanage",
     }
 )  # fmt: skip
-# What a new share may ask for only of backends with a capability that none of ours has.
-_INCAPABLE: Final = {"mount_point_name": "mount_point_name_support", "encryption_key_ref": "encryption_support"}
 FIRST_PATH: Final = (
     select(share_export_locations.c.path)
     .join(share_instances, share_instances.c.id == share_export_locations.c.share_instance_id)
@@ -87,7 +77,6 @@ FIRST_PATH: Final = (
     .correlate(shares)
     .scalar_subquery()
 )
-REPLICATION_SPEC: Final = "replication_type"
 # One look into an index for each share of a page; for an EXISTS PostgreSQL would read the whole table first.
 _HAS_REPLICAS: Final = (
     select(share_instances.c.id)
@@ -163,162 +152,6 @@ def list_shares(
         total = count(tx, _COUNTED.where(*wanted, *narrow)) if with_count else None
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
         return (_complete(tx, records, paths=paths) if detail else records), total
-
-
-def create(
-    deployment: Deployment, context: RequestContext, values: Mapping[str, Any], *, in_any_zone: bool = False
-) -> Record:
-    """Accept a new share: its rows, the quota and the operation in one transaction. ``in_any_zone``: also where its
-    type's extra spec availability_zones does not name the zone.
-
-    ``values``: size (GiB) and protocol; name, description, share_type (id or name), share_network_id,
-    availability_zone, is_public, metadata, scheduler_hints (which the operation honours). With snapshot_id the share is
-    made from that, with share_group_id it is in that group, and takes over what is not given.
-    """
-    authorize(context, "share:create")
-    if values.get("is_public"):
-        authorize(context, "share:create_public_share")
-    protocol = check_protocol(values["protocol"], deployment.settings.enabled_share_protocols)
-    metadata = check_metadata(values.get("metadata") or {})
-    check_admin_metadata(context, metadata)
-    for name, capability in _INCAPABLE.items():
-        if values.get(name) is not None:
-            raise InvalidInput(f"{name} is not supported by the share type used: it needs {capability}.")
-    hints = parse_hints(values.get("scheduler_hints") or {})
-    if "only_host" in hints:
-        authorize(context, "share:create_on_host")
-    is_plain = not (metadata or hints or any(values.get(name) for name in _NOT_PLAIN))
-
-    def accept(tx: Connection) -> Record:
-        source = read_source(tx, context, values)
-        wanted = values if source is None else source.values
-        wanted = join_group(tx, context, wanted)
-        named = wanted.get("share_type")
-        caller = (context.user_id, context.roles)  # not everybody may use every type
-        share_type = once(tx, ("type", named, caller), lambda: types.choose(tx, deployment, context, named))
-        if source is not None:
-            source.check_type(share_type["id"])
-        check_group_has_type(tx, wanted.get("share_group_id"), share_type["id"])
-        specs = share_type["extra_specs"]
-        check_size(specs, wanted["size"])
-        check_protocol_specs(specs, protocol)
-        check_qos(tx, specs)
-        for share_id in (*hints.get("same_host", ()), *hints.get("different_host", ())):
-            find(tx, context, share_id)  # of what the caller cannot see, the place is none of the caller's business
-        zone = choose_zone(tx, {} if in_any_zone else specs, wanted.get("availability_zone"))
-        network_id = choose_network(tx, context, specs, wanted.get("share_network_id"), zone)
-        seconds = 0.0
-        scheduling: dict[str, Any] = {"scheduler_hints": hints} if hints else {}
-        if source is not None:
-            seconds = COPY_SECONDS * wanted["size"]
-            # Where its snapshot is.
-            scheduling = {"scheduler_hints": {**hints, "only_host": source.host}}
-        record: Record = insert(
-            tx,
-            deployment,
-            context,
-            {**wanted, "protocol": protocol, "availability_zone": zone, "share_network_id": network_id},
-            share_type,
-            source.instance if source is not None else instance_columns(specs),
-            scheduling | ({"in_any_zone": True} if in_any_zone else {}),
-            snapshot_id=source.snapshot_id if source is not None else None,
-            more_seconds=seconds,
-            at_end=is_plain,
-        )
-        if not is_plain:
-            write_map(tx, share_metadata, share_metadata.c.share_id, record["id"], metadata, replace=False)
-            keep_affinities(tx, record["id"], hints)
-        if hints:  # some of them are metadata now
-            record = read(tx, context, record["id"], paths=False)
-        else:
-            told = {"share_type_name": share_type["name"], "has_replicas": False}
-            record = {**record, **told, "metadata": dict(sorted(metadata.items()))}
-        return {**record, "export_location": None}
-
-    # Those of one project that come at once are accepted in one transaction, but for those that look at more rows.
-    group = ("create_share", context.project_id) if is_plain else None
-    record = deployment.store.together(group, accept)
-    deployment.wake()
-    return record
-
-
-def insert(
-    tx: Connection,
-    deployment: Deployment,
-    context: RequestContext,
-    values: Mapping[str, Any],
-    share_type: Record,
-    instance: Mapping[str, Any],
-    payload: Mapping[str, Any],
-    *,
-    more_seconds: float = 0.0,
-    at_end: bool = False,
-    **columns: Any,
-) -> dict[str, Any]:
-    """Write the rows of a new share with its quota and its operation, ``at_end`` of the transaction or at once, and
-    return its own. ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what
-    its instance's does."""
-    identifier, now = new_id(), utcnow()
-    quotas, size = deployment.settings.quotas, values["size"]
-    limits = once(tx, ("limits", context.project_id), lambda: read_limits(tx, quotas, context.project_id))
-    check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
-    placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
-    row = {
-        "id": identifier,
-        "project_id": context.project_id,
-        "user_id": context.user_id,
-        "name": values.get("name"),
-        "description": values.get("description"),
-        "size": size,
-        "protocol": values["protocol"],
-        "is_public": bool(values.get("is_public")),
-        "share_type_id": share_type["id"],
-        "status": ShareStatus.CREATING,
-        "share_group_id": values.get("share_group_id") or None,
-        "replication_type": share_type["extra_specs"].get(REPLICATION_SPEC),
-        "created_at": now,
-        **placed,
-        **{name: is_true(share_type["extra_specs"], name) for name in SUPPORT},
-        **columns,
-    }
-    add = add_row_at_end if at_end else add_row
-    share = whole_row(shares, row)
-    add(tx, shares, **share)
-    add(
-        tx,
-        share_instances,
-        id=new_id(),
-        share_id=identifier,
-        status=ShareStatus.CREATING,
-        size=size,
-        replica_state=first_state(share_type["extra_specs"]),
-        created_at=now,
-        **placed,
-        **instance,
-    )
-    submit(
-        tx,
-        deployment,
-        context,
-        "create_share",
-        "share",
-        identifier,
-        payload,
-        more_seconds=more_seconds,
-        at_end=at_end,
-    )
-    amounts = share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"])
-    # Last of all: every request of the project waits for these rows.
-    reserve_at_end(
-        tx,
-        quotas,
-        project_id=context.project_id,
-        user_id=context.user_id,
-        share_type_id=share_type["id"],
-        amounts=amounts,
-        limits=limits,
-    )
-    return share
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:
@@ -440,15 +273,7 @@ def check_admin_metadata(context: RequestContext, values: Mapping[str, Any]) -> 
         raise Forbidden(f"Only administrators may change the metadata {', '.join(ADMIN_METADATA)}.")
 
 
-# What a new share may be made of or in; then its rows are read before the transaction ends.
-_NOT_PLAIN: Final = ("snapshot_id", "share_group_id", "source_share_group_snapshot_member_id")
-
 # ---- parts -----------------------------------------------------------------------------------------------------------
-
-SUPPORT: Final = (
-    "snapshot_support", "create_share_from_snapshot_support", "revert_to_snapshot_support", "mount_snapshot_support",
-)  # fmt: skip
-
 
 # Kept, because building them takes as long as running them, and nearly every request on a share runs one.
 _PLAIN: Final = select(shares, share_types.c.name.label("share_type_name"), _HAS_REPLICAS.label("has_replicas")).join(
@@ -495,8 +320,3 @@ def _complete(tx: Connection, records: list[dict[str, Any]], *, paths: bool = Tr
         rows = tx.execute(select(shares.c.id, FIRST_PATH).where(among(tx, shares.c.id, identifiers)))
         attach(records, "export_location", {row[0]: row[1] for row in rows})
     return records
-
-
-def first_state(specs: Mapping[str, str]) -> str | None:
-    """The replica_state of a new share's only instance."""
-    return ReplicaState.ACTIVE if REPLICATION_SPEC in specs else None

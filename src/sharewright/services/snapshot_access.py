@@ -11,13 +11,13 @@ from sqlalchemy import Connection, select, update
 from sharewright.context import RequestContext
 from sharewright.errors import Conflict, InvalidInput, NotFound, OverQuota
 from sharewright.identifiers import is_id, new_id, utcnow
-from sharewright.services import shares as share_service
 from sharewright.services import snapshots as snapshot_service
 from sharewright.services.access_keys import sealed_key, show_keys
 from sharewright.services.access_rules import check_ipv6, rules_for
 from sharewright.services.access_types import check_access_to, check_cifs_snapshot_rule
 from sharewright.services.deployment import Deployment, Record, fetch, fetch_one
 from sharewright.services.policy import can_see
+from sharewright.services.share_sources import COPY_SECONDS
 from sharewright.services.transitions import SNAPSHOT
 from sharewright.services.validation import check_access_type
 from sharewright.services.work import submit_together
@@ -61,7 +61,7 @@ def allow(
             )
         )
         # Some clouds copy the whole volume for the first rule.
-        _begin_change(tx, deployment, context, snapshot, more_seconds=share_service.COPY_SECONDS * snapshot["size"])
+        _begin_change(tx, deployment, context, snapshot, more_seconds=COPY_SECONDS * snapshot["size"])
         added = fetch(tx, select(rules).where(rules.c.id == identifier))
         show_keys(deployment, context, snapshot["project_id"], added, allowing=_ALLOWING)
         return added[0]

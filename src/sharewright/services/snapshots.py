@@ -17,6 +17,7 @@ from sharewright.services.deployment import Deployment, Record
 from sharewright.services.lists import Page, count, fetch_page
 from sharewright.services.policy import authorize, can_see
 from sharewright.services.records import attach, delete_item, read_maps, write_map
+from sharewright.services.share_sources import COPY_SECONDS
 from sharewright.services.transitions import SHARE, SNAPSHOT
 from sharewright.services.validation import check_metadata
 from sharewright.services.visible import by_columns, find_visible, of_projects
@@ -286,7 +287,7 @@ def revert(deployment: Deployment, context: RequestContext, share_id: str, snaps
         share_service.write_status(tx, share_id, ShareStatus.REVERTING)
         write_status(tx, snapshot_id, SnapshotStatus.RESTORING)
         payload = {"snapshot_id": snapshot_id, "size": snapshot["size"], "reserved": growth, "status": share["status"]}
-        seconds = share_service.COPY_SECONDS * snapshot["size"]
+        seconds = COPY_SECONDS * snapshot["size"]
         submit(tx, deployment, context, "revert_to_snapshot", "share", share_id, payload, more_seconds=seconds)
     deployment.wake()
 

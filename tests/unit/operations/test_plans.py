@@ -19,7 +19,7 @@ from sharewright.operations.maintenance import Maintenance
 from sharewright.operations.reconciler import reconcile
 from sharewright.operations.runner import Runner
 from sharewright.operations.sweeper import Sweeper
-from sharewright.services import access_rules, shares
+from sharewright.services import access_rules, new_shares, shares
 from sharewright.services.bootstrap import ensure_defaults
 from sharewright.services.deployment import Deployment
 from sharewright.services.lists import Page
@@ -96,7 +96,7 @@ def test_share_creations(large: Large) -> None:
     def act() -> None:
         for _ in range(10):
             values = {"size": 1, "protocol": "NFS", "share_network_id": large.server.network_id}
-            shares.create(large.deployment, large.context, values)
+            new_shares.create(large.deployment, large.context, values)
         assert large.work() == 10
 
     assert large.scanned(act) == {}

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, text
 
 from sharewright.context import RequestContext
 from sharewright.errors import NotFound, OverQuota
-from sharewright.services import shares as service
+from sharewright.services import new_shares as service
 from sharewright.services.deployment import Deployment
 from sharewright.store.database import Store
 from sharewright.store.kept import new_row, whole_row
