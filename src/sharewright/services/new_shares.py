@@ -186,12 +186,11 @@ def insert(
     # Last of all: every request of the project waits for these rows.
     reserve_at_end(
         tx,
-        quotas,
+        limits,
         project_id=context.project_id,
         user_id=context.user_id,
         share_type_id=share_type["id"],
         amounts=amounts,
-        limits=limits,
     )
     return share
 

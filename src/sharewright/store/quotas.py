@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, and_, bindparam, or_, select, text
@@ -121,53 +121,22 @@ def reserve(
     user_id: str,
     amounts: Mapping[str, int],
     share_type_id: str = "",
-    limits: Limits | None = None,
 ) -> None:
     """Take ``amounts`` (resource → count or GiB, positive) from the quotas. Raises OverQuota; the caller's transaction
-    must then be rolled back, which undoes what was counted. ``limits``: of the project, if they have been read."""
-    limits = limits or read_limits(tx, settings, project_id)
-    of_user = limits.users.get(user_id, {})
-    of_type = limits.share_types.get(share_type_id, {})
-    for row in _add(tx, project_id, user_id, share_type_id, amounts):
-        if row["user_id"]:
-            scope, limit = "user", of_user.get(row["resource"], UNLIMITED)
-        elif row["share_type_id"]:
-            scope, limit = "share_type", of_type.get(row["resource"], UNLIMITED)
-        else:
-            scope, limit = "project", limits.project[row["resource"]]
-        if limit != UNLIMITED and row["in_use"] > limit and amounts[row["resource"]] > 0:
-            raise _refusal(row["resource"], limit, scope)
+    must then be rolled back, which undoes what was counted."""
+    _take(tx, read_limits(tx, settings, project_id), (project_id, user_id, share_type_id), amounts)
 
 
 def reserve_at_end(
-    tx: Connection,
-    settings: Quotas,
-    *,
-    project_id: str,
-    user_id: str,
-    amounts: Mapping[str, int],
-    share_type_id: str,
-    limits: Limits,
+    tx: Connection, limits: Limits, *, project_id: str, user_id: str, amounts: Mapping[str, int], share_type_id: str
 ) -> None:
-    """The same as the transaction ends, at once with what else it takes for the same user and share type."""
+    """The same as the transaction ends, at once with what else it takes for the same user and share type. ``limits``:
+    the project's."""
     owner = (project_id, user_id, share_type_id)
     taken: dict[tuple[str, str, str], Counter[str]] = once(tx, "reservations", dict)
     if owner not in taken:
         taken[owner] = Counter()
-
-        def take() -> None:
-            total = taken[owner]
-            reserve(
-                tx,
-                settings,
-                project_id=project_id,
-                user_id=user_id,
-                amounts=total,
-                share_type_id=share_type_id,
-                limits=limits,
-            )
-
-        act_at_end(tx, take)
+        act_at_end(tx, partial(_take, tx, limits, owner, taken[owner]))
     taken[owner].update(amounts)
 
 
@@ -215,6 +184,22 @@ def count_size_change(
     """Count GiB more or less of what exists already, whatever the limit."""
     if change:
         _add(tx, project_id, user_id, share_type_id, {resource: change})
+
+
+def _take(tx: Connection, limits: Limits, owner: tuple[str, str, str], amounts: Mapping[str, int]) -> None:
+    """``owner``: project, user, share type."""
+    project_id, user_id, share_type_id = owner
+    of_user = limits.users.get(user_id, {})
+    of_type = limits.share_types.get(share_type_id, {})
+    for row in _add(tx, project_id, user_id, share_type_id, amounts):
+        if row["user_id"]:
+            scope, limit = "user", of_user.get(row["resource"], UNLIMITED)
+        elif row["share_type_id"]:
+            scope, limit = "share_type", of_type.get(row["resource"], UNLIMITED)
+        else:
+            scope, limit = "project", limits.project[row["resource"]]
+        if limit != UNLIMITED and row["in_use"] > limit and amounts[row["resource"]] > 0:
+            raise _refusal(row["resource"], limit, scope)
 
 
 def _refusal(resource: str, limit: int, scope: str) -> OverQuota:
