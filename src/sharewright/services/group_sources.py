@@ -26,6 +26,7 @@ from sharewright.store.tables import (
     share_snapshot_instances,
     share_type_extra_specs,
 )
+from sharewright.store.transaction import write_now
 
 # All of them come from the snapshot's group.
 _INHERITED = ("share_types", "share_network_id", "availability_zone")
@@ -66,6 +67,7 @@ class GroupSource:
                 more_seconds=COPY_SECONDS * member["size"],
                 source_share_group_snapshot_member_id=member["id"],
             )
+        write_now(tx)  # before the operation that waits for theirs
         payload = {"shares": len(self.members)}
         submit(tx, deployment, context, "create_share_group", "share_group", share_group_id, payload)
 

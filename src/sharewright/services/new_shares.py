@@ -30,15 +30,13 @@ from sharewright.services.shares import check_admin_metadata, find, read
 from sharewright.services.validation import check_metadata, check_protocol
 from sharewright.services.work import submit
 from sharewright.states import ReplicaState, ShareStatus
-from sharewright.store.kept import add_row, whole_row
+from sharewright.store.kept import whole_row
 from sharewright.store.quotas import check_share_size, read_limits, reserve_at_end, share_amounts
 from sharewright.store.tables import share_instances, share_metadata, shares
-from sharewright.store.transaction import add_row_at_end, once
+from sharewright.store.transaction import add_row_at_end, once, write_now
 
 # What a new share may ask for only of backends with a capability that none of ours has.
 _INCAPABLE: Final = {"mount_point_name": "mount_point_name_support", "encryption_key_ref": "encryption_support"}
-# What a new share may be made of or in; then its rows are read before the transaction ends.
-_NOT_PLAIN: Final = ("snapshot_id", "share_group_id", "source_share_group_snapshot_member_id")
 
 
 def create(
@@ -63,7 +61,6 @@ def create(
     hints = parse_hints(values.get("scheduler_hints") or {})
     if "only_host" in hints:
         authorize(context, "share:create_on_host")
-    is_plain = not (metadata or hints or any(values.get(name) for name in _NOT_PLAIN))
 
     def accept(tx: Connection) -> Record:
         source = read_source(tx, context, values)
@@ -99,9 +96,9 @@ def create(
             scheduling | ({"in_any_zone": True} if in_any_zone else {}),
             snapshot_id=source.snapshot_id if source is not None else None,
             more_seconds=seconds,
-            at_end=is_plain,
         )
-        if not is_plain:
+        if metadata or hints:
+            write_now(tx)
             write_map(tx, share_metadata, share_metadata.c.share_id, record["id"], metadata, replace=False)
             keep_affinities(tx, record["id"], hints)
         if hints:  # some of them are metadata now
@@ -112,8 +109,8 @@ def create(
         return {**record, "export_location": None}
 
     # Those of one project that come at once are accepted in one transaction, but for those that look at more rows.
-    group = ("create_share", context.project_id) if is_plain else None
-    record = deployment.store.together(group, accept)
+    is_plain = not (metadata or hints or values.get("snapshot_id") or values.get("share_group_id"))
+    record = deployment.store.together(("create_share", context.project_id) if is_plain else None, accept)
     deployment.wake()
     return record
 
@@ -128,14 +125,13 @@ def insert(
     payload: Mapping[str, Any],
     *,
     more_seconds: float = 0.0,
-    at_end: bool = False,
     **columns: Any,
 ) -> dict[str, Any]:
-    """Write the rows of a new share with its quota and its operation, ``at_end`` of the transaction or at once, and
-    return its own. ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what
-    its instance's does."""
+    """Write the rows of a new share with its quota and its operation as the transaction ends, and return its own.
+    ``values`` as of :func:`create`, checked; ``columns``: what else its row says, ``instance``: what its instance's
+    does."""
     identifier, now = new_id(), utcnow()
-    quotas, size = deployment.settings.quotas, values["size"]
+    quotas, size, specs = deployment.settings.quotas, values["size"], share_type["extra_specs"]
     limits = once(tx, ("limits", context.project_id), lambda: read_limits(tx, quotas, context.project_id))
     check_share_size(limits, size, user_id=context.user_id, share_type_id=share_type["id"])
     placed = {name: values.get(name) for name in ("availability_zone", "share_network_id")}
@@ -153,36 +149,27 @@ def insert(
         "share_group_id": values.get("share_group_id") or None,
         "created_at": now,
         **placed,
-        **type_columns(share_type["extra_specs"]),
+        **type_columns(specs),
         **columns,
     }
-    add = add_row_at_end if at_end else add_row
     share = whole_row(shares, row)
-    add(tx, shares, **share)
-    add(
+    add_row_at_end(tx, shares, **share)
+    add_row_at_end(
         tx,
         share_instances,
         id=new_id(),
         share_id=identifier,
         status=ShareStatus.CREATING,
         size=size,
-        replica_state=first_state(share_type["extra_specs"]),
+        replica_state=first_state(specs),
         created_at=now,
         **placed,
         **instance,
     )
     submit(
-        tx,
-        deployment,
-        context,
-        "create_share",
-        "share",
-        identifier,
-        payload,
-        more_seconds=more_seconds,
-        at_end=at_end,
+        tx, deployment, context, "create_share", "share", identifier, payload, more_seconds=more_seconds, at_end=True
     )
-    amounts = share_amounts(size, replicated=REPLICATION_SPEC in share_type["extra_specs"])
+    amounts = share_amounts(size, replicated=REPLICATION_SPEC in specs)
     # Last of all: every request of the project waits for these rows.
     reserve_at_end(
         tx,

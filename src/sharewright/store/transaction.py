@@ -79,8 +79,8 @@ class _Rows:
         self.otherwise: Callable[[], Exception] | None = None
 
 
-def end(tx: Connection) -> None:
-    """Write those rows, and do the rest."""
+def write_now(tx: Connection) -> None:
+    """Write the rows that were to be written at the end: something refers to them, or reads them, before."""
     last: dict[Hashable, _Rows] = tx.info[_LAST]
     tx.info[_LAST] = {}
     for rows in last.values():
@@ -88,5 +88,10 @@ def end(tx: Connection) -> None:
         written: CursorResult[Any] = tx.execute(rows.statement, several if len(several) > 1 else several[0])
         if rows.otherwise is not None and written.rowcount != rows.number * len(several):
             raise rows.otherwise()
+
+
+def end(tx: Connection) -> None:
+    """Write those rows, and do the rest."""
+    write_now(tx)
     for act in tx.info[_ACTS]:
         act()

@@ -12,7 +12,7 @@ from sharewright.store.database import Store
 from sharewright.store.kept import add_row, change_row
 from sharewright.store.statements import statements
 from sharewright.store.tables import leases, operations
-from sharewright.store.transaction import act_at_end, add_row_at_end, change_row_at_end, once, write_at_end
+from sharewright.store.transaction import act_at_end, add_row_at_end, change_row_at_end, once, write_at_end, write_now
 
 _HOLDER = leases.update().where(leases.c.name == bindparam("named"))
 
@@ -81,6 +81,19 @@ def test_the_last_word_on_a_row_holds(store: Store) -> None:
         assert tx.scalar(select(operations.c.error)) == "at once"
     with store.read() as tx:
         assert tx.scalar(select(operations.c.error)) == "second"
+
+
+def test_rows_may_be_wanted_before_the_end(store: Store) -> None:
+    acts: list[str] = []
+    with store.begin() as tx:
+        act_at_end(tx, lambda: acts.append("at the end"))
+        add_row_at_end(tx, leases, **lease("a"))
+        write_now(tx)
+        assert names(tx) == {"a": "one"}
+        assert not acts
+        add_row_at_end(tx, leases, **lease("b"))
+    assert held(store) == {"a": "one", "b": "one"}
+    assert acts == ["at the end"]
 
 
 @pytest.mark.parametrize("missing", ["a", "b", "c"])
