@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 from site_for_tests import Site
-from sqlalchemy import update
+from sqlalchemy import insert, update
+from test_api_recycle_bin import act
+from test_api_share_transfers import accept, free_share, offer
 
 from sharewright.identifiers import utcnow
+from sharewright.operations import delete_share
 from sharewright.operations.messages import Action, Detail, write_message
 from sharewright.operations.registration import register
-from sharewright.store.tables import pools, share_instances, shares, workers
+from sharewright.operations.share_rows import read_shares_to_delete
+from sharewright.store.tables import pools, share_counts, share_instances, shares, workers
 
 
 def fill(site: Site, count: int, user: str = "alice", **values: Any) -> list[str]:
@@ -112,6 +116,64 @@ def test_the_count_is_of_all(site: Site) -> None:
         assert (len(answer["shares"]), answer["count"]) == (1, 4)
         assert "count" not in site.expect(200, "GET", f"{path}?limit=1&with_count=true", version="2.41")
         assert "count" not in site.expect(200, "GET", f"{path}?limit=1")
+
+
+def counted(site: Site, query: str = "", **options: Any) -> int:
+    return int(site.expect(200, "GET", f"/v2/shares?limit=1&with_count=true&{query}", **options)["count"])
+
+
+def test_the_count_follows_the_shares(any_site: Site) -> None:
+    site = any_site
+
+    def counts() -> tuple[int, ...]:
+        """alice's, those in her recycle bin, bob's, everybody's, and bob's as an administrator sees them."""
+        all_of_bob = counted(site, "all_tenants=1&project_id=green", user="root")
+        own, bobs = counted(site), counted(site, user="bob")
+        return own, counted(site, "is_soft_deleted=true"), bobs, counted(site, "all_tenants=1", user="root"), all_of_bob
+
+    assert counts() == (0, 0, 0, 0, 0)
+    fill(site, 3)
+    fill(site, 2, user="bob")
+    share = free_share(site)
+    assert counts() == (4, 0, 2, 6, 2)
+    act(site, 202, share, "soft_delete")
+    assert counts() == (3, 1, 2, 5, 2)
+    act(site, 202, share, "restore")
+    assert counts() == (4, 0, 2, 6, 2)
+    accept(site, 202, offer(site, share))
+    assert counts() == (3, 0, 3, 6, 3)
+    with site.store.begin() as tx:
+        instances, _ = read_shares_to_delete(tx, share)
+        delete_share.finish(tx, share, instances)
+    assert counts() == (3, 0, 2, 5, 2)
+
+
+def test_only_shares_that_a_filter_chooses_are_counted_one_by_one(any_site: Site) -> None:
+    site = any_site
+    fill(site, 3)
+    fill(site, 2, user="bob")
+    public = site.share("bob", name="public")["id"]
+    site.expect(200, "PUT", f"/v2/shares/{public}", {"share": {"is_public": True}}, user="root")
+    with site.store.begin() as tx:  # shows where the number comes from
+        for project, number in (("blue", 100), ("green", 1000)):
+            tx.execute(insert(share_counts).values(project_id=project, is_soft_deleted=False, slot=-1, number=number))
+    for query, user, expected in (
+        ("", "alice", 103),
+        ("", "bob", 1003),
+        ("is_public=false&is_soft_deleted=false&project_id=green", "alice", 103),
+        ("is_soft_deleted=true", "alice", 0),
+        ("is_public=true", "alice", 4),
+        ("name~=s", "alice", 3),
+        ("name=s1", "alice", 1),
+        ("status=creating", "alice", 3),
+        ("all_tenants=1", "alice", 103),
+        ("all_tenants=1", "root", 1106),
+        ("all_tenants=1&is_public=true", "root", 1106),
+        ("all_tenants=1&project_id=green&is_public=true", "root", 1003),
+        ("all_tenants=1&status=creating", "root", 6),
+        ("all_tenants=1&project_id=green&status=creating", "root", 3),
+    ):
+        assert counted(site, query, user=user) == expected, query
 
 
 def test_filters(any_site: Site) -> None:

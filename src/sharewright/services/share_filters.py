@@ -1,4 +1,5 @@
-"""Which shares a list shows: the conditions of its filters, in words that indexes serve."""
+"""Which shares a list shows: the conditions of its filters, in words that indexes serve. And how many they are, where
+that is kept."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    Table,
     and_,
     bindparam,
     exists,
@@ -23,9 +25,10 @@ from sqlalchemy import (
 from sharewright.context import RequestContext
 from sharewright.services.lists import contains, or_empty
 from sharewright.services.policy import allows
-from sharewright.services.visible import by_columns
+from sharewright.services.visible import by_columns, of_projects
 from sharewright.store.lookups import among
 from sharewright.store.tables import (
+    share_counts,
     share_export_locations,
     share_instances,
     share_metadata,
@@ -37,6 +40,8 @@ from sharewright.store.tables import (
 # index is not found by an expression with parameters.
 _LONGEST: Final = 64
 _BEGINNING: Final = func.substr(share_metadata.c.value, literal_column("1"), literal_column(str(_LONGEST)))
+_EVERYBODYS: Final = "share:list_all_projects"  # the rule
+_OF_ALL: Final = frozenset({"project_id", "is_public", "is_soft_deleted"})  # any other filter narrows a list
 _EXACT: Final = (
     "name", "description", "status", "share_type_id", "share_network_id", "share_server_id", "host", "snapshot_id",
     "share_group_id",
@@ -60,17 +65,41 @@ _WITH_METADATA: Final = (
 
 
 def whose(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> list[ColumnElement[bool]]:
-    """Whose shares a list shows. ``is_public`` widens a project's list and is no filter: clients look for a share by
-    name with all_tenants=1 and is_public=True, and mean every share."""
-    if all_projects and allows(context, "share:list_all_projects"):
-        return [shares.c.project_id == filters["project_id"]] if "project_id" in filters else []
-    own = shares.c.project_id == context.project_id
-    return [or_(own, shares.c.is_public.is_(True)) if filters.get("is_public") else own]
+    """Whose shares a list shows, and whether those in the recycle bin."""
+    wanted = _of_projects(shares, context, filters, all_projects)
+    if _shows_public(context, filters, all_projects):
+        wanted = [or_(*wanted, shares.c.is_public.is_(True))]
+    return [*wanted, _in_bin(shares, filters)]
+
+
+def total(tx: Connection, context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> int | None:
+    """How many shares there are in the list, where that is kept: of all that a project has, or everybody. Else None."""
+    if filters.keys() - _OF_ALL or _shows_public(context, filters, all_projects):
+        return None
+    query = select(func.coalesce(func.sum(share_counts.c.number), 0)).where(
+        *_of_projects(share_counts, context, filters, all_projects), _in_bin(share_counts, filters)
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def _of_projects(
+    table: Table, context: RequestContext, filters: Mapping[str, Any], all_projects: bool
+) -> list[ColumnElement[bool]]:
+    return of_projects(context, table.c.project_id, filters, rule=_EVERYBODYS, all_projects=all_projects)
+
+
+def _shows_public(context: RequestContext, filters: Mapping[str, Any], all_projects: bool) -> bool:
+    """``is_public`` widens a project's list and is no filter: clients look for a share by name with all_tenants=1 and
+    is_public=True, and mean every share."""
+    return bool(filters.get("is_public")) and not (all_projects and allows(context, _EVERYBODYS))
+
+
+def _in_bin(table: Table, filters: Mapping[str, Any]) -> ColumnElement[bool]:
+    return table.c.is_soft_deleted.is_(bool(filters.get("is_soft_deleted")))
 
 
 def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     wanted = by_columns(shares, _EXACT, filters)
-    wanted.append(shares.c.is_soft_deleted.is_(bool(filters.get("is_soft_deleted"))))
     for key, value in filters.get("extra_specs", {}).items():
         spec = share_type_extra_specs
         wanted.append(

@@ -28,7 +28,7 @@ from sharewright.services.lists import Page, count, fetch_page, or_empty
 from sharewright.services.locks import refuse_locked_share
 from sharewright.services.policy import allows, authorize, can_see
 from sharewright.services.records import attach, delete_item, read_maps, write_map
-from sharewright.services.share_filters import conditions, narrowed, whose
+from sharewright.services.share_filters import conditions, narrowed, total, whose
 from sharewright.services.transitions import SHARE
 from sharewright.services.validation import check_metadata
 from sharewright.services.work import submit
@@ -149,9 +149,13 @@ def list_shares(
         named = None if all_projects or filters.get("is_public") else filters.get("name")
         narrow, few = narrowed(tx, context.project_id, named, filters.get("metadata", {}))
         statement = (_DETAILED if detail else _NAMED).where(*wanted, *narrow)
-        total = count(tx, _COUNTED.where(*wanted, *narrow)) if with_count else None
+        number = None
+        if with_count:
+            number = total(tx, context, filters, all_projects)
+            if number is None:
+                number = count(tx, _COUNTED.where(*wanted, *narrow))
         records = fetch_page(tx, statement, page, columns=COLUMNS, identifier=shares.c.id, few=few)
-        return (_complete(tx, records, paths=paths) if detail else records), total
+        return (_complete(tx, records, paths=paths) if detail else records), number
 
 
 def change(deployment: Deployment, context: RequestContext, identifier: str, values: Mapping[str, Any]) -> Record:

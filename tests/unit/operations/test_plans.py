@@ -133,9 +133,13 @@ def test_lists(large: Large) -> None:
 
     def act() -> None:
         for page in (Page(limit=100), Page(limit=100, marker=middle), Page(limit=100, marker=middle, descending=False)):
-            shares.list_shares(large.deployment, large.context, {}, page, all_projects=True, detail=True)
+            shares.list_shares(
+                large.deployment, large.context, {}, page, all_projects=True, detail=True, with_count=True
+            )
         for filters in ({}, {"share_server_id": large.server.id}):
-            shares.list_shares(large.deployment, large.context, filters, Page(limit=100), all_projects=bool(filters))
+            shares.list_shares(
+                large.deployment, large.context, filters, Page(limit=100), all_projects=bool(filters), with_count=True
+            )
         shares.show(large.deployment, large.context, middle)
         access_rules.list_rules(large.deployment, large.context, middle)
 

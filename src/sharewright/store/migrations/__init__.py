@@ -4,6 +4,9 @@
 wait for it and find nothing left to do. A new revision is written with::
 
     python -m sharewright.store.migrations "what changes"
+
+That finds what differs in tables.py; the triggers of ``shares`` (0028) are not there, and are lost on SQLite where a
+revision makes that table anew (``op.batch_alter_table``): it has to make them again.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from sqlalchemy import (
 
 from sharewright.store.tables.base import ID, NAME, STATE, metadata, partial_index, times
 
+# It has triggers (migration 0028): a migration that makes the table anew, as batch_alter_table does on SQLite, has to
+# make them anew, too.
 shares = Table(
     "shares",
     metadata,
@@ -75,6 +77,17 @@ shares = Table(
         "ix_shares_soft_deleted", "scheduled_to_be_deleted_at", where="scheduled_to_be_deleted_at IS NOT NULL"
     ),
 )
+
+# How many shares a project has: the sum of the numbers, of which one may be negative (migration 0028).
+share_counts = Table(
+    "share_counts",
+    metadata,
+    Column("project_id", NAME, primary_key=True),
+    Column("is_soft_deleted", Boolean, primary_key=True),
+    Column("slot", BigInteger, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+shares.add_is_dependent_on(share_counts)  # their triggers write it
 
 share_metadata = Table(
     "share_metadata",
