@@ -17,14 +17,13 @@ from typing import Protocol
 import structlog
 
 from sharewright.errors import DeadlineExceeded, StaleDocument
+from sharewright.gathering import Gathering
 from sharewright.guest.document import Document, State
 
 log = structlog.get_logger()
 
 STALE_TRIES = 5
-# Where rounds follow each other, each begins a moment later, so that more of those who are about to come are in it. A
-# document says everything of a server: one round for ten changes costs the guest, and us, as much as one for one.
-BUSY_SECONDS = 0.1  # since the last round
+# A document says everything of a server: one round for ten changes costs the guest, and us, as much as one for one.
 GATHER_SECONDS = 0.01
 
 
@@ -56,7 +55,7 @@ class Convergence:
         self._apply = apply
         self._changed = threading.Condition()
         self._servers: dict[str, _Server] = {}
-        self._ended: dict[str, float] = {}  # server → when its last round did, by time.monotonic()
+        self._gathering = Gathering(GATHER_SECONDS)
 
     def converge(self, server_id: str, build: Callable[[], Document], timeout: float) -> State:
         """Apply a document that was built after this call began, and return what the guest answered.
@@ -107,7 +106,7 @@ class Convergence:
         except BaseException as error:
             with self._changed:
                 server.running = None
-                self._ended[server_id] = time.monotonic()
+                self._gathering.end(server_id)
                 if built:
                     mine.outcome.set_exception(error)
                 else:
@@ -118,7 +117,7 @@ class Convergence:
             raise
         with self._changed:
             server.running = None
-            self._ended[server_id] = time.monotonic()
+            self._gathering.end(server_id)
             mine.outcome.set_result(state)
             self._changed.notify_all()
         return state
@@ -126,8 +125,7 @@ class Convergence:
     def _gather(self, server_id: str, server: _Server) -> None:
         """Let others join the round that begins, for a moment where there was one just now; then close it: who comes
         once its document is being built must not believe to be part of it."""
-        if time.monotonic() < self._ended.get(server_id, 0.0) + BUSY_SECONDS:
-            time.sleep(GATHER_SECONDS)
+        self._gathering.wait(server_id)
         with self._changed:
             server.next = None
 

@@ -2,9 +2,9 @@
 disk and for each row that all of them lock, and what all of them ask or write alike goes together (transaction.py).
 
 Whoever comes first writes at once. Those who come meanwhile wait; the first of them then writes for all that wait by
-then. Nobody's call returns before the commit, so that what a caller may rely on is what it was. When an action or the
-commit raises, all of them are undone and each caller runs his own by itself: an action may run twice, and of the first
-time nothing is left.
+then, and a moment later where one transaction follows the other (gathering.py). Nobody's call returns before the
+commit, so that what a caller may rely on is what it was. When an action or the commit raises, all of them are undone
+and each caller runs his own by itself: an action may run twice, and of the first time nothing is left.
 
 On PostgreSQL, many actions in one transaction lock more rows than one, in no order that others know. So that nobody
 else's transaction is ever the one that is ended for a deadlock, such a transaction gives up first: it waits for a lock
@@ -21,11 +21,13 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, text
 
+from sharewright.gathering import Gathering
 from sharewright.store.statements import statements
 
 Answer = TypeVar("Answer")
 
 LARGEST: Final = 16  # actions in one transaction: others wait for its locks
+GATHER_SECONDS: Final = 0.004
 LOCK_SECONDS: Final = 0.4
 PATIENCE: Final = 2.0  # seconds that an action waits for others to write, before it is run by itself
 _GIVE_UP_EARLY: Final = text(f"SET LOCAL lock_timeout = {int(1000 * LOCK_SECONDS)}")
@@ -66,6 +68,7 @@ class Together:
     def __init__(self, begin: Callable[[], AbstractContextManager[Connection]]) -> None:
         self._begin = begin
         self._lock = threading.Lock()
+        self._gathering = Gathering(GATHER_SECONDS)
         self._waiting: dict[Hashable, list[_Item]] = {}  # a group is there while somebody leads
 
     def run(self, group: Hashable, action: Callable[[Connection], Answer]) -> Answer:
@@ -96,6 +99,8 @@ class Together:
             return True
 
     def _lead(self, group: Hashable, first: _Item) -> None:
+        if len(self._waiting[group]) < LARGEST - 1:
+            self._gathering.wait(group)
         with self._lock:
             waiting = self._waiting[group]
             items = [first, *waiting[: LARGEST - 1]]
@@ -118,6 +123,7 @@ class Together:
                 item.turn.set()
 
     def _pass_on(self, group: Hashable) -> None:
+        self._gathering.end(group)
         with self._lock:
             waiting = self._waiting[group]
             if waiting:
