@@ -131,7 +131,10 @@ DESCRIPTIONS: dict[str, str] = {
     "database.pool_size": (
         "Database connections that one process makes to read, at most; on PostgreSQL as many to write."
     ),
-    "worker.threads": "Operations that one worker process runs at the same time.",
+    "worker.threads": (
+        "Operations that one worker process runs at the same time. 0: 64; or 16 where a backend has its machines on "
+        "this host (libvirt)."
+    ),
     "worker.lease_seconds": (
         "A worker that has not renewed its claim for so long has lost it, and any other worker continues its "
         "operations."

@@ -153,7 +153,7 @@ class Database(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Worker(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    threads: Annotated[int, Meta(ge=1, le=256)] = 16
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
     lease_seconds: Seconds = 15.0
     poll_seconds: Seconds = 1.0
     reconcile_seconds: Seconds = 30.0
@@ -460,6 +460,13 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def database_url(self) -> str:
         """SQLAlchemy URL; SQLite in the state directory unless configured. Without what is in password_file."""
         return self.database.url or f"sqlite:///{self.state_path / 'sharewright.db'}"
+
+    @property
+    def worker_threads(self) -> int:
+        """``worker.threads``, or what that means as 0: as many as upstream's services have (oslo.messaging's
+        executor_thread_pool_size), unless it is this host that boots the machines that the threads wait for."""
+        on_this_host = any(backend.cloud == "libvirt" for backend in self.backends.values())
+        return self.worker.threads or (16 if on_this_host else 64)
 
     @property
     def has_service_networks(self) -> bool:

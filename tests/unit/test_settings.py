@@ -55,7 +55,7 @@ def complaint(data: dict[str, Any]) -> str:
         ),
         ("[identity.keystone]\nuser = 1", "identity.keystone.user: there is no such key; did you mean"),
         ("[identity]\nroles = [1]", "identity.roles = [1]: expected a list of strings"),
-        ("[worker]\nthreads = true", "worker.threads = true: expected a whole number, 1 to 256"),
+        ("[worker]\nthreads = true", "worker.threads = true: expected a whole number, 0 to 256"),
         ("[worker]\nlease_seconds = 0", "worker.lease_seconds = 0: expected a number > 0"),
         ("[quotas]\nshares = -2", "quotas.shares = -2: expected a whole number ≥ -1"),
         ('[database]\nurl = "mysql://h/d"', 'database.url = "mysql://h/d": expected sqlite:'),
@@ -159,6 +159,13 @@ def test_unset_keys_have_their_defaults() -> None:
     assert settings.api == Settings().api
     assert settings.backends["a"].service_network_cidr == "10.254.0.0/16"
     assert settings.database_url == "sqlite:////var/lib/sharewright/sharewright.db"
+
+
+def test_a_host_that_boots_machines_runs_fewer_operations_at_once() -> None:
+    here = {"backends": {"a": {"cloud": "libvirt"}}}
+    assert parse({"backends": {"a": {"cloud": "simulated"}}}).worker_threads == 64
+    assert parse(here).worker_threads == 16
+    assert parse({**here, "worker": {"threads": 3}}).worker_threads == 3
 
 
 def test_whole_numbers_do_for_seconds() -> None:

@@ -1,10 +1,10 @@
 """The worker: claims operations, runs them on threads, keeps their leases, and stops in good order.
 
 One dispatcher thread looks for work whenever the store's bell rings, a thread becomes free, a parked operation's time
-has come, or ``poll_seconds`` have passed; each claimed operation gets a thread of its own, ``threads`` at most. One
-heartbeat thread renews all leases in one statement every third of ``lease_seconds``, and shows the steps that take
-long. On PostgreSQL a third one listens
-for the bell of other processes; it is only a hint, polling finds everything too.
+has come, or ``poll_seconds`` have passed; each claimed operation gets a thread of its own, ``worker.threads`` at most.
+One heartbeat thread renews all leases in one statement every third of ``lease_seconds``, and shows the steps that take
+long. On PostgreSQL a third one listens for the bell of other processes; it is only a hint, polling finds everything
+too.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Worker:
             if drivers is not None
             else None
         )
-        self._slots = threading.Semaphore(self._options.threads)
+        self._number = settings.worker_threads  # at most
+        self._slots = threading.Semaphore(self._number)
         self._lock = threading.Lock()
         self._running: dict[str, Journal] = {}
         self._background: set[str] = set()  # those of them that nobody waits for
@@ -190,7 +191,7 @@ class Worker:
         before = clock()
         # Work that nobody waits for has half of the threads at most: many servers that do not answer, each for its
         # time, must not keep users waiting.
-        room = max(1, self._options.threads // 2) - len(self._background)
+        room = max(1, self._number // 2) - len(self._background)
         number = min(free, room) if room > 0 else free
         look = before >= self._next_look  # for what dead workers left; nobody rings for it
         if look:
