@@ -26,7 +26,7 @@ from sharewright.operations.share_rows import (
     ShareRow,
     leave_server,
     read_share,
-    read_share_to_make,
+    read_shares_to_make,
     write_share_status,
     write_status,
 )
@@ -112,10 +112,9 @@ class CreateShare(BaseStory):
 
     def _read(self, operation: Operation) -> ShareRow | None:
         """The share; an error when somebody wants it deleted by now, which ends this work and undoes it."""
-        with self._store.read() as tx:
-            share, is_delete_queued = read_share_to_make(tx, operation.resource_id)
-            if is_delete_queued:
-                raise SharewrightError("The share was deleted while it was being created.")
+        share, is_delete_queued = self._store.look_up(read_shares_to_make, operation.resource_id) or (None, False)
+        if is_delete_queued:
+            raise SharewrightError("The share was deleted while it was being created.")
         return share
 
     def _place(self, share: ShareRow, operation: Operation, progress: Progress) -> tuple[ShareDriver, Placement]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoResultFound
 
@@ -19,6 +19,7 @@ from sharewright.operations.extra_specs import completed
 from sharewright.operations.registration import SHARE
 from sharewright.operations.share_groups import backend_of_group
 from sharewright.settings import Settings
+from sharewright.store.lookups import RowsOf
 from sharewright.store.tables import (
     pools,
     share_groups,
@@ -134,8 +135,9 @@ class Service:
 
 
 # A row for each extra spec of its type and each subnet of its network.
-_OF_SHARE: Final = (
+_OF_SHARE: Final[Select[Any]] = (
     select(
+        shares.c.id,
         shares.c.size,
         shares.c.protocol,
         shares.c.share_type_id,
@@ -159,10 +161,11 @@ _OF_SHARE: Final = (
     .outerjoin(share_groups, share_groups.c.id == shares.c.share_group_id)
     .outerjoin(share_type_extra_specs, share_type_extra_specs.c.share_type_id == share_types.c.id)
     .outerjoin(share_network_subnets, share_network_subnets.c.share_network_id == share_instances.c.share_network_id)
-    .where(shares.c.id == bindparam("share"))
 )
-_REQUEST: Final = _OF_SHARE.where(share_instances.c.is_main.is_(True))
-_REPLICA_REQUEST: Final = _OF_SHARE.where(share_instances.c.id == bindparam("replica"))
+_REQUESTS: Final = RowsOf(_OF_SHARE.where(share_instances.c.is_main.is_(True)), shares.c.id)
+_REPLICA_REQUEST: Final = _OF_SHARE.where(
+    shares.c.id == bindparam("share"), share_instances.c.id == bindparam("replica")
+)
 
 _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
     share_network_subnets.c.share_network_id == bindparam("network")
@@ -171,12 +174,26 @@ _ZONES: Final = select(share_network_subnets.c.availability_zone).where(
 
 def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -> Request:
     """What a share asks for, or one of its replicas."""
-    if replica_id is None:
-        rows = tx.execute(_REQUEST, {"share": share_id}).all()
-    else:
+    if replica_id is not None:
         rows = tx.execute(_REPLICA_REQUEST, {"share": share_id, "replica": replica_id}).all()
-    if not rows:
+        found = {share_id: _request(tx, rows)} if rows else {}
+    else:
+        found = read_requests(tx, [share_id])
+    if share_id not in found:
         raise NoResultFound
+    return found[share_id]
+
+
+def read_requests(tx: Connection, share_ids: Sequence[str]) -> dict[str, Request]:
+    """By id, what shares ask for; one statement, and one for each that is in a share group. For look_up."""
+    rows: dict[str, list[Row[Any]]] = {}
+    for row in _REQUESTS.read(tx, share_ids):
+        rows.setdefault(row.id, []).append(row)
+    return {share_id: _request(tx, of_share) for share_id, of_share in rows.items()}
+
+
+def _request(tx: Connection, rows: Sequence[Row[Any]]) -> Request:
+    """Of the rows of one share."""
     row = rows[0]
     zones, zones_with_several = _counted(
         {each.subnet_id: each.subnet_zone for each in rows if each.subnet_id is not None}.values()
@@ -192,7 +209,7 @@ def read_request(tx: Connection, share_id: str, replica_id: str | None = None) -
         zones=zones,
         zones_with_several=zones_with_several,
         from_snapshot=row.is_main and (row.snapshot_id is not None or row.member_id is not None),
-        group_backend=backend_of_group(tx, row.share_group_id, without=share_id) if row.share_group_id else None,
+        group_backend=backend_of_group(tx, row.share_group_id, without=row.id) if row.share_group_id else None,
         consistent_snapshots=row.consistent_snapshot_support,
     )
 
@@ -287,6 +304,14 @@ _SERVICES: Final = select(workers.c.host, workers.c.disabled, workers.c.disabled
 
 def read_services(tx: Connection) -> list[Service]:
     return [Service(**row._mapping) for row in tx.execute(_SERVICES)]
+
+
+def read_candidates(
+    tx: Connection, drivers: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], tuple[list[Pool], list[Service]]]:
+    """By names of backends: what the places of new shares depend on, however many are chosen at the moment. For
+    look_up."""
+    return {backends: (read_pools(tx, backends, without=""), read_services(tx)) for backends in drivers}
 
 
 def write_pools(tx: Connection, settings: Settings, backend: str, stats: Sequence[PoolStats]) -> None:

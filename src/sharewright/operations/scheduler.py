@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import NoResultFound
 
 from sharewright.drivers.contract import ShareDriver
 from sharewright.errors import CloudError, CloudUnavailable, NoValidBackend
@@ -27,18 +28,20 @@ from sharewright.operations.pool_checks import (
 )
 from sharewright.operations.pool_rows import (
     Pool,
+    Request,
     Service,
+    read_candidates,
     read_hints,
     read_pools,
     read_replicas,
     read_request,
+    read_requests,
     read_services,
     write_pools,
 )
 from sharewright.settings import Settings
 from sharewright.store.database import Store
 from sharewright.store.growth import pending_growth, present_sizes
-from sharewright.store.shared_reading import SharedReading
 from sharewright.store.tables import share_instances, share_servers, shares
 
 
@@ -49,7 +52,6 @@ class Scheduler:
         self._store = store
         self._drivers = drivers
         self._settings = settings
-        self._for_new = SharedReading(self._read_for_new)
 
     def choose(
         self,
@@ -65,17 +67,18 @@ class Scheduler:
         report just now."""
         failures: dict[str, str] = {}
         silent = False
-        with self._store.read() as tx:
-            request = replace(read_request(tx, share_id, replica_id), in_any_zone=in_any_zone)
-            if hints:
-                request = replace(request, hints=read_hints(tx, hints))
-            if replica_id is not None:  # the domain is in the reports
-                request = replace(request, others=read_replicas(tx, share_id))
-            if replica_id is not None:  # it may have a place already, which is not to be counted
+        if replica_id is None:
+            request, candidates, services = self._read_for_new(share_id)
+        else:
+            with self._store.read() as tx:
+                request = replace(read_request(tx, share_id, replica_id), others=read_replicas(tx, share_id))
+                # It may have a place already, which is not to be counted.
                 candidates = read_pools(tx, list(self._drivers), without=replica_id)
                 services = read_services(tx)
-        if replica_id is None:
-            candidates, services = self._for_new.get()
+        request = replace(request, in_any_zone=in_any_zone)
+        if hints:
+            with self._store.read() as tx:
+                request = replace(request, hints=read_hints(tx, hints))
         if stale := self._stale(candidates):
             failures, silent = self._report(stale)
             with self._store.read() as tx:
@@ -91,10 +94,13 @@ class Scheduler:
             silent=silent,
         )
 
-    def _read_for_new(self) -> tuple[list[Pool], list[Service]]:
-        """What the places of new shares depend on, however many are chosen at the moment."""
-        with self._store.read() as tx:
-            return read_pools(tx, list(self._drivers), without=""), read_services(tx)
+    def _read_for_new(self, share_id: str) -> tuple[Request, Sequence[Pool], Sequence[Service]]:
+        """What the place of a new share depends on, with those that are chosen for others at the moment."""
+        request = self._store.look_up(read_requests, share_id)
+        if request is None:
+            raise NoResultFound
+        candidates, services = self._store.look_up(read_candidates, tuple(self._drivers)) or ([], [])
+        return request, candidates, services
 
     def check_place(self, share_id: str) -> None:
         """Raise NoValidBackend when a share is not of the kind that the pool in its row is for. It is there already, so

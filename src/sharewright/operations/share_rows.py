@@ -6,16 +6,17 @@ groups, share network subnets, shares, share instances, access rules, share serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, Select, bindparam, case, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, CursorResult, Row, bindparam, case, exists, or_, select
 
 from sharewright.identifiers import utcnow
 from sharewright.operations.queue import enqueue
 from sharewright.states import AccessRulesStatus, AccessState, OperationState, ServerStatus, ShareStatus, TaskState
+from sharewright.store.lookups import RowsOf
 from sharewright.store.tables import (
     operations,
     share_access_rules,
@@ -50,7 +51,7 @@ class ShareRow:
     share_group_id: str | None
 
 
-_SHARES: Final = (
+_OF_SHARES: Final = (
     select(
         shares.c.id,
         share_instances.c.id.label("instance_id"),
@@ -72,9 +73,9 @@ _SHARES: Final = (
         shares.c.share_group_id,
     )
     .join(share_instances, share_instances.c.share_id == shares.c.id)
-    .where(shares.c.id == bindparam("share_id"))
     .order_by(share_instances.c.is_main.desc(), share_instances.c.created_at, share_instances.c.id)
 )
+_SHARES: Final = _OF_SHARES.where(shares.c.id == bindparam("share_id"))
 
 
 def read_shares(tx: Connection, share_id: str) -> list[ShareRow]:
@@ -88,21 +89,26 @@ def read_share(tx: Connection, share_id: str) -> ShareRow | None:
     return rows[0] if rows else None
 
 
-_SHARES_AND_DELETION: Final = _SHARES.add_columns(
-    exists()
-    .where(
-        operations.c.resource_id == shares.c.id,
-        operations.c.kind == "delete_share",
-        operations.c.state == OperationState.QUEUED,
-    )
-    .label("asked")
+_SHARES_AND_DELETION: Final = RowsOf(
+    _OF_SHARES.add_columns(
+        exists()
+        .where(
+            operations.c.resource_id == shares.c.id,
+            operations.c.kind == "delete_share",
+            operations.c.state == OperationState.QUEUED,
+        )
+        .label("asked")
+    ),
+    shares.c.id,
 )
 
 
-def read_share_to_make(tx: Connection, share_id: str) -> tuple[ShareRow | None, bool]:
-    """The share with its main instance, and whether :func:`is_delete_queued`; one statement."""
-    rows = _read_with(tx, _SHARES_AND_DELETION, share_id)
-    return rows[0] if rows else (None, False)
+def read_shares_to_make(tx: Connection, share_ids: Sequence[str]) -> dict[str, tuple[ShareRow, bool]]:
+    """By id: the share with its main instance, and whether :func:`is_delete_queued`; one statement. For look_up."""
+    found: dict[str, tuple[ShareRow, bool]] = {}
+    for share, is_asked in _with_answer(_SHARES_AND_DELETION.read(tx, share_ids)):
+        found.setdefault(share.id, (share, is_asked))  # the main instance is first
+    return found
 
 
 # Whether a share's server gives its shares to another one just now, or takes them.
@@ -122,13 +128,13 @@ _SHARES_AND_MOVING: Final = _SHARES.add_columns(
 
 def read_shares_to_delete(tx: Connection, share_id: str) -> tuple[list[ShareRow], bool]:
     """As :func:`read_shares`, and whether one of its servers is giving its shares to another one; one statement."""
-    rows = _read_with(tx, _SHARES_AND_MOVING, share_id)
+    rows = _with_answer(tx.execute(_SHARES_AND_MOVING, {"share_id": share_id}))
     return [share for share, _ in rows], any(is_moving for _, is_moving in rows)
 
 
-def _read_with(tx: Connection, statement: Select[Any], share_id: str) -> list[tuple[ShareRow, bool]]:
-    """Rows with one more column, ``asked``."""
-    rows = [dict(row._mapping) for row in tx.execute(statement, {"share_id": share_id})]
+def _with_answer(found: Iterable[Row[Any]]) -> list[tuple[ShareRow, bool]]:
+    """Of rows with one more column, ``asked``."""
+    rows = [dict(row._mapping) for row in found]
     asked = [bool(row.pop("asked")) for row in rows]
     return [(ShareRow(**row), answer) for row, answer in zip(rows, asked, strict=True)]
 

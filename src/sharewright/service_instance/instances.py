@@ -317,8 +317,7 @@ class CloudServiceInstances:
     # ---- found ----
 
     def find(self, server_id: str) -> ServiceInstance | None:
-        with self._store.read() as tx:
-            record = records.find(tx, server_id)
+        record = self._store.look_up(records.find_several, server_id)
         return None if record is None else record.as_service_instance()
 
     def check(self, server_id: str, networks: Sequence[TenantNetwork], progress: Progress) -> ServiceInstance:

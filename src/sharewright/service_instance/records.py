@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from sharewright.clouds.contract import Port
 from sharewright.errors import LeaseLost
 from sharewright.guest.document import Firewall
 from sharewright.identifiers import utcnow
 from sharewright.service_instance.contract import InstancePort, Layout, Role, ServiceInstance
+from sharewright.store.lookups import RowsOf
 from sharewright.store.tables import secrets, service_instances, share_servers
 
 
@@ -65,12 +66,16 @@ def owner(server_id: str) -> str:
     return f"share_server:{server_id}"
 
 
-_ONE: Final = select(service_instances).where(service_instances.c.id == bindparam("server"))
+_SEVERAL: Final = RowsOf(select(service_instances), service_instances.c.id)
 
 
 def find(tx: Connection, server_id: str) -> Record | None:
-    row = tx.execute(_ONE, {"server": server_id}).first()
-    return None if row is None else _record(row)
+    return find_several(tx, [server_id]).get(server_id)
+
+
+def find_several(tx: Connection, server_ids: Sequence[str]) -> dict[str, Record]:
+    """By id; one statement. For look_up."""
+    return {row.id: _record(row) for row in _SEVERAL.read(tx, server_ids)}
 
 
 def create(

@@ -3,15 +3,17 @@
 ``with store.begin() as tx`` is a write transaction, ``with store.read() as tx`` a consistent read. Transactions are
 short: no cloud or guest call ever happens inside one. On SQLite writers queue in the process for the single writer
 connection (BEGIN IMMEDIATE, WAL) and share commits (group_commit.py), readers never wait; on PostgreSQL both have a
-pool. What many threads write at once can be one transaction (together.py).
+pool. What many threads write at once can be one transaction (together.py), and what they read one statement
+(shared_reading.py).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import make_url
@@ -20,6 +22,7 @@ from sharewright.errors import ConfigurationError
 from sharewright.store import sqlite, transaction
 from sharewright.store.crier import Crier
 from sharewright.store.group_commit import GroupCommit
+from sharewright.store.shared_reading import Found, Key, SharedReading
 from sharewright.store.statements import statements
 from sharewright.store.together import Answer, Together
 from sharewright.store.turns import Turns
@@ -116,6 +119,7 @@ class Store:
         self._open = threading.local()
         self._begin: Callable[[], AbstractContextManager[Connection]]
         self._together = Together(self.begin)
+        self._readings: dict[Callable[..., Any], SharedReading[Any, Any]] = {}
         self._crier: Crier | None = None  # the bell between processes
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._ring_elsewhere = ring_elsewhere
@@ -205,6 +209,19 @@ class Store:
                 yield connection
         finally:
             statements.tell()
+
+    def look_up(self, read: Callable[[Connection, Sequence[Key]], Mapping[Key, Found]], key: Key) -> Found | None:
+        """What ``read``, a function of a module, finds for the key, in a reading that begins after this call; in one
+        with those that other threads have for the same function just now (shared_reading.py)."""
+        reading = self._readings.get(read)
+        if reading is None:
+
+            def read_in_transaction(keys: Sequence[Key]) -> Mapping[Key, Found]:
+                with self.read() as tx:
+                    return read(tx, keys)
+
+            reading = self._readings.setdefault(read, SharedReading(read_in_transaction))
+        return reading.get(key)
 
     def close(self) -> None:
         if self._crier is not None:

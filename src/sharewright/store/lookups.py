@@ -6,7 +6,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import JSON, BindParameter, ColumnElement, Connection, Table, Text, any_, bindparam, func, select
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -24,6 +37,24 @@ def among_parameter(dialect: str, column: ColumnElement[Any], parameter: BindPar
     if dialect == "postgresql":
         return column == any_(parameter)
     return column.in_(select(func.json_each(parameter).table_valued("value").c.value))
+
+
+class RowsOf:
+    """A query for the rows with one of several values, texts, in a column; kept as a statement for each database."""
+
+    def __init__(self, query: Select[Any], column: ColumnElement[Any]) -> None:
+        self._query = query
+        self._column = column
+        self._statements: dict[str, Select[Any]] = {}
+
+    def read(self, tx: Connection, values: Sequence[str]) -> Sequence[Row[Any]]:
+        dialect = tx.dialect.name
+        statement = self._statements.get(dialect)
+        if statement is None:
+            wanted = bindparam("wanted", type_=list_type(dialect))
+            statement = self._query.where(among_parameter(dialect, self._column, wanted))
+            self._statements[dialect] = statement
+        return tx.execute(statement, {"wanted": list_value(dialect, values)}).all()
 
 
 def list_type(dialect: str) -> Any:

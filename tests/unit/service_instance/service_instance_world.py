@@ -75,6 +75,7 @@ class FusedStore:
         self._fuse = fuse
         self.is_sqlite = store.is_sqlite
         self.read = store.read
+        self.look_up = store.look_up
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

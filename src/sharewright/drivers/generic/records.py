@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, case, select
+from sqlalchemy import Connection, Row, Select, bindparam, case, select
 
 from sharewright.errors import NotFound
 from sharewright.identifiers import utcnow
 from sharewright.progress import Progress
 from sharewright.store.database import Store
 from sharewright.store.kept import change_row
+from sharewright.store.lookups import RowsOf
 from sharewright.store.tables import share_instances, shares
 
 
@@ -69,7 +70,7 @@ def _query() -> Select[Any]:
     ).join(shares, shares.c.id == columns.share_id)
 
 
-_ONE: Final = _query().where(share_instances.c.id == bindparam("instance"))
+_SEVERAL: Final = RowsOf(_query(), share_instances.c.id)
 _ON_SERVER: Final = (
     _query()
     .where(share_instances.c.share_server_id == bindparam("server"), share_instances.c.wanted.is_(True))
@@ -82,9 +83,11 @@ def _record(row: Row[Any]) -> InstanceRecord:
 
 
 def find_instance(store: Store, share_instance_id: str) -> InstanceRecord | None:
-    with store.read() as tx:
-        row = tx.execute(_ONE, {"instance": share_instance_id}).one_or_none()
-    return None if row is None else _record(row)
+    return store.look_up(_read, share_instance_id)
+
+
+def _read(tx: Connection, share_instance_ids: Sequence[str]) -> dict[str, InstanceRecord]:
+    return {row.id: _record(row) for row in _SEVERAL.read(tx, share_instance_ids)}
 
 
 def read_instance(store: Store, share_instance_id: str) -> InstanceRecord:
